@@ -1,0 +1,53 @@
+"""Sparse Adaptive Attention: a learned gate decides which token pairs a Transformer computes.
+
+model = saa_core.load("smollm2")
+trace = saa_core.run(model, "Some text.", saa_core.Policy(mass=0.95))
+"""
+
+from saa_core.attach import Model, Spec, attach, detach, load, save_gates
+from saa_core.attention import Call
+from saa_core.errors import (
+    FetchError,
+    GateError,
+    KernelError,
+    ModelError,
+    PolicyError,
+    SAAError,
+    TextError,
+    TraceError,
+)
+from saa_core.measure import measure
+from saa_core.runner import generate, run
+from saa_core.trace import Comparison, Trace, compare
+from saa_core.train.distil import TrainConfig, TrainStep, train_gates
+from saa_core.types import REASONS, Policy, Timing
+
+__all__ = [
+    "REASONS",
+    "Call",
+    "Comparison",
+    "FetchError",
+    "GateError",
+    "KernelError",
+    "Model",
+    "ModelError",
+    "Policy",
+    "PolicyError",
+    "SAAError",
+    "Spec",
+    "TextError",
+    "Timing",
+    "Trace",
+    "TraceError",
+    "TrainConfig",
+    "TrainStep",
+    "attach",
+    "compare",
+    "detach",
+    "generate",
+    "load",
+    "measure",
+    "run",
+    "save_gates",
+    "train_gates",
+]

@@ -1,0 +1,342 @@
+"""Puts gates into an existing Hugging Face model and takes them out again.
+
+Gates sit on the attention modules as ``saa_gate``; the attention implementation is switched
+through Transformers' registry. No modelling code is forked, and a model called without ``saa=``
+computes exactly what it computed before.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from saa_core import attention, fetch
+from saa_core.errors import GateError, ModelError
+from saa_core.families import Family, family_of
+from saa_core.gates import PairGate
+from saa_core.types import Policy
+
+GATE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a model is and where its gate comes from.
+
+    Args:
+        name: alias, hub id, folder or class name.
+        family: key in FAMILIES.
+        licence: of the model's weights, if known.
+        note: what a user should know about the weights.
+        gate: id of the trained gates, or "untrained".
+        trained: False where the gates are fresh; their decisions then mean nothing.
+        evaluation: what was measured when the gates were trained, as stored with them.
+        policy: the default: calibrated where the gates are trained.
+    """
+
+    name: str
+    family: str
+    licence: str = "unknown"
+    note: str = ""
+    gate: str = "untrained"
+    trained: bool = False
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    policy: Policy = field(default_factory=Policy)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A Hugging Face model with gates attached, its tokenizer and what is known about both."""
+
+    hf: Any
+    tokenizer: Any
+    spec: Spec
+
+    @property
+    def device(self) -> torch.device:
+        parameter: torch.Tensor = next(self.hf.parameters())
+        return parameter.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        parameter: torch.Tensor = next(self.hf.parameters())
+        return parameter.dtype
+
+    @property
+    def max_length(self) -> int:
+        """Longest text in tokens that the model was made for."""
+        return int(self.hf.config.max_position_embeddings)
+
+    @property
+    def gates(self) -> list[PairGate]:
+        """The gates, in layer order."""
+        return [module.saa_gate for module in family_of(self.hf).attentions(self.hf)]  # type: ignore[misc]
+
+
+def load(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
+    gates: str | os.PathLike[str] | None = None,
+    progress: fetch.Progress | None = None,
+) -> Model:
+    """Loads a model and attaches gates; fetches a pinned model once if it is missing.
+
+    Args:
+        name: an alias of assets/models.toml, a hub id or a local folder.
+        device: "auto" (cuda, mps or cpu), or a device that torch knows.
+        dtype: of the weights; float32 on a CPU and bfloat16 elsewhere by default.
+        gates: folder of trained gates. By default those shipped for an alias; a hub id or folder
+            gets fresh, untrained ones.
+
+    Raises:
+        ModelError: the name is no alias, folder or reachable hub id, or the family is unsupported.
+        FetchError: a pinned model could not be downloaded or verified.
+        GateError: the gate folder is broken or made for another model.
+    """
+    target = pick_device(device)
+    dtype = dtype or (torch.float32 if target.type == "cpu" else torch.bfloat16)
+    pinned = fetch.models().get(name)
+    source = str(fetch.fetch_model(name, progress)) if pinned else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        hf: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, attn_implementation="sdpa"
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model={name!r} could not be loaded: it is not an alias "
+            f"({', '.join(sorted(fetch.models()))}), and as a folder or hub id it gave: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    shipped = fetch.assets() / "gates" / name
+    if gates is None and pinned and (shipped / "gates.json").is_file():
+        gates = shipped
+    model = attach(hf.to(target).eval(), tokenizer, gates=gates)
+    described = replace(
+        model.spec,
+        name=name,
+        licence=pinned.licence if pinned else "unknown",
+        note=pinned.note if pinned else "",
+    )
+    return replace(model, spec=described)
+
+
+def pick_device(device: str) -> torch.device:
+    """ "auto" takes cuda, then mps, then cpu.
+
+    Raises:
+        ModelError: the device is not known, or not on this machine.
+    """
+    available = ["cpu"]
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    if torch.cuda.is_available():
+        available.insert(0, "cuda")
+    if device == "auto":
+        return torch.device(available[0])
+    if device.split(":")[0] not in available:
+        raise ModelError(
+            f"device={device!r} is not on this machine; choose one of: auto, {', '.join(available)}"
+        )
+    return torch.device(device)
+
+
+def attach(
+    hf: nn.Module,
+    tokenizer: Any = None,
+    *,
+    gates: str | os.PathLike[str] | None = None,
+    rank: int = 64,
+) -> Model:
+    """Adds a gate to every attention layer of a Hugging Face model, in place.
+
+    Args:
+        hf: a model of a supported family, with sdpa or eager attention.
+        tokenizer: needed to run texts; forward calls with token ids work without.
+        gates: folder written by :func:`save_gates`; None makes fresh, untrained gates.
+        rank: of fresh gates.
+
+    Raises:
+        ModelError: the family or attention implementation is not supported, or gates are attached.
+        GateError: the folder is broken or made for another model.
+    """
+    family = family_of(hf)
+    modules = family.attentions(hf)
+    config: Any = hf.config
+    base = config._attn_implementation
+    if any(hasattr(module, "saa_gate") for module in modules):
+        raise ModelError("hf already has gates attached; call saa_core.detach(model) first")
+    if base not in attention.BASES:
+        raise ModelError(
+            f"hf uses attn_implementation={base!r}, which SAA cannot take over; load it with one "
+            f"of: {', '.join(sorted(attention.BASES))}"
+        )
+    stored = None if gates is None else read_gates(gates)
+    fresh = [_fresh(family, module, rank if stored is None else stored.rank) for module in modules]
+    if stored is not None:
+        stored.fill(fresh)
+    parameter = next(hf.parameters())
+    for module, gate in zip(modules, fresh, strict=True):
+        module.saa_gate = gate.to(parameter.device)
+    attention.register()
+    config_owner: Any = hf
+    config_owner.set_attn_implementation(attention.PREFIX + base)
+    spec = Spec(name=type(hf).__name__, family=family.name)
+    if stored is not None:
+        spec = replace(
+            spec,
+            gate=stored.id,
+            trained=stored.trained,
+            evaluation=stored.about.get("evaluation", {}),
+            policy=Policy(**stored.about.get("policy", {})),
+        )
+    return Model(hf=hf, tokenizer=tokenizer, spec=spec)
+
+
+def _fresh(family: Family, module: nn.Module, rank: int) -> PairGate:
+    config = replace(family.gate_config(module), rank=rank)
+    return PairGate(config).requires_grad_(False).eval()
+
+
+def detach(model: Model) -> Any:
+    """Removes the gates and restores the attention; returns the Hugging Face model as it was."""
+    for module in family_of(model.hf).attentions(model.hf):
+        if hasattr(module, "saa_gate"):
+            del module.saa_gate
+    current = model.hf.config._attn_implementation
+    if current.startswith(attention.PREFIX):
+        model.hf.set_attn_implementation(current.removeprefix(attention.PREFIX))
+    return model.hf
+
+
+@dataclass(frozen=True)
+class StoredGates:
+    """Gates read from a folder: weights by layer, and the JSON that describes them."""
+
+    about: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    folder: Path
+
+    @property
+    def rank(self) -> int:
+        return int(self.about["layers"][0]["rank"])
+
+    @property
+    def id(self) -> str:
+        return str(self.about["id"])
+
+    @property
+    def trained(self) -> bool:
+        return bool(self.about["trained"])
+
+    def fill(self, gates: list[PairGate]) -> None:
+        """Copies the weights into gates of the same shape, or raises GateError and copies none."""
+        wanted = [gate.config.as_dict() for gate in gates]
+        if wanted != self.about["layers"]:
+            raise GateError(
+                f"gates={str(self.folder)!r} were made for {_shape(self.about['layers'])}, "
+                f"and this model has {_shape(wanted)}"
+            )
+        for index, gate in enumerate(gates):
+            prefix = f"layers.{index}."
+            state = {
+                name.removeprefix(prefix): tensor.float()
+                for name, tensor in self.weights.items()
+                if name.startswith(prefix)
+            }
+            try:
+                gate.load_state_dict(state)
+            except RuntimeError as error:
+                raise GateError(f"gates={str(self.folder)!r}: layer {index}: {error}") from error
+
+
+def _shape(layers: list[dict[str, int]]) -> str:
+    first = layers[0] if layers else {}
+    return (
+        f"{len(layers)} layers of {first.get('heads')} heads, {first.get('key_heads')} key heads, "
+        f"head size {first.get('head_size')}, rank {first.get('rank')}"
+    )
+
+
+def read_gates(folder: str | os.PathLike[str]) -> StoredGates:
+    """Reads a gate folder: gates.safetensors and gates.json.
+
+    Raises:
+        GateError: a file is missing, broken, of another format, or the two do not belong together.
+    """
+    path = Path(folder)
+    try:
+        about = json.loads((path / "gates.json").read_text(encoding="utf-8"))
+        raw = (path / "gates.safetensors").read_bytes()
+        weights = load_file(path / "gates.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise GateError(
+            f"gates={str(folder)!r} is not a gate folder (gates.json and gates.safetensors): {error}"
+        ) from error
+    if about.get("format") != GATE_FORMAT:
+        raise GateError(
+            f"gates={str(folder)!r} has format {about.get('format')!r}; this version reads "
+            f"{GATE_FORMAT}"
+        )
+    if about.get("sha256") != hashlib.sha256(raw).hexdigest():
+        raise GateError(f"gates={str(folder)!r}: gates.safetensors does not belong to gates.json")
+    return StoredGates(about=about, weights=weights, folder=path)
+
+
+def save_gates(
+    model: Model,
+    folder: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    policy: Policy | None = None,
+    training: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes the gates to a folder: weights as float16 safetensors, everything else as JSON.
+
+    Both files are written beside their place and renamed, the weights first; a reader that finds
+    one of each refuses them.
+
+    Args:
+        name: id of the gates; the folder's name by default.
+        policy: default policy for these gates; the model's by default.
+        training: how they were trained (command, data hashes); none means untrained.
+        evaluation: what was measured on held-out texts.
+    """
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    weights = {
+        f"layers.{index}.{key}": tensor.detach().cpu().to(torch.float16).contiguous()
+        for index, gate in enumerate(model.gates)
+        for key, tensor in gate.state_dict().items()
+    }
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".gates-") as temporary:
+        part = Path(temporary)
+        save_file(weights, part / "gates.safetensors")
+        about = {
+            "format": GATE_FORMAT,
+            "id": name or path.name,
+            "model": model.spec.name,
+            "trained": bool(training) or model.spec.trained,
+            "sha256": hashlib.sha256((part / "gates.safetensors").read_bytes()).hexdigest(),
+            "layers": [gate.config.as_dict() for gate in model.gates],
+            "policy": asdict(policy or model.spec.policy),
+            "training": dict(training or {}),
+            "evaluation": dict(evaluation or model.spec.evaluation),
+        }
+        (part / "gates.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        os.replace(part / "gates.safetensors", path / "gates.safetensors")
+        os.replace(part / "gates.json", path / "gates.json")
+    return path

@@ -1,0 +1,258 @@
+"""The one function that Transformers calls in place of its attention, and the call that steers it.
+
+The policy comes down as an argument of the forward call (``hf(input_ids, saa=call)``), and what
+happened goes back up in that same :class:`Call`. Nothing is stored on the model or in a global.
+A forward without ``saa=`` goes to the implementation that the model had before.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import eager_mask, sdpa_mask
+
+from saa_core import rules
+from saa_core.errors import ModelError, PolicyError, choice
+from saa_core.gates import Grid, grid
+from saa_core.kernels import KERNELS, flex_unavailable
+from saa_core.record import LayerRecord, build_trace, record_layer
+from saa_core.trace import Trace
+from saa_core.types import Allowed, Decision, Policy
+
+RECORDS = ("none", "summary", "full")
+PREFIX = "saa_"
+Observer = Callable[[int, Tensor, Tensor, Allowed, float], None]
+
+
+class Call:
+    """One forward pass: the policy on its way in, the record on its way out.
+
+    Args:
+        policy: what to keep; None is plain dense attention, which can be recorded too.
+        record: "none" (timed calls), "summary" (figures per layer and head) or "full" (every
+            decision, and the true attention mass to compare it with, which costs a dense pass).
+        clock: measure the time spent in attention, by stage.
+        observe: called with (layer, q_BHQD, k_BGKD, allowed, scale) before each layer decides.
+
+    Attributes:
+        layers: what was recorded, by layer index.
+        seconds: wall time by stage ("gate", "rule", "kernel", or "dense"), if ``clock``.
+        kernel: name of the kernel that ran, with the reason for the choice in ``kernel_reason``.
+    """
+
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        record: Literal["none", "summary", "full"] = "none",
+        *,
+        clock: bool = False,
+        observe: Observer | None = None,
+    ) -> None:
+        if record not in RECORDS:
+            raise PolicyError(choice("record", record, RECORDS))
+        self.policy = policy
+        self.record = record
+        self.clock = clock
+        self.observe = observe
+        self.layers: dict[int, LayerRecord] = {}
+        self.seconds: dict[str, float] = {}
+        self.kernel = "dense"
+        self.kernel_reason = "no policy was given"
+        self._plans: dict[tuple[int, int, int, bool], _Plan] = {}
+
+    def trace(self, item: int = 0, **known: Any) -> Trace:
+        """What was recorded of one batch item; what only a text gives is None unless given here.
+
+        Raises:
+            TraceError: nothing was recorded, or the item does not exist.
+        """
+        return build_trace(self.layers, self.policy, self.kernel, self.kernel_reason, item, **known)
+
+    def attend(
+        self,
+        module: nn.Module,
+        q_BHQD: Tensor,
+        k_BGKD: Tensor,
+        v_BGKD: Tensor,
+        attention_mask: Tensor | None,
+        scale: float,
+        dense: Callable[[], Tensor],
+    ) -> Tensor:
+        """Attention of one layer under this call's policy; [B, H, Q, D]."""
+        layer = int(module.layer_idx)  # type: ignore[arg-type]
+        plan = self._plan(module, q_BHQD, k_BGKD, attention_mask)
+        if self.observe is not None:
+            self.observe(layer, q_BHQD, k_BGKD, plan.allowed, scale)
+        watch = _Watch(self.seconds, q_BHQD.device) if self.clock else None
+        decision = None
+        if self.policy is None:
+            out = dense()
+            if watch:
+                watch.lap("dense")
+        else:
+            assert plan.grid is not None
+            assert plan.forced is not None
+            assert plan.count is not None
+            gate: Callable[..., Tensor] = module.saa_gate  # type: ignore[assignment]
+            score = gate(q_BHQD, k_BGKD, plan.allowed, plan.grid)
+            if watch:
+                watch.lap("gate")
+            keep, threshold = rules.mass(score, plan.forced, plan.count, self.policy.mass)
+            decision = Decision(plan.grid.block, keep, score, threshold, plan.forced, plan.count)
+            if watch:
+                watch.lap("rule")
+            out = _execute(plan.kernel, q_BHQD, k_BGKD, v_BGKD, decision, plan.allowed, scale)
+            if watch:
+                watch.lap("kernel")
+        if self.record != "none":
+            self.layers[layer] = record_layer(
+                q_BHQD, k_BGKD, decision, plan.allowed, scale, full=self.record == "full"
+            )
+        return out
+
+    def _plan(
+        self, module: nn.Module, q_BHQD: Tensor, k_BGKD: Tensor, mask: Tensor | None
+    ) -> "_Plan":
+        """What all layers with the same mask share; made once per call."""
+        causal = mask is None and bool(getattr(module, "is_causal", True))
+        Q, K = q_BHQD.shape[2], k_BGKD.shape[2]
+        key = (id(mask), Q, K, causal)
+        if key not in self._plans:
+            allowed = Allowed(Q, K, causal and Q > 1, q_BHQD.device, _as_bool(mask))
+            self._plans[key] = _Plan(allowed, mask, self.policy)
+            if self.policy is not None:
+                self.kernel, self.kernel_reason = choose_kernel(
+                    self.policy, self._plans[key].block, q_BHQD
+                )
+                self._plans[key].kernel = self.kernel
+        return self._plans[key]
+
+
+class _Plan:
+    """Everything about one call that does not depend on the layer's content."""
+
+    kernel = "dense"
+    grid: Grid | None = None
+    forced: Tensor | None = None
+    count: Tensor | None = None
+
+    def __init__(self, allowed: Allowed, mask: Tensor | None, policy: Policy | None) -> None:
+        self.allowed = allowed
+        self.mask = mask  # held, so that its id stays its own for as long as the call lives
+        self.block = (1, 1) if policy is None else policy.block_for(allowed.keys)
+        if policy is not None:
+            self.grid = grid(allowed, self.block)
+            self.count = allowed.count(self.block)
+            self.forced = rules.forced(allowed, policy, self.block, self.count)
+
+
+def choose_kernel(policy: Policy, block: tuple[int, int], q_BHQD: Tensor) -> tuple[str, str]:
+    """(kernel, why) for one call. What is asked for by name is what runs, or it raises."""
+    if policy.kernel != "auto":
+        return policy.kernel, "asked for"
+    if block == (1, 1):
+        return "reference", "decided pair by pair; no kernel gains from single pairs"
+    if q_BHQD.requires_grad and torch.is_grad_enabled():
+        return "gather", "gradients are needed"
+    reason = flex_unavailable(q_BHQD.device.type)
+    if reason:
+        return "gather", f"flex cannot run here: {reason}"
+    return "flex", "fastest kernel that works here"
+
+
+def _execute(
+    kernel: str,
+    q_BHQD: Tensor,
+    k_BGKD: Tensor,
+    v_BGKD: Tensor,
+    decision: Decision,
+    allowed: Allowed,
+    scale: float,
+) -> Tensor:
+    """Runs the kernel; on a CPU in fp32, where half precision attention is slower than fp32."""
+    dtype = q_BHQD.dtype
+    if q_BHQD.device.type == "cpu" and dtype != torch.float32:
+        q_BHQD, k_BGKD, v_BGKD = q_BHQD.float(), k_BGKD.float(), v_BGKD.float()
+    return KERNELS[kernel](q_BHQD, k_BGKD, v_BGKD, decision, allowed, scale).to(dtype)
+
+
+def _as_bool(mask: Tensor | None) -> Tensor | None:
+    """bool [B, 1, Q, K] from Transformers' mask, boolean or additive."""
+    if mask is None or mask.dtype == torch.bool:
+        return mask
+    return mask == 0
+
+
+class _Watch:
+    """Adds the time since the last lap to a stage; waits for the device where work is queued."""
+
+    def __init__(self, seconds: dict[str, float], device: torch.device) -> None:
+        self.seconds = seconds
+        self.device = device
+        self.last = self._now()
+
+    def lap(self, stage: str) -> None:
+        now = self._now()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
+        self.last = now
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+        return time.perf_counter()
+
+
+def _eager(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    """The eager attention of the module's own modelling file."""
+    own = sys.modules[type(module).__module__].eager_attention_forward
+    result: tuple[Tensor, Tensor | None] = own(module, *args, **kwargs)
+    return result
+
+
+BASES: dict[str, tuple[Callable[..., tuple[Tensor, Tensor | None]], Callable[..., Any]]] = {
+    "eager": (_eager, eager_mask),
+    "sdpa": (sdpa_attention_forward, sdpa_mask),
+}
+"""Attention implementations that a model may have when SAA is attached: function and mask."""
+
+
+def _make(base: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    original = BASES[base][0]
+
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        saa: Call | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        if saa is None:
+            return original(module, query, key, value, attention_mask, **kwargs)
+        if not isinstance(saa, Call):
+            raise ModelError(f"saa={saa!r} must be a saa_core.Call, for example Call(Policy())")
+        scaling = kwargs.get("scaling")
+        scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+
+        def dense() -> Tensor:
+            return original(module, query, key, value, attention_mask, **kwargs)[0].transpose(1, 2)
+
+        out = saa.attend(module, query, key, value, attention_mask, scale, dense)
+        return out.transpose(1, 2).contiguous(), None
+
+    return attention
+
+
+def register() -> None:
+    """Makes the attention known to Transformers, with its mask: without one, causality is lost."""
+    for base, (_, mask) in BASES.items():
+        AttentionInterface.register(PREFIX + base, _make(base))
+        AttentionMaskInterface.register(PREFIX + base, mask)

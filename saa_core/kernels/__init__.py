@@ -1,0 +1,22 @@
+"""Executes a decision. One signature, several implementations; none of them changes the decision.
+
+    kernel(q_BHQD, k_BGKD, v_BGKD, decision, allowed, scale) -> out_BHQD
+
+A query with no allowed key gets zeros. `dense` computes every allowed pair and needs no decision.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from saa_core.kernels.dense import dense
+from saa_core.kernels.flex import flex, flex_unavailable
+from saa_core.kernels.gather import gather
+from saa_core.kernels.reference import reference
+from saa_core.types import Allowed, Decision
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Decision, Allowed, float], Tensor]
+
+KERNELS: dict[str, Kernel] = {"flex": flex, "gather": gather, "reference": reference}
+
+__all__ = ["KERNELS", "Kernel", "dense", "flex", "flex_unavailable", "gather", "reference"]

@@ -1,0 +1,180 @@
+"""Block-sparse attention by PyTorch's FlexAttention, compiled for the machine it runs on.
+
+On a CPU it needs AVX2 and a C++ compiler at run time, is inference only and not on macOS. It is
+compiled with ``fullgraph=True``: where Dynamo would fall back to the unfused version, which is
+10 to 20 times slower than dense, this raises instead. Lengths are padded to whole steps and batch
+items run one by one, so that one compiled graph serves all lengths, batches and paddings.
+"""
+
+import functools
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.functional import pad
+
+from saa_core.errors import KernelError
+from saa_core.types import Allowed, Decision, expand
+
+TILE = (32, 16)
+"""Tile for decisions that are finer; key tiles under 16 are slower than dense on a CPU."""
+SMALLEST = 64
+"""Lengths are padded at least to this, so that no graph is specialised to a tiny one."""
+
+compile_seconds: list[float] = []
+"""Wall time of each call that compiled a new graph in this process, in order."""
+
+
+def flex(
+    q_BHQD: Tensor,
+    k_BGKD: Tensor,
+    v_BGKD: Tensor,
+    decision: Decision,
+    allowed: Allowed,
+    scale: float,
+) -> Tensor:
+    """Softmax attention over the kept blocks; [B, H, Q, D].
+
+    Raises:
+        KernelError: FlexAttention cannot run here, needs gradients on a CPU, or would run unfused.
+    """
+    reason = flex_unavailable(q_BHQD.device.type)
+    if reason:
+        raise KernelError(f"kernel='flex' cannot run: {reason}; use kernel='gather'")
+    if q_BHQD.device.type == "cpu" and torch.is_grad_enabled() and q_BHQD.requires_grad:
+        raise KernelError("kernel='flex' has no gradients on a CPU; use kernel='gather' to train")
+    B, H, Q, _ = q_BHQD.shape
+    tile = _tile(decision.block)
+    step = math.lcm(*tile, SMALLEST)
+    q, k, v = (pad(x, (0, 0, 0, -x.shape[2] % step)) for x in (q_BHQD, k_BGKD, v_BGKD))
+    lengths = (q.shape[2], k.shape[2])
+    out = []
+    for item in range(B):
+        mask = _block_mask(decision, allowed, item, tile, lengths)
+        one = slice(item, item + 1)
+        out.append(_run(q[one], k[one], v[one], mask, scale, k.shape[1] != H))
+    mixed = (out[0] if B == 1 else torch.cat(out))[:, :, :Q]
+    if allowed.mask is None:
+        return mixed
+    return mixed.masked_fill(~allowed.mask.any(-1, keepdim=True), 0.0)
+
+
+def flex_unavailable(device: str) -> str:
+    """Why FlexAttention cannot run on this kind of device, as a clause; empty if it can."""
+    if device == "cuda":
+        return ""
+    if device != "cpu":
+        return f"FlexAttention is not available on {device}"
+    if sys.platform == "darwin":
+        return "FlexAttention on a CPU does not support macOS"
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return "the CPU has no AVX2"
+    if _compiler() is None:
+        return "no C++ compiler was found (g++ or clang++, or the one named by CXX)"
+    return ""
+
+
+@functools.cache
+def _compiler() -> str | None:
+    """Path of the C++ compiler that Inductor will look for."""
+    named = os.environ.get("CXX")
+    found = (shutil.which(name) for name in ([named] if named else ["g++", "clang++"]))
+    return next((path for path in found if path), None)
+
+
+def _tile(block: tuple[int, int]) -> tuple[int, int]:
+    """Tile of the engine: the decided block where it pays, else a covering one."""
+    return block if block[0] >= 16 and block[1] >= 16 else TILE
+
+
+def _block_mask(
+    decision: Decision, allowed: Allowed, item: int, tile: tuple[int, int], lengths: tuple[int, int]
+) -> BlockMask:
+    """The kept tiles of one batch item: full ones run unmasked, partial ones ask ``mask_mod``."""
+    M, S = lengths[0] // tile[0], lengths[1] // tile[1]
+    keep = decision.keep[item : item + 1]
+    count = decision.count[item if len(decision.count) > 1 else 0][None]
+    intervals = allowed.intervals
+    mask_mod: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    if tile == decision.block and intervals is not None:
+        fill = (0, S - keep.shape[3], 0, M - keep.shape[2])
+        keep, whole = pad(keep, fill), pad(count == tile[0] * tile[1], fill)
+        first, last = (_stretch(x[item if len(x) > 1 else 0], lengths[0]) for x in intervals)
+
+        def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            return (k >= first[q]) & (k <= last[q])
+
+    else:
+        pairs = expand(keep, decision.block, allowed.queries, allowed.keys)
+        seen = allowed.pairs[item if len(allowed.pairs) > 1 else 0][None]
+        pairs = pad(pairs & seen, (0, lengths[1] - allowed.keys, 0, lengths[0] - allowed.queries))
+        held = pairs.view(1, -1, M, tile[0], S, tile[1]).sum((3, 5))
+        keep, whole = held > 0, held == tile[0] * tile[1]
+        # Flat, with the strides as tensors: the CPU code generator cannot index a captured tensor
+        # of several dimensions whose sizes change.
+        kept = pairs.flatten()
+        row = torch.arange(lengths[0], device=kept.device) * lengths[1]
+        head = torch.arange(pairs.shape[1], device=kept.device) * (lengths[0] * lengths[1])
+
+        def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            return kept[head[h] + row[q] + k]
+
+    partial, full = _lists(keep & ~whole), _lists(keep & whole)
+    mask: BlockMask = BlockMask.from_kv_blocks(
+        *partial,
+        *full,
+        BLOCK_SIZE=tile,
+        mask_mod=mask_mod,
+        seq_lengths=lengths,
+        compute_q_blocks=False,
+    )
+    return mask
+
+
+def _lists(keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Number of kept key tiles per query tile, and their indices in front; int32."""
+    order = keep.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)
+    return keep.sum(-1, dtype=torch.int32), order.to(torch.int32)
+
+
+def _stretch(row: Tensor, length: int) -> Tensor:
+    """[Q] to [length], the last value repeated."""
+    return torch.cat([row, row[-1:].expand(length - len(row))])
+
+
+def graph_count() -> int:
+    """Graphs that Dynamo has compiled in this process; unchanged means that nothing recompiled."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+@functools.cache
+def _compiled() -> Callable[..., Any]:
+    return torch.compile(flex_attention, fullgraph=True, dynamic=True)
+
+
+def _run(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask, scale: float, grouped: bool) -> Tensor:
+    """One batch item through the compiled engine, with its failures turned into sentences."""
+    graphs, started = graph_count(), time.perf_counter()
+    try:
+        out: Tensor = _compiled()(q, k, v, block_mask=mask, scale=scale, enable_gqa=grouped)
+    except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+        raise KernelError(
+            "kernel='flex' has met more kinds of heads and block sizes in this process than "
+            f"torch._dynamo.config.recompile_limit={torch._dynamo.config.recompile_limit} allows "
+            "and would run unfused, slower than dense; raise the limit or use kernel='gather'"
+        ) from error
+    except torch._inductor.exc.InductorError as error:
+        raise KernelError(
+            f"kernel='flex' could not be compiled for q {tuple(q.shape)}, k {tuple(k.shape)}: "
+            f"{str(error).splitlines()[0]}; use kernel='gather'"
+        ) from error
+    if graph_count() > graphs:
+        compile_seconds.append(time.perf_counter() - started)
+    return out

@@ -1,0 +1,192 @@
+"""What one layer leaves behind when a call is recorded.
+
+Knows a decision and the queries and keys it was made for; knows nothing about files or views.
+The true attention mass is computed here, in slices of queries, and never on timed calls.
+
+Shapes: B batch, H query heads, G key/value heads, Q, K positions, M, S query and key blocks.
+"""
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saa_core.errors import TraceError
+from saa_core.trace import Array, Execution, InMemory, ModelInfo, Trace, pack
+from saa_core.types import Allowed, Decision, Policy, expand
+
+SLICE = 256
+"""Queries per slice; bounds memory to B * H * SLICE * K floats."""
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One layer of one recorded call.
+
+    Args:
+        density: kept / allowed pairs, [B, H].
+        predicted_mass: the gate's estimate of the mass that is kept, mean over queries, [B, H].
+        retained_mass: the share of the true softmax that is kept, mean over queries, [B, H];
+            None in a summary.
+        received: share of attention that each token receives, mean over the queries that may see
+            it, [B, H, K]; None in a summary.
+        decision: None for a dense call or in a summary.
+    """
+
+    density: Tensor
+    predicted_mass: Tensor
+    retained_mass: Tensor | None
+    received: Tensor | None
+    decision: Decision | None
+    allowed: Allowed
+
+
+@torch.no_grad()
+def record_layer(
+    q_BHQD: Tensor,
+    k_BGKD: Tensor,
+    decision: Decision | None,
+    allowed: Allowed,
+    scale: float,
+    *,
+    full: bool,
+) -> LayerRecord:
+    """Figures of one layer, and with ``full`` the decision itself and the true attention mass."""
+    B, H = q_BHQD.shape[:2]
+    ones = torch.ones(B, H)
+    retained = received = None
+    if full:
+        retained, received = true_mass(q_BHQD, k_BGKD, decision, allowed, scale)
+    return LayerRecord(
+        density=ones if decision is None else decision.density.cpu(),
+        predicted_mass=ones if decision is None else decision.predicted_mass.cpu(),
+        retained_mass=retained,
+        received=received,
+        decision=decision if full else None,
+        allowed=allowed,
+    )
+
+
+def true_mass(
+    q_BHQD: Tensor, k_BGKD: Tensor, decision: Decision | None, allowed: Allowed, scale: float
+) -> tuple[Tensor, Tensor]:
+    """(retained mass [B, H], attention received per token [B, H, K]) of the dense softmax."""
+    B, H, Q, _ = q_BHQD.shape
+    K = k_BGKD.shape[2]
+    k_BHKD = k_BGKD.repeat_interleave(H // k_BGKD.shape[1], 1).float()
+    kept = torch.zeros(B, H, device=q_BHQD.device)
+    received = torch.zeros(B, H, K, device=q_BHQD.device)
+    rows = torch.zeros(B, 1, device=q_BHQD.device)
+    for start in range(0, Q, SLICE):
+        part = slice(start, min(start + SLICE, Q))
+        pairs = allowed.pairs[:, :, part]
+        weights = _softmax(q_BHQD[:, :, part].float(), k_BHKD, pairs, scale)
+        received += weights.sum(2)
+        rows += pairs.any(-1).sum(-1)
+        if decision is None:
+            kept += weights.sum((2, 3))
+            continue
+        bq = decision.block[0]
+        first, last = start // bq, -(-part.stop // bq)
+        keep = expand(decision.keep[:, :, first:last], decision.block, Q, K)
+        offset = start - first * bq
+        kept += (weights * keep[:, :, offset : offset + part.stop - start]).sum((2, 3))
+    viewers = allowed.pairs.sum(2).clamp(min=1)
+    return (kept / rows.clamp(min=1)).cpu(), (received / viewers).cpu()
+
+
+def _softmax(q_BHQD: Tensor, k_BHKD: Tensor, pairs: Tensor, scale: float) -> Tensor:
+    scores = (q_BHQD @ k_BHKD.transpose(-1, -2)) * scale
+    return torch.softmax(scores.masked_fill(~pairs, -torch.inf), -1).nan_to_num(0.0)
+
+
+def build_trace(
+    layers: Mapping[int, LayerRecord],
+    policy: Policy | None,
+    kernel: str,
+    reason: str,
+    item: int,
+    **known: Any,
+) -> Trace:
+    """The trace of one batch item; ``known`` is what the call itself cannot know, such as the text.
+
+    Raises:
+        TraceError: nothing was recorded, or the item does not exist.
+    """
+    if not layers:
+        raise TraceError("call has nothing recorded; make it with record='summary' or 'full'")
+    records = [layers[index] for index in sorted(layers)]
+    B = records[0].density.shape[0]
+    if not 0 <= item < B:
+        raise TraceError(f"item={item!r} does not exist; choose 0 to {B - 1}")
+    allowed = records[0].allowed
+    if allowed.intervals is None:
+        raise TraceError("a mask with gaps cannot be stored in a trace")
+    first, last = (
+        bounds[item if len(bounds) > 1 else 0].cpu().numpy() for bounds in allowed.intervals
+    )
+    decisions = [record.decision for record in records]
+    packed = {
+        index: pack(
+            decision.keep[item].cpu().numpy(),
+            decision.score[item].cpu().numpy(),
+            decision.threshold[item].cpu().numpy(),
+        )
+        for index, decision in enumerate(decisions)
+        if decision is not None
+    }
+    block, forced = (1, 1), np.zeros((allowed.queries, allowed.keys), np.uint8)
+    if decisions[0] is not None:
+        block = decisions[0].block
+        codes = decisions[0].forced
+        forced = codes[item if len(codes) > 1 else 0, 0].cpu().numpy()
+    full = records[0].retained_mass is not None
+    defaults: dict[str, Any] = {
+        "text": None,
+        "tokens": None,
+        "offsets": None,
+        "token_ids": np.zeros(allowed.keys, np.int64),
+        "model": ModelInfo("unnamed"),
+    }
+    dtype = known.pop("dtype", "unknown")
+    return Trace(
+        **{**defaults, **known},
+        policy=policy,
+        execution=Execution(
+            kernel=kernel,
+            reason=reason,
+            device=str(allowed.device),
+            dtype=dtype,
+            threads=torch.get_num_threads(),
+        ),
+        versions=versions(),
+        block=block,
+        density=_stack([record.density for record in records], item),
+        predicted_mass=_stack([record.predicted_mass for record in records], item),
+        retained_mass=_stack([record.retained_mass for record in records], item) if full else None,
+        received=_stack([record.received for record in records], item) if full else None,
+        first=first,
+        last=last,
+        forced=forced,
+        layers=InMemory(packed) if packed else None,
+    )
+
+
+def _stack(values: list[Any], item: int) -> Array:
+    return np.stack([value[item].cpu().numpy() for value in values]).astype(np.float32)
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that a figure depends on."""
+    found = {"python": sys.version.split()[0]}
+    for package in ("saa-core", "torch", "transformers"):
+        found[package] = importlib.metadata.version(package)
+    found["cpu"] = torch.backends.cpu.get_cpu_capability()
+    found["cores"] = str(os.cpu_count())
+    return found

@@ -1,0 +1,145 @@
+"""Text -> Trace, and text -> continuation. The only place where a text meets a model."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saa_core.attach import Model
+from saa_core.attention import Call
+from saa_core.errors import ModelError, TextError
+from saa_core.trace import Array, ModelInfo, Trace
+from saa_core.types import Policy
+
+TOP = 5
+
+
+def run(
+    model: Model,
+    text: str,
+    policy: Policy | None = None,
+    *,
+    record: Literal["summary", "full"] = "full",
+) -> Trace:
+    """Runs a text through the model and records what was decided and what came out.
+
+    Args:
+        policy: what to keep; None is plain dense attention, recorded the same way.
+        record: "full" keeps every decision; "summary" only figures per layer and head.
+
+    Raises:
+        TextError: the text is empty, not valid Unicode, or longer than the model's limit.
+        ModelError: the model has no tokenizer.
+    """
+    encoded = encode(model, text)
+    ids = torch.tensor([encoded["input_ids"]], device=model.device)
+    call = Call(policy, record=record)
+    with torch.inference_mode():
+        hidden = model.hf.base_model(ids, use_cache=False, saa=call).last_hidden_state[0]
+        head = _Head(model.hf)
+        top_ids, top_probs = _top(head, hidden)
+    return call.trace(
+        text=text,
+        tokens=tuple(model.tokenizer.convert_ids_to_tokens(encoded["input_ids"])),
+        offsets=tuple((int(a), int(b)) for a, b in encoded["offset_mapping"]),
+        token_ids=np.asarray(encoded["input_ids"], np.int64),
+        model=ModelInfo(model.spec.name, model.spec.family, model.spec.gate, model.spec.trained),
+        dtype=str(model.dtype).removeprefix("torch."),
+        hidden=hidden.float().cpu().numpy(),
+        top_ids=top_ids,
+        top_probs=top_probs,
+        head=head,
+    )
+
+
+def encode(model: Model, text: str) -> dict[str, Any]:
+    """Token ids and offsets of a text that the model can take.
+
+    Raises:
+        TextError, ModelError: see :func:`run`.
+    """
+    if model.tokenizer is None:
+        raise ModelError("model has no tokenizer; attach it with saa_core.attach(hf, tokenizer)")
+    if not isinstance(text, str) or not text.strip():
+        raise TextError("text is empty; type at least one word")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TextError(
+            f"text has an invalid character (a lone surrogate) at position {error.start}"
+        ) from error
+    encoded: dict[str, Any] = dict(
+        model.tokenizer(text, return_offsets_mapping=True, verbose=False)
+    )
+    length = len(encoded["input_ids"])
+    if length > model.max_length:
+        cut = encoded["offset_mapping"][model.max_length - 1][1]
+        raise TextError(
+            f"text has {length} tokens, and {model.spec.name} takes at most {model.max_length}; "
+            f"cut it after character {cut}",
+            limit=model.max_length,
+            length=length,
+            cut_at=cut,
+        )
+    return encoded
+
+
+class _Head:
+    """Hidden states to logits, for as long as the model lives."""
+
+    def __init__(self, hf: Any) -> None:
+        self.layer = hf.get_output_embeddings()
+        if self.layer is None:
+            raise ModelError("hf has no language-model head; load it as a causal language model")
+
+    def __call__(self, hidden: Array) -> Array:
+        weight = self.layer.weight
+        with torch.inference_mode():
+            states = torch.from_numpy(hidden).to(weight.device, weight.dtype)
+            logits: Array = self.layer(states).float().cpu().numpy()
+        return logits
+
+
+def _top(head: _Head, hidden: Tensor) -> tuple[Array, Array]:
+    """The most likely next tokens and their probabilities, in slices that fit into memory."""
+    ids, probabilities = [], []
+    for part in hidden.split(256):
+        best = torch.softmax(head.layer(part).float(), -1).topk(min(TOP, head.layer.out_features))
+        ids.append(best.indices.cpu())
+        probabilities.append(best.values.cpu())
+    return torch.cat(ids).int().numpy(), torch.cat(probabilities).numpy()
+
+
+def generate(
+    model: Model, text: str, policy: Policy | None = None, *, max_new_tokens: int = 16
+) -> Iterator[str]:
+    """Continues a text greedily, piece by piece; the text itself is read under the policy.
+
+    The prompt's attention is sparse, the steps after it read the whole key cache.
+
+    Raises:
+        TextError, ModelError: see :func:`run`.
+    """
+    ids = encode(model, text)["input_ids"]
+    stop = model.hf.generation_config.eos_token_id
+    stops = set(stop) if isinstance(stop, list) else {stop}
+    step = torch.tensor([ids], device=model.device)
+    cache, written, shown = None, list[int](), ""
+    call: Call | None = Call(policy)
+    room = min(max_new_tokens, model.max_length - len(ids))
+    for _ in range(room):
+        with torch.inference_mode():
+            extra = {} if call is None else {"saa": call}
+            out = model.hf(step, past_key_values=cache, use_cache=True, logits_to_keep=1, **extra)
+        cache, call = out.past_key_values, None
+        token = int(out.logits[0, -1].argmax())
+        if token in stops:
+            return
+        written.append(token)
+        whole = model.tokenizer.decode(written)
+        if not whole.endswith("�"):  # the rest of a character may still be to come
+            yield whole[len(shown) :]
+            shown = whole
+        step = torch.tensor([[token]], device=model.device)

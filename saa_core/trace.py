@@ -1,0 +1,385 @@
+"""The immutable record of one run on one text, in memory and on disk.
+
+A trace is one safetensors file (``.saa``) whose header carries the JSON: nothing in it is ever
+executed, and the maps of one layer are read only when asked for. Knows numpy arrays and files;
+knows nothing about models.
+
+Shapes: L layers, H heads, Q, K positions, M, S query and key blocks, N tokens, E hidden size.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from saa_core.errors import PolicyError, TraceError
+from saa_core.types import BELOW, DENSE, GATE, NOT_ALLOWED, Policy, Timing
+
+TRACE_FORMAT = 1
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run was executed: kernel and why it was chosen, device, dtype of the weights, threads."""
+
+    kernel: str
+    reason: str
+    device: str
+    dtype: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Which model and gate ran. ``trained`` is False where the decisions mean nothing."""
+
+    name: str
+    family: str = ""
+    gate: str = "untrained"
+    trained: bool = False
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One layer's maps as stored: keep bit-packed, scores as float16, thresholds as float32."""
+
+    keep: Array
+    score: Array
+    threshold: Array
+
+
+@dataclass(frozen=True)
+class LayerMaps:
+    """One layer's decision per block: keep [H, M, S], score [H, M, S], threshold [H, M]."""
+
+    keep: Array
+    score: Array
+    threshold: Array
+
+
+class Layers(Protocol):
+    """Where packed maps come from: memory or a file."""
+
+    def read(self, layer: int) -> Packed: ...
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Maps of a trace that was just recorded."""
+
+    packed: Mapping[int, Packed]
+
+    def read(self, layer: int) -> Packed:
+        return self.packed[layer]
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """Maps of a trace file, read layer by layer."""
+
+    file: Path
+
+    def read(self, layer: int) -> Packed:
+        try:
+            with safe_open(self.file, framework="np") as stored:
+                return Packed(
+                    keep=stored.get_tensor(f"layer.{layer}.keep"),
+                    score=stored.get_tensor(f"layer.{layer}.score"),
+                    threshold=stored.get_tensor(f"layer.{layer}.threshold"),
+                )
+        except (OSError, SafetensorError) as error:
+            raise TraceError(f"trace {self.file}: layer {layer} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What one run decided, what it kept and what came out.
+
+    Args:
+        text: the text, or None for a call on token ids; likewise ``tokens`` and ``offsets``.
+        tokens: token strings as the tokenizer writes them.
+        offsets: (start, end) of each token in characters of ``text``.
+        token_ids: int64 [N].
+        model, policy, execution, versions: what ran; policy None is plain dense attention.
+        block: (queries, keys) per decided block in tokens; (1, 1) is pair by pair.
+        density: kept / allowed pairs, [L, H].
+        predicted_mass: the gate's estimate of the attention mass that is kept, [L, H].
+        retained_mass: the share of the true attention mass that is kept, [L, H]; None in a summary.
+        received: share of attention that each token receives, [L, H, K]; None in a summary.
+        first, last: first and last key that each query may see, int32 [Q]; last < first: none.
+        forced: reason code of blocks that are kept in any case, uint8 [M, S]; 0 = none.
+        hidden: final hidden states, [N, E], or None.
+        top_ids, top_probs: the five most likely next tokens at each position, [N, 5], or None.
+        timing: measured latencies of this text, if they were measured.
+        events: what the guard did.
+        head: hidden states to logits; only in the process that ran the model, never stored.
+    """
+
+    text: str | None
+    tokens: tuple[str, ...] | None
+    offsets: tuple[tuple[int, int], ...] | None
+    token_ids: Array
+    model: ModelInfo
+    policy: Policy | None
+    execution: Execution
+    versions: Mapping[str, str]
+    block: tuple[int, int]
+    density: Array
+    predicted_mass: Array
+    retained_mass: Array | None
+    received: Array | None
+    first: Array
+    last: Array
+    forced: Array
+    hidden: Array | None = None
+    top_ids: Array | None = None
+    top_probs: Array | None = None
+    timing: tuple[Timing, ...] = ()
+    events: tuple[Mapping[str, Any], ...] = ()
+    layers: Layers | None = field(default=None, repr=False)
+    head: Callable[[Array], Array] | None = field(default=None, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(layers, heads)."""
+        return (self.density.shape[0], self.density.shape[1])
+
+    @property
+    def queries(self) -> int:
+        return len(self.first)
+
+    @property
+    def keys(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the allowed pairs that was not computed, over all layers and heads."""
+        return float(1 - self.density.mean())
+
+    @cached_property
+    def allowed(self) -> Array:
+        """Pairs that the dense model would compute, bool [Q, K]."""
+        k = np.arange(self.keys, dtype=np.int32)
+        return (k >= self.first[:, None]) & (k <= self.last[:, None])
+
+    def maps(self, layer: int) -> LayerMaps:
+        """The decision of one layer at the granularity it was made.
+
+        Raises:
+            TraceError: the layer does not exist, or the trace is a summary.
+        """
+        self._check("layer", layer, self.shape[0])
+        H, M, S = self.shape[1], *self.forced.shape
+        if self.policy is None:
+            return LayerMaps(
+                keep=np.ones((H, M, S), bool),
+                score=np.zeros((H, M, S), np.float32),
+                threshold=np.zeros((H, M), np.float32),
+            )
+        if self.layers is None:
+            raise TraceError("this trace is a summary; record it with record='full' to see maps")
+        packed = self.layers.read(layer)
+        bits = np.unpackbits(packed.keep, axis=-1, count=S).astype(bool)
+        return LayerMaps(bits, packed.score.astype(np.float32), packed.threshold)
+
+    def keep_map(self, layer: int, head: int) -> Array:
+        """Kept pairs, bool [Q, K]."""
+        self._check("head", head, self.shape[1])
+        return self._expand(self.maps(layer).keep[head]) & self.allowed
+
+    def score_map(self, layer: int, head: int) -> Array:
+        """Predicted mass of the block that each pair lies in, float32 [Q, K]; 0 if not allowed."""
+        self._check("head", head, self.shape[1])
+        return np.where(self.allowed, self._expand(self.maps(layer).score[head]), np.float32(0))
+
+    def reason_map(self, layer: int, head: int) -> Array:
+        """Why each pair is kept or dropped, codes into ``REASONS``, uint8 [Q, K]."""
+        self._check("head", head, self.shape[1])
+        kept = self._expand(self.maps(layer).keep[head])
+        if self.policy is None:
+            codes = np.full(kept.shape, DENSE, np.uint8)
+        else:
+            forced = self._expand(self.forced)
+            codes = np.where(forced > 0, forced, np.where(kept, GATE, BELOW)).astype(np.uint8)
+        return np.where(self.allowed, codes, np.uint8(NOT_ALLOWED))
+
+    def _expand(self, blocks: Array) -> Array:
+        if self.block == (1, 1):
+            return blocks
+        wide = blocks.repeat(self.block[0], 0).repeat(self.block[1], 1)
+        return wide[: self.queries, : self.keys]
+
+    def _check(self, argument: str, value: int, count: int) -> None:
+        if not 0 <= value < count:
+            raise TraceError(f"{argument}={value!r} does not exist; choose 0 to {count - 1}")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the trace holds in memory, maps included."""
+        arrays = [value for value in vars(self).values() if isinstance(value, np.ndarray)]
+        if isinstance(self.layers, InMemory):
+            for packed in self.layers.packed.values():
+                arrays += [packed.keep, packed.score, packed.threshold]
+        return sum(array.nbytes for array in arrays)
+
+    def save(self, file: str | os.PathLike[str]) -> Path:
+        """Writes the trace to one file, under a temporary name first; returns its path."""
+        path = Path(file)
+        arrays = {name: getattr(self, name) for name in ARRAYS if getattr(self, name) is not None}
+        if self.policy is not None and self.layers is not None:
+            for layer in range(self.shape[0]):
+                packed = self.layers.read(layer)
+                for name in ("keep", "score", "threshold"):
+                    arrays[f"layer.{layer}.{name}"] = getattr(packed, name)
+        about = {
+            "text": self.text,
+            "tokens": self.tokens,
+            "offsets": self.offsets,
+            "model": asdict(self.model),
+            "policy": None if self.policy is None else asdict(self.policy),
+            "execution": asdict(self.execution),
+            "versions": dict(self.versions),
+            "block": self.block,
+            "timing": [asdict(timing) for timing in self.timing],
+            "events": [dict(event) for event in self.events],
+        }
+        metadata = {"saa_trace": str(TRACE_FORMAT), "json": json.dumps(about)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        os.close(handle)
+        try:
+            contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+            save_file(contiguous, temporary, metadata=metadata)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return path
+
+    @staticmethod
+    def load(file: str | os.PathLike[str]) -> "Trace":
+        """Opens a trace file; maps are read when asked for.
+
+        Raises:
+            TraceError: the file is missing, broken, no trace, or of an unknown version.
+        """
+        path = Path(file)
+        try:
+            with safe_open(path, framework="np") as stored:
+                metadata = stored.metadata() or {}
+                version = metadata.get("saa_trace")
+                if version != str(TRACE_FORMAT):
+                    raise TraceError(
+                        f"trace {path}: format {version!r} is not known; this version reads "
+                        f"{TRACE_FORMAT}"
+                    )
+                about = json.loads(metadata["json"])
+                names = set(stored.keys())
+                arrays = {name: stored.get_tensor(name) for name in ARRAYS if name in names}
+            full = any(name.startswith("layer.") for name in names)
+            return Trace(
+                text=about["text"],
+                tokens=None if about["tokens"] is None else tuple(about["tokens"]),
+                offsets=None
+                if about["offsets"] is None
+                else tuple((start, end) for start, end in about["offsets"]),
+                model=ModelInfo(**about["model"]),
+                policy=None if about["policy"] is None else Policy(**about["policy"]),
+                execution=Execution(**about["execution"]),
+                versions=about["versions"],
+                block=(about["block"][0], about["block"][1]),
+                timing=tuple(Timing(**timing) for timing in about["timing"]),
+                events=tuple(about["events"]),
+                layers=OnDisk(path) if full else None,
+                **{name: arrays.get(name) for name in ARRAYS},  # type: ignore[arg-type]
+            )
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, PolicyError) as error:
+            if isinstance(error, TraceError):
+                raise
+            raise TraceError(f"trace {path}: cannot be read: {error}") from error
+
+
+ARRAYS = (
+    "token_ids",
+    "density",
+    "predicted_mass",
+    "retained_mass",
+    "received",
+    "first",
+    "last",
+    "forced",
+    "hidden",
+    "top_ids",
+    "top_probs",
+)
+
+
+def pack(keep: Array, score: Array, threshold: Array) -> Packed:
+    """Maps of one layer as they are stored."""
+    return Packed(
+        keep=np.packbits(keep, axis=-1),
+        score=score.astype(np.float16),
+        threshold=threshold.astype(np.float32),
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on the same text, position by position.
+
+    Args:
+        kl: divergence of the second run's next-token distribution from the first's, nats, [N].
+        top1_agreement: the most likely next token is the same, bool [N].
+        output_error: relative L2 distance of the final hidden states, [N].
+    """
+
+    kl: Array
+    top1_agreement: Array
+    output_error: Array
+
+
+def compare(first: Trace, second: Trace) -> Comparison:
+    """Compares what came out of two runs on the same tokens.
+
+    Raises:
+        TraceError: the tokens differ, or a trace holds no final states (record one in this process).
+    """
+    if not np.array_equal(first.token_ids, second.token_ids):
+        raise TraceError(
+            f"the two traces are of different tokens ({first.keys} and {second.keys} of them)"
+        )
+    head = first.head or second.head
+    if first.hidden is None or second.hidden is None or head is None:
+        raise TraceError(
+            "both traces need final hidden states and one needs the model's head; "
+            "run at least one of them in this process with record='full'"
+        )
+    kl = np.empty(first.keys, np.float32)
+    same = np.empty(first.keys, bool)
+    for start in range(0, first.keys, 128):
+        part = slice(start, start + 128)
+        a, b = (_log_softmax(head(trace.hidden[part])) for trace in (first, second))  # type: ignore[index]
+        kl[part] = (np.exp(a) * (a - b)).sum(-1)
+        same[part] = a.argmax(-1) == b.argmax(-1)
+    distance = np.linalg.norm(first.hidden - second.hidden, axis=-1)
+    size = np.linalg.norm(first.hidden, axis=-1)
+    return Comparison(
+        kl=np.maximum(kl, 0), top1_agreement=same, output_error=distance / np.maximum(size, 1e-12)
+    )
+
+
+def _log_softmax(logits: Array) -> Array:
+    shifted = logits - logits.max(-1, keepdims=True)
+    result: Array = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return result

@@ -1,0 +1,266 @@
+"""Trains gates on a frozen model: the predicted mass of each block follows the true one.
+
+The model runs dense; inside its forward pass each layer's gate is scored against that layer's own
+softmax on some blocks of queries, so nothing but one window is ever held. Knows nothing about
+where texts come from or where gates are saved.
+
+Loss: Kullback-Leibler divergence of the true block mass from the predicted one, averaged over
+query blocks and heads (nats), after SeerAttention (arXiv 2410.13276).
+"""
+
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import pad
+
+from saa_core import rules
+from saa_core.attach import Model
+from saa_core.attention import Call
+from saa_core.errors import GateError, PolicyError
+from saa_core.gates import PairGate, grid
+from saa_core.train.corpus import windows
+from saa_core.types import PAIR_LIMIT, Allowed, Policy
+
+BLOCKS = ((32, 16), (32, 16), (1, 1), (32, 16), (16, 16), (64, 32), (32, 16), (1, 1))
+"""Block sizes in turn, so that one set of weights serves them all; the shipped one most often."""
+EPSILON = 1e-9
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How gates are trained.
+
+    Args:
+        steps: windows to train on.
+        lengths: window lengths in tokens, drawn at random.
+        rate: highest learning rate (Adam, linear warm-up, cosine decay).
+        rows: query rows per layer and step that the true mass is computed for.
+        seed: of the windows and the sampled rows.
+        checkpoint: folder to resume from and to write every ``save_every`` steps.
+    """
+
+    steps: int = 500
+    lengths: tuple[int, ...] = (512, 1024, 1024, 2048)
+    rate: float = 3e-3
+    rows: int = 256
+    seed: int = 0
+    checkpoint: str | None = None
+    save_every: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rows", "save_every"):
+            if getattr(self, name) < 1:
+                raise PolicyError(f"{name}={getattr(self, name)!r} must be a whole number >= 1")
+        if not self.lengths or min(self.lengths) < 8:
+            raise PolicyError(
+                f"lengths={self.lengths!r} must be window lengths of at least 8 tokens"
+            )
+        if not 0 < self.rate < 1:
+            raise PolicyError(f"rate={self.rate!r} must be in (0, 1)")
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """One step: loss (nats per query block), density at mass 0.95, seconds since the start."""
+
+    step: int
+    loss: float
+    density: float
+    length: int
+    block: tuple[int, int]
+    source: str
+    seconds: float
+
+
+def train_gates(
+    model: Model, texts: Mapping[str, str] | Sequence[str], config: TrainConfig | None = None
+) -> Iterator[TrainStep]:
+    """Trains the gates of an attached model in place, one window per step; yields each step.
+
+    Args:
+        texts: texts to cut windows from, by source or as a plain list. Sources take turns.
+
+    Raises:
+        ModelError, TextError, PolicyError: no tokenizer, no text of the shortest length, bad config.
+        GateError: the checkpoint belongs to another configuration.
+    """
+    config = config or TrainConfig()
+    named = texts if isinstance(texts, Mapping) else {"text": "\n\n".join(texts)}
+    streams = {name: model.tokenizer(text)["input_ids"] for name, text in named.items()}
+    gates = model.gates
+    parameters = [parameter for gate in gates for parameter in gate.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=config.rate)
+    start = 0
+    if config.checkpoint and (Path(config.checkpoint) / "state.json").is_file():
+        start = _restore(Path(config.checkpoint), gates, optimizer, config)
+    began = time.perf_counter()
+    shortest = min(min(config.lengths), max(len(ids) for ids in streams.values()))
+    lengths = [length for length in config.lengths if length >= shortest]
+    drawn = windows(streams, lengths, config.seed, skip=start)
+    for gate in gates:
+        gate.requires_grad_(True)
+    try:
+        for step, (source, _, ids) in zip(range(start, config.steps), drawn, strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate * _schedule(step / config.steps)
+            block = _block(step, len(ids))
+            lesson = _Lesson(model, block, config.rows, f"{config.seed}/{step}")
+            optimizer.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                tokens = torch.tensor([ids], device=model.device)
+                model.hf.base_model(tokens, use_cache=False, saa=Call(observe=lesson.layer))
+            optimizer.step()
+            if config.checkpoint and (
+                (step + 1) % config.save_every == 0 or step + 1 == config.steps
+            ):
+                _save(Path(config.checkpoint), step + 1, gates, optimizer, config)
+            yield TrainStep(
+                step=step + 1,
+                loss=lesson.loss / len(gates),
+                density=lesson.density / len(gates),
+                length=len(ids),
+                block=block,
+                source=source,
+                seconds=time.perf_counter() - began,
+            )
+    finally:
+        for gate in gates:
+            gate.requires_grad_(False)
+
+
+def _block(step: int, length: int) -> tuple[int, int]:
+    block = BLOCKS[step % len(BLOCKS)]
+    return (32, 16) if block == (1, 1) and length > PAIR_LIMIT else block
+
+
+def _schedule(done: float) -> float:
+    warm = 0.05
+    return (
+        done / warm + 0.01
+        if done < warm
+        else 0.5 * (1 + math.cos(math.pi * (done - warm) / (1 - warm)))
+    )
+
+
+class _Lesson:
+    """Scores every layer of one forward pass and leaves the gradients on the gates."""
+
+    def __init__(self, model: Model, block: tuple[int, int], rows: int, seed: str) -> None:
+        self.gates: list[PairGate] = model.gates
+        self.block = block
+        self.rows = rows
+        self.draw = random.Random(seed)
+        self.loss = 0.0
+        self.density = 0.0
+
+    def layer(self, layer: int, q: Tensor, k: Tensor, allowed: Allowed, scale: float) -> None:
+        bq = self.block[0]
+        q_BHQD, k_BGKD = q.detach().float(), k.detach().float()
+        M = math.ceil(allowed.queries / bq)
+        chosen = torch.tensor(sorted(self.draw.sample(range(M), min(M, max(1, self.rows // bq)))))
+        target = block_mass(q_BHQD, k_BGKD, allowed, self.block, chosen, scale)
+        gate = self.gates[layer]
+        with torch.enable_grad():
+            predicted = gate(q_BHQD, k_BGKD, allowed, grid(allowed, self.block, chosen))
+            gain = (target + EPSILON).log() - (predicted + EPSILON).log()
+            loss = (target * gain).sum(-1).mean()
+            loss.backward()
+        self.loss += float(loss)
+        count = allowed.count(self.block)
+        forced = rules.forced(allowed, Policy(), self.block, count)[:, :, chosen]
+        keep, _ = rules.mass(predicted.detach(), forced, count[:, :, chosen], 0.95)
+        kept = (keep * count[:, :, chosen]).sum((2, 3)).float()
+        self.density += float((kept / count[:, :, chosen].sum((2, 3))).mean())
+
+
+def block_mass(
+    q_BHQD: Tensor,
+    k_BGKD: Tensor,
+    allowed: Allowed,
+    block: tuple[int, int],
+    chosen: Tensor,
+    scale: float,
+) -> Tensor:
+    """True attention mass of each key block, averaged over the queries of the chosen query blocks.
+
+    Returns:
+        float32 [B, H, len(chosen), S]; rows sum to 1.
+    """
+    bq, bk = block
+    _, H, Q, _ = q_BHQD.shape
+    rows = (chosen[:, None] * bq + torch.arange(bq)).flatten().to(q_BHQD.device)
+    real = (rows < Q).float()
+    rows = rows.clamp(max=Q - 1)
+    pairs = allowed.pairs[:, :, rows]
+    k_BHKD = k_BGKD.repeat_interleave(H // k_BGKD.shape[1], 1)
+    scores = (q_BHQD[:, :, rows] @ k_BHKD.transpose(-1, -2)) * scale
+    weights = torch.softmax(scores.masked_fill(~pairs, -torch.inf), -1)
+    weights = pad(weights, (0, -allowed.keys % bk)).unflatten(-1, (-1, bk)).sum(-1)
+    weights = (weights * real[:, None]).unflatten(2, (-1, bq)).sum(3)
+    mean: Tensor = weights / real.view(-1, bq).sum(1)[:, None]
+    return mean
+
+
+def _save(
+    folder: Path, step: int, gates: list[PairGate], optimizer: torch.optim.Adam, config: TrainConfig
+) -> None:
+    """Writes step, gates and optimizer state; one rename makes the new state the current one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    for index, gate in enumerate(gates):
+        for name, parameter in gate.named_parameters():
+            state = optimizer.state[parameter]
+            tensors[f"{index}.{name}.value"] = parameter.detach().cpu().contiguous()
+            tensors[f"{index}.{name}.exp_avg"] = state["exp_avg"].cpu().contiguous()
+            tensors[f"{index}.{name}.exp_avg_sq"] = state["exp_avg_sq"].cpu().contiguous()
+    file = f"state-{step}.safetensors"
+    save_file(tensors, folder / (file + ".part"))
+    os.replace(folder / (file + ".part"), folder / file)
+    about = {"step": step, "file": file, "config": _comparable(config)}
+    (folder / "state.json.part").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    os.replace(folder / "state.json.part", folder / "state.json")
+    for old in folder.glob("state-*.safetensors"):
+        if old.name != file:
+            old.unlink()
+
+
+def _restore(
+    folder: Path, gates: list[PairGate], optimizer: torch.optim.Adam, config: TrainConfig
+) -> int:
+    about = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    if about["config"] != _comparable(config):
+        raise GateError(
+            f"checkpoint={str(folder)!r} was made with {about['config']}, and this run asks for "
+            f"{_comparable(config)}; use another folder or the same configuration"
+        )
+    tensors = load_file(folder / about["file"])
+    for index, gate in enumerate(gates):
+        for name, parameter in gate.named_parameters():
+            with torch.no_grad():
+                parameter.copy_(tensors[f"{index}.{name}.value"])
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(about["step"])),
+                "exp_avg": tensors[f"{index}.{name}.exp_avg"].to(parameter.device),
+                "exp_avg_sq": tensors[f"{index}.{name}.exp_avg_sq"].to(parameter.device),
+            }
+    return int(about["step"])
+
+
+def _comparable(config: TrainConfig) -> dict[str, Any]:
+    """The part of a configuration that a resumed run must share."""
+    found = asdict(config)
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in found.items()
+        if key not in ("checkpoint", "save_every")
+    }

@@ -1,0 +1,248 @@
+"""Value objects that cross module borders. Frozen, validated where they are made.
+
+Shapes: B batch, H query heads, G key/value heads, Q, K positions, M, S query and key blocks.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from saa_core.errors import PolicyError, choice
+
+GRANULARITIES = ("auto", "block", "pair")
+KERNEL_CHOICES = ("auto", "flex", "gather", "reference")
+PAIR_LIMIT = 512
+"""Texts up to this many tokens are decided pair by pair under ``granularity="auto"``."""
+
+REASONS = ("not allowed", "below", "gate", "sink", "local", "dense")
+"""Reason codes are indices into this tuple. The first two are dropped, the others kept."""
+NOT_ALLOWED, BELOW, GATE, SINK, LOCAL, DENSE = range(len(REASONS))
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a user may move per call.
+
+    Args:
+        mass: share of the predicted attention mass to keep in each row, in (0, 1]; 1.0 keeps all.
+        granularity: "pair", "block", or "auto" (pair by pair up to 512 tokens, blocks above).
+        block: (queries, keys) per block in tokens, where blocks are decided.
+        sink: number of first keys that are always kept, in tokens.
+        local: number of nearest keys that are always kept, in tokens, the query itself included.
+        kernel: what executes the decision; "auto" takes the fastest that works here.
+
+    Raises:
+        PolicyError: a value is outside its range.
+    """
+
+    mass: float = 0.95
+    granularity: Literal["auto", "pair", "block"] = "auto"
+    block: tuple[int, int] = (32, 16)
+    sink: int = 4
+    local: int = 16
+    kernel: Literal["auto", "reference", "gather", "flex"] = "auto"
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.mass, (int, float)) and 0.0 < self.mass <= 1.0):
+            raise PolicyError(f"mass={self.mass!r} must be a number in (0, 1], for example 0.95")
+        if self.granularity not in GRANULARITIES:
+            raise PolicyError(choice("granularity", self.granularity, GRANULARITIES))
+        if self.kernel not in KERNEL_CHOICES:
+            raise PolicyError(choice("kernel", self.kernel, KERNEL_CHOICES))
+        if not (
+            isinstance(self.block, (tuple, list))
+            and len(self.block) == 2
+            and all(isinstance(size, int) and 1 <= size <= 1024 for size in self.block)
+        ):
+            raise PolicyError(
+                f"block={self.block!r} must be two whole numbers of tokens (queries, keys), "
+                "each from 1 to 1024, for example (32, 16)"
+            )
+        object.__setattr__(self, "block", tuple(self.block))
+        for name, least in (("sink", 0), ("local", 1)):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= least):
+                raise PolicyError(f"{name}={value!r} must be a whole number of tokens >= {least}")
+
+    def block_for(self, length: int) -> tuple[int, int]:
+        """(queries, keys) per decided block for a text of ``length`` tokens; (1, 1) is pair by pair."""
+        pairwise = self.granularity == "pair" or (
+            self.granularity == "auto" and length <= PAIR_LIMIT
+        )
+        return (1, 1) if pairwise else self.block
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """The pairs that the dense model would compute, for one call.
+
+    Args:
+        queries, keys: lengths in tokens. The queries are the last ones of the keys.
+        causal: a query sees no later key.
+        mask: bool [B, 1, Q, K] with True where a pair is allowed; it replaces ``causal``.
+            None where the rule alone says it (no padding).
+    """
+
+    queries: int
+    keys: int
+    causal: bool
+    device: torch.device
+    mask: Tensor | None = None
+
+    @cached_property
+    def pairs(self) -> Tensor:
+        """bool [B or 1, 1, Q, K]."""
+        if self.mask is not None:
+            return self.mask
+        q = torch.arange(self.keys - self.queries, self.keys, device=self.device)[:, None]
+        k = torch.arange(self.keys, device=self.device)
+        allowed = q >= k if self.causal else torch.ones_like(q >= k)
+        return allowed[None, None]
+
+    @cached_property
+    def intervals(self) -> tuple[Tensor, Tensor] | None:
+        """First and last visible key of each query, int32 [B or 1, Q] each (last < first: none).
+
+        None if some query sees keys with a gap in between, which no padding or window makes.
+        """
+        k = torch.arange(self.keys, device=self.device, dtype=torch.int32)
+        if self.mask is None:
+            q = torch.arange(self.queries, device=self.device, dtype=torch.int32)
+            last = q + (self.keys - self.queries) if self.causal else q * 0 + self.keys - 1
+            return torch.zeros_like(last)[None], last[None]
+        seen = self.mask[:, 0]
+        first = seen.int().argmax(-1).int()
+        last = first + seen.sum(-1, dtype=torch.int32) - 1
+        spans = (k >= first[..., None]) & (k <= last[..., None])
+        return (first, last) if bool((spans == seen).all()) else None
+
+    def count(self, block: tuple[int, int]) -> Tensor:
+        """Allowed pairs per block, int32 [B or 1, 1, M, S]."""
+        bq, bk = block
+        if block == (1, 1):
+            return self.pairs.int()
+        M, S = math.ceil(self.queries / bq), math.ceil(self.keys / bk)
+        if self.mask is None:
+            return self._count_by_rule(block, M, S)
+        padded = torch.nn.functional.pad(
+            self.mask, (0, S * bk - self.keys, 0, M * bq - self.queries)
+        )
+        return padded.view(-1, 1, M, bq, S, bk).sum((3, 5), dtype=torch.int32)
+
+    def _count_by_rule(self, block: tuple[int, int], M: int, S: int) -> Tensor:
+        bq, bk = block
+        q = torch.arange(M * bq, device=self.device)
+        start = torch.arange(S, device=self.device) * bk
+        end = (start + bk).clamp(max=self.keys)
+        last = q[:, None] + (self.keys - self.queries) + 1 if self.causal else end[None]
+        visible = (torch.minimum(end[None], last) - start).clamp(min=0)
+        visible = visible.expand(M * bq, S) * (q < self.queries)[:, None]
+        return visible.view(M, bq, S).sum(1, dtype=torch.int32)[None, None]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which blocks of pairs are kept, in one layer. Never depends on how it is executed.
+
+    Args:
+        block: (queries, keys) per block in tokens; (1, 1) is pair by pair.
+        keep: bool [B, H, M, S]; only blocks with at least one allowed pair.
+        score: predicted mass of each block, averaged over its queries, [B, H, M, S].
+        threshold: a block that is not forced is kept if its score reaches this, [B, H, M].
+        forced: reason code per block that is kept in any case, uint8 [B or 1, 1, M, S], 0 = none.
+        count: allowed pairs per block, int32 [B or 1, 1, M, S].
+    """
+
+    block: tuple[int, int]
+    keep: Tensor
+    score: Tensor
+    threshold: Tensor
+    forced: Tensor
+    count: Tensor
+
+    @property
+    def density(self) -> Tensor:
+        """Kept share of the allowed pairs, [B, H]."""
+        kept = (self.keep * self.count).sum((2, 3), dtype=torch.float64)
+        return (kept / self.count.sum((2, 3)).clamp(min=1)).float()
+
+    @property
+    def predicted_mass(self) -> Tensor:
+        """The gate's estimate of the kept share of attention mass, mean over rows, [B, H]."""
+        rows = (self.count.sum(3) > 0).float()
+        kept = (self.score * self.keep).sum(3)
+        return (kept * rows).sum(2) / rows.sum(2).clamp(min=1)
+
+    def pair_keep(self, allowed: Allowed) -> Tensor:
+        """The decision as single pairs, bool [B, H, Q, K]."""
+        return expand(self.keep, self.block, allowed.queries, allowed.keys) & allowed.pairs
+
+
+def expand(blocks: Tensor, block: tuple[int, int], queries: int, keys: int) -> Tensor:
+    """[..., M, S] per block to [..., Q, K] per pair."""
+    if block == (1, 1):
+        return blocks
+    wide = blocks.repeat_interleave(block[0], -2).repeat_interleave(block[1], -1)
+    return wide[..., :queries, :keys]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Measured wall times of one policy at one length; raw samples, never only their mean.
+
+    Args:
+        name: "dense" or a description of the policy.
+        length: tokens.
+        samples_ms: whole forward pass, ms, one per round; rounds are interleaved with the others'.
+        attention_ms: attention in all layers, gate and rule included, ms, one per round.
+        stages_ms: median ms per stage of the attention ("gate", "rule", "kernel" or "dense").
+        device, dtype, threads, kernel, versions: what ran.
+        compile_ms: time spent compiling before the rounds, not part of any sample.
+        peak_bytes: highest memory of the process (CPU) or the device during the rounds, if known.
+        density: kept / allowed pairs in the warm-up, 1.0 for dense.
+    """
+
+    name: str
+    length: int
+    samples_ms: tuple[float, ...]
+    attention_ms: tuple[float, ...]
+    stages_ms: dict[str, float]
+    device: str
+    dtype: str
+    threads: int
+    kernel: str
+    compile_ms: float
+    peak_bytes: int | None
+    versions: dict[str, str]
+    density: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "samples_ms", tuple(self.samples_ms))
+        object.__setattr__(self, "attention_ms", tuple(self.attention_ms))
+
+    @property
+    def median_ms(self) -> float:
+        return quartiles(self.samples_ms)[1]
+
+    def ratio(self, dense: "Timing", what: str = "samples_ms") -> tuple[float, float, float]:
+        """How many times faster than ``dense``: quartiles of the ratios of neighbouring samples.
+
+        Args:
+            what: "samples_ms" (whole forward pass) or "attention_ms".
+        """
+        pairs = zip(getattr(dense, what), getattr(self, what), strict=True)
+        return quartiles([slow / fast for slow, fast in pairs])
+
+
+def quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median, upper quartile."""
+    if len(samples) == 1:
+        return (samples[0],) * 3
+    low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return low, middle, high
