@@ -106,14 +106,17 @@ def load(
         GateError: the gate folder is broken or made for another model.
     """
     target = pick_device(device)
+    if gates is not None:
+        read_gates(gates)  # refused before anything is downloaded
     dtype = dtype or (torch.float32 if target.type == "cpu" else torch.bfloat16)
     pinned = fetch.models().get(name)
     source = str(fetch.fetch_model(name, progress)) if pinned else name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        hf: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, attn_implementation="sdpa"
-        )
+        with fetch.quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            hf: Any = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, attn_implementation="sdpa"
+            )
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model={name!r} could not be loaded: it is not an alias "

@@ -19,7 +19,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 from saa_core import rules
 from saa_core.errors import ModelError, PolicyError, choice
 from saa_core.gates import Grid, grid
-from saa_core.kernels import KERNELS, flex_unavailable
+from saa_core.kernels import KERNELS, flex_refuses, flex_unavailable
 from saa_core.record import LayerRecord, build_trace, record_layer
 from saa_core.trace import Trace
 from saa_core.types import Allowed, Decision, Policy
@@ -127,7 +127,7 @@ class Call:
             self._plans[key] = _Plan(allowed, mask, self.policy)
             if self.policy is not None:
                 self.kernel, self.kernel_reason = choose_kernel(
-                    self.policy, self._plans[key].block, q_BHQD
+                    self.policy, self._plans[key].block, allowed, q_BHQD
                 )
                 self._plans[key].kernel = self.kernel
         return self._plans[key]
@@ -151,7 +151,9 @@ class _Plan:
             self.forced = rules.forced(allowed, policy, self.block, self.count)
 
 
-def choose_kernel(policy: Policy, block: tuple[int, int], q_BHQD: Tensor) -> tuple[str, str]:
+def choose_kernel(
+    policy: Policy, block: tuple[int, int], allowed: Allowed, q_BHQD: Tensor
+) -> tuple[str, str]:
     """(kernel, why) for one call. What is asked for by name is what runs, or it raises."""
     if policy.kernel != "auto":
         return policy.kernel, "asked for"
@@ -159,7 +161,7 @@ def choose_kernel(policy: Policy, block: tuple[int, int], q_BHQD: Tensor) -> tup
         return "reference", "decided pair by pair; no kernel gains from single pairs"
     if q_BHQD.requires_grad and torch.is_grad_enabled():
         return "gather", "gradients are needed"
-    reason = flex_unavailable(q_BHQD.device.type)
+    reason = flex_unavailable(q_BHQD.device.type) or flex_refuses(block, allowed)
     if reason:
         return "gather", f"flex cannot run here: {reason}"
     return "flex", "fastest kernel that works here"

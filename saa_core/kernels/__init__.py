@@ -10,7 +10,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from saa_core.kernels.dense import dense
-from saa_core.kernels.flex import flex, flex_unavailable
+from saa_core.kernels.flex import flex, flex_refuses, flex_unavailable
 from saa_core.kernels.gather import gather
 from saa_core.kernels.reference import reference
 from saa_core.types import Allowed, Decision
@@ -19,4 +19,13 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Decision, Allowed, float], Tensor]
 
 KERNELS: dict[str, Kernel] = {"flex": flex, "gather": gather, "reference": reference}
 
-__all__ = ["KERNELS", "Kernel", "dense", "flex", "flex_unavailable", "gather", "reference"]
+__all__ = [
+    "KERNELS",
+    "Kernel",
+    "dense",
+    "flex",
+    "flex_refuses",
+    "flex_unavailable",
+    "gather",
+    "reference",
+]

@@ -21,11 +21,11 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad
 
 from saa_core.errors import KernelError
-from saa_core.types import Allowed, Decision, expand
+from saa_core.types import Allowed, Decision
 
-TILE = (32, 16)
-"""Tile for decisions that are finer; key tiles under 16 are slower than dense on a CPU."""
-SMALLEST = 64
+SMALLEST_TILE = 16
+"""Finer tiles are slower than dense attention on a CPU."""
+SMALLEST_LENGTH = 64
 """Lengths are padded at least to this, so that no graph is specialised to a tiny one."""
 
 compile_seconds: list[float] = []
@@ -43,21 +43,21 @@ def flex(
     """Softmax attention over the kept blocks; [B, H, Q, D].
 
     Raises:
-        KernelError: FlexAttention cannot run here, needs gradients on a CPU, or would run unfused.
+        KernelError: FlexAttention cannot run here, cannot execute this decision (single pairs, a
+            mask with gaps), needs gradients on a CPU, or would run unfused.
     """
-    reason = flex_unavailable(q_BHQD.device.type)
+    reason = flex_unavailable(q_BHQD.device.type) or flex_refuses(decision.block, allowed)
     if reason:
-        raise KernelError(f"kernel='flex' cannot run: {reason}; use kernel='gather'")
+        raise KernelError(f"kernel='flex' cannot run: {reason}, or use kernel='gather'")
     if q_BHQD.device.type == "cpu" and torch.is_grad_enabled() and q_BHQD.requires_grad:
         raise KernelError("kernel='flex' has no gradients on a CPU; use kernel='gather' to train")
     B, H, Q, _ = q_BHQD.shape
-    tile = _tile(decision.block)
-    step = math.lcm(*tile, SMALLEST)
+    step = math.lcm(*decision.block, SMALLEST_LENGTH)
     q, k, v = (pad(x, (0, 0, 0, -x.shape[2] % step)) for x in (q_BHQD, k_BGKD, v_BGKD))
     lengths = (q.shape[2], k.shape[2])
     out = []
     for item in range(B):
-        mask = _block_mask(decision, allowed, item, tile, lengths)
+        mask = _block_mask(decision, allowed, item, lengths)
         one = slice(item, item + 1)
         out.append(_run(q[one], k[one], v[one], mask, scale, k.shape[1] != H))
     mixed = (out[0] if B == 1 else torch.cat(out))[:, :, :Q]
@@ -76,61 +76,51 @@ def flex_unavailable(device: str) -> str:
         return "FlexAttention on a CPU does not support macOS"
     if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return "the CPU has no AVX2"
-    if _compiler() is None:
+    if find_compiler() is None:
         return "no C++ compiler was found (g++ or clang++, or the one named by CXX)"
     return ""
 
 
 @functools.cache
-def _compiler() -> str | None:
+def find_compiler() -> str | None:
     """Path of the C++ compiler that Inductor will look for."""
     named = os.environ.get("CXX")
     found = (shutil.which(name) for name in ([named] if named else ["g++", "clang++"]))
     return next((path for path in found if path), None)
 
 
-def _tile(block: tuple[int, int]) -> tuple[int, int]:
-    """Tile of the engine: the decided block where it pays, else a covering one."""
-    return block if block[0] >= 16 and block[1] >= 16 else TILE
+def flex_refuses(block: tuple[int, int], allowed: Allowed) -> str:
+    """Why this decision cannot be executed in tiles, as a clause; empty if it can."""
+    if min(block) < SMALLEST_TILE:
+        return (
+            f"it executes blocks of at least {SMALLEST_TILE} x {SMALLEST_TILE}, and this text is "
+            f"decided in blocks of {block[0]} x {block[1]}; set granularity='block'"
+        )
+    if allowed.intervals is None:
+        return "the attention mask has gaps"
+    return ""
 
 
 def _block_mask(
-    decision: Decision, allowed: Allowed, item: int, tile: tuple[int, int], lengths: tuple[int, int]
+    decision: Decision, allowed: Allowed, item: int, lengths: tuple[int, int]
 ) -> BlockMask:
     """The kept tiles of one batch item: full ones run unmasked, partial ones ask ``mask_mod``."""
-    M, S = lengths[0] // tile[0], lengths[1] // tile[1]
+    bq, bk = decision.block
     keep = decision.keep[item : item + 1]
     count = decision.count[item if len(decision.count) > 1 else 0][None]
-    intervals = allowed.intervals
-    mask_mod: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-    if tile == decision.block and intervals is not None:
-        fill = (0, S - keep.shape[3], 0, M - keep.shape[2])
-        keep, whole = pad(keep, fill), pad(count == tile[0] * tile[1], fill)
-        first, last = (_stretch(x[item if len(x) > 1 else 0], lengths[0]) for x in intervals)
+    fill = (0, lengths[1] // bk - keep.shape[3], 0, lengths[0] // bq - keep.shape[2])
+    keep, whole = pad(keep, fill), pad(count == bq * bk, fill)
+    assert allowed.intervals is not None
+    first, last = (_stretch(x[item if len(x) > 1 else 0], lengths[0]) for x in allowed.intervals)
 
-        def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            return (k >= first[q]) & (k <= last[q])
-
-    else:
-        pairs = expand(keep, decision.block, allowed.queries, allowed.keys)
-        seen = allowed.pairs[item if len(allowed.pairs) > 1 else 0][None]
-        pairs = pad(pairs & seen, (0, lengths[1] - allowed.keys, 0, lengths[0] - allowed.queries))
-        held = pairs.view(1, -1, M, tile[0], S, tile[1]).sum((3, 5))
-        keep, whole = held > 0, held == tile[0] * tile[1]
-        # Flat, with the strides as tensors: the CPU code generator cannot index a captured tensor
-        # of several dimensions whose sizes change.
-        kept = pairs.flatten()
-        row = torch.arange(lengths[0], device=kept.device) * lengths[1]
-        head = torch.arange(pairs.shape[1], device=kept.device) * (lengths[0] * lengths[1])
-
-        def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            return kept[head[h] + row[q] + k]
+    def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (k >= first[q]) & (k <= last[q])
 
     partial, full = _lists(keep & ~whole), _lists(keep & whole)
     mask: BlockMask = BlockMask.from_kv_blocks(
         *partial,
         *full,
-        BLOCK_SIZE=tile,
+        BLOCK_SIZE=decision.block,
         mask_mod=mask_mod,
         seq_lengths=lengths,
         compute_q_blocks=False,

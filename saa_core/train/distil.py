@@ -41,7 +41,7 @@ class TrainConfig:
     """How gates are trained.
 
     Args:
-        steps: windows to train on.
+        steps: windows to train on, those before a checkpoint included.
         lengths: window lengths in tokens, drawn at random.
         rate: highest learning rate (Adam, linear warm-up, cosine decay).
         rows: query rows per layer and step that the true mass is computed for.
@@ -257,10 +257,10 @@ def _restore(
 
 
 def _comparable(config: TrainConfig) -> dict[str, Any]:
-    """The part of a configuration that a resumed run must share."""
+    """The part of a configuration that a resumed run must share; it may run for more steps."""
     found = asdict(config)
     return {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in found.items()
-        if key not in ("checkpoint", "save_every")
+        if key not in ("steps", "checkpoint", "save_every")
     }

@@ -1,0 +1,331 @@
+"""Trace -> Altair chart or PNG bytes. Pure: no streamlit; words and theme come as arguments.
+
+Blue is a kept pair, grey a dropped one, nothing is drawn where the model may not look. Browsers
+freeze on huge charts, so no chart here has more than `RECTS` marks; larger maps are pooled into a
+picture in which no kept pair vanishes.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+from text import Words
+
+from saa_core import REASONS, Timing, Trace
+
+RECTS = 4096
+WINDOW = 64
+PICTURE = 512
+FAINTEST = 0.3
+"""Share of full blue that a cell with a single kept pair among many gets."""
+FORCED = ("sink", "local")
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Okabe and Ito's colours for one theme."""
+
+    kept: str
+    kept_always: str
+    dropped: str
+    received: str
+    retained: str
+    changed: str
+    ink: str
+    paper: str
+
+
+LIGHT = Palette(
+    "#0072B2", "#7FB8D8", "#DFE3E7", "#E69F00", "#009E73", "#CC79A7", "#1B2430", "#FFFFFF"
+)
+DARK = Palette(
+    "#56B4E9", "#2F6E96", "#313842", "#E69F00", "#2BC498", "#CC79A7", "#E6EAEE", "#12161C"
+)
+
+
+def palette(dark: bool) -> Palette:
+    return DARK if dark else LIGHT
+
+
+def labels(trace: Trace) -> list[str]:
+    """What each token looks like to a reader: its characters, white space made visible."""
+    if trace.text is not None and trace.offsets is not None:
+        raw = [trace.text[start:end] for start, end in trace.offsets]
+    elif trace.tokens is not None:
+        raw = [
+            token.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n") for token in trace.tokens
+        ]
+    else:
+        raw = [str(token) for token in trace.token_ids]
+    return [visible(token) for token in raw]
+
+
+def visible(token: str) -> str:
+    bare = token.strip(" ")
+    bare = bare.replace("\r", "").replace("\n", "↵").replace("\t", "→")
+    return bare or "␣"
+
+
+def head_grid(
+    trace: Trace, measure: str, chosen: tuple[int, int], words: Words, dark: bool
+) -> alt.Chart:
+    """One cell per layer and head. A click selects (layer, head) under the name "cell".
+
+    Args:
+        measure: "density" or "retained".
+    """
+    colours = palette(dark)
+    values = trace.density if measure == "density" or trace.retained_mass is None else None
+    retained = trace.retained_mass
+    table = np.asarray(values if values is not None else retained)
+    L, H = trace.shape
+    rows = pd.DataFrame(
+        {
+            "layer": np.repeat(np.arange(L), H),
+            "head": np.tile(np.arange(H), L),
+            "kept": trace.density.ravel().astype(float),
+            "held": (retained if retained is not None else trace.density * np.nan)
+            .ravel()
+            .astype(float),
+            "value": table.ravel().astype(float),
+        }
+    ).head(RECTS)
+    rows["chosen"] = (rows.layer == chosen[0]) & (rows["head"] == chosen[1])
+    rows = rows.sort_values("chosen", kind="stable")  # drawn last, its frame lies on top
+    top = colours.kept if values is not None else colours.retained
+    low = 0.0 if values is not None else float(np.floor(table.min() * 20) / 20)
+    tooltip = [
+        alt.Tooltip("layer:O", title=words("chart.layer")),
+        alt.Tooltip("head:O", title=words("chart.head")),
+        alt.Tooltip("kept:Q", title=words("chart.density"), format=".1%"),
+    ]
+    if retained is not None:
+        tooltip.append(alt.Tooltip("held:Q", title=words("chart.retained"), format=".1%"))
+    cell = alt.selection_point(name="cell", fields=["layer", "head"], empty=False, toggle=False)
+    return (
+        alt.Chart(rows)
+        .mark_rect(cursor="pointer")
+        .encode(
+            x=alt.X("head:O", title=words("chart.head"), axis=alt.Axis(labelAngle=0, orient="top")),
+            y=alt.Y("layer:O", title=words("chart.layer")),
+            color=alt.Color(
+                "value:Q",
+                scale=alt.Scale(domain=[low, 1], range=[colours.dropped, top]),
+                legend=alt.Legend(
+                    title=None, orient="bottom", format=".0%", gradientLength=100, tickCount=3
+                ),
+            ),
+            stroke=alt.condition("datum.chosen", alt.value(colours.ink), alt.value(colours.paper)),
+            strokeWidth=alt.condition("datum.chosen", alt.value(2.5), alt.value(1)),
+            tooltip=tooltip,
+        )
+        .add_params(cell)
+        .properties(height=max(120, 15 * L))
+    )
+
+
+def overview_png(trace: Trace, layer: int, head: int, dark: bool) -> bytes:
+    """The whole map of one head, at most 512 x 512 dots; transparent where nothing is allowed.
+
+    Longer texts are pooled: a dot's blue is the kept share of its allowed pairs, and never fainter
+    than `FAINTEST` if one of them is kept.
+    """
+    colours = palette(dark)
+    codes = trace.reason_map(layer, head)
+    always = np.isin(codes, [REASONS.index(reason) for reason in FORCED])
+    allowed, kept = pool(trace.allowed), pool(trace.keep_map(layer, head))
+    share = (kept / np.maximum(allowed, 1))[..., None]
+    strength = np.where(share > 0, FAINTEST + (1 - FAINTEST) * share, 0)
+    forced = (pool(always) / np.maximum(kept, 1))[..., None]
+    blue = (1 - forced) * _rgb(colours.kept) + forced * _rgb(colours.kept_always)
+    mixed = (1 - strength) * _rgb(colours.dropped) + strength * blue
+    alpha = np.where(allowed > 0, 255, 0)[..., None]
+    picture = Image.fromarray(np.concatenate([mixed, alpha], -1).round().astype(np.uint8), "RGBA")
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    return out.getvalue()
+
+
+def pool(pairs: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Number of True pairs per dot of the picture; every pair is counted."""
+    step = -(-max(pairs.shape) // PICTURE)
+    if step == 1:
+        return pairs.astype(np.int64)
+    tall, wide = (-size % step for size in pairs.shape)
+    padded = np.pad(pairs, ((0, tall), (0, wide)))
+    rows, columns = padded.shape[0] // step, padded.shape[1] // step
+    return padded.reshape(rows, step, columns, step).sum((1, 3), dtype=np.int64)
+
+
+def _rgb(colour: str) -> NDArray[np.float64]:
+    return np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)], np.float64)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A square window of the map: its first query, first key and size in tokens."""
+
+    q: int
+    k: int
+    size: int
+
+    def holds(self, q: int, k: int) -> bool:
+        return self.q <= q < self.q + self.size and self.k <= k < self.k + self.size
+
+
+def frame_around(q: int, k: int, size: int, tokens: int) -> Frame:
+    """The window with a pair in its middle, moved to lie inside the map."""
+    size = min(size, WINDOW, tokens)
+    start = (min(max(0, at - size // 2), tokens - size) for at in (q, k))
+    return Frame(*start, size)
+
+
+def window(
+    trace: Trace,
+    layer: int,
+    head: int,
+    frame: Frame,
+    chosen: tuple[int, int],
+    words: Words,
+    dark: bool,
+) -> alt.Chart:
+    """Every pair of a window, at most 64 x 64. A click selects (q, k) under the name "pair"."""
+    colours = palette(dark)
+    rows = window_rows(trace, layer, head, frame, chosen, words)
+    rows = rows.sort_values("chosen", kind="stable")  # drawn last, its frame lies on top
+    kinds = [words("chart.kept_gate"), words("chart.kept_always"), words("chart.dropped")]
+    names = labels(trace)
+    side = range(frame.size)
+    q_names = [_prefixed(frame.q + at, names) for at in side if frame.q + at < trace.queries]
+    k_names = [_prefixed(frame.k + at, names) for at in side if frame.k + at < trace.keys]
+    step = 480 / frame.size
+    axis: dict[str, Any] = {
+        "labelExpr": "slice(datum.label, 6)",
+        "labelFontSize": max(7, min(11, step - 2)),
+        "labelLimit": 80,
+        "ticks": False,
+        "domain": False,
+        "labelOverlap": False,
+    }
+    pair = alt.selection_point(name="pair", fields=["q", "k"], empty=False, toggle=False)
+    return (
+        alt.Chart(rows)
+        .mark_rect(cursor="pointer")
+        .encode(
+            x=alt.X(
+                "key:O",
+                title=words("chart.key_axis"),
+                scale=alt.Scale(domain=k_names),
+                axis=alt.Axis(labelAngle=-90, orient="top", **axis),
+            ),
+            y=alt.Y(
+                "query:O",
+                title=words("chart.query_axis"),
+                scale=alt.Scale(domain=q_names),
+                axis=alt.Axis(**axis),
+            ),
+            color=alt.Color(
+                "kind:N",
+                scale=alt.Scale(
+                    domain=kinds, range=[colours.kept, colours.kept_always, colours.dropped]
+                ),
+                legend=alt.Legend(title=None, orient="bottom", columns=3, labelLimit=300),
+            ),
+            stroke=alt.condition("datum.chosen", alt.value(colours.ink), alt.value(colours.paper)),
+            strokeWidth=alt.condition(
+                "datum.chosen", alt.value(2.5), alt.value(0.3 if step < 12 else 0.8)
+            ),
+            tooltip=[
+                alt.Tooltip("q_token:N", title=words("chart.query")),
+                alt.Tooltip("k_token:N", title=words("chart.key")),
+                alt.Tooltip("reason:N", title=words("chart.reason")),
+                alt.Tooltip("score_text:N", title=words("chart.score")),
+                alt.Tooltip("threshold_text:N", title=words("chart.threshold")),
+                alt.Tooltip("q:Q", title=words("chart.query_position"), format="d"),
+                alt.Tooltip("k:Q", title=words("chart.key_position"), format="d"),
+            ],
+        )
+        .add_params(pair)
+        .properties(height=560)
+    )
+
+
+def window_rows(
+    trace: Trace, layer: int, head: int, frame: Frame, chosen: tuple[int, int], words: Words
+) -> pd.DataFrame:
+    """One row per allowed pair of a window: tokens, score, threshold, reason in words."""
+    if frame.size * frame.size > RECTS:
+        raise ValueError(f"frame.size={frame.size} is more than {WINDOW} tokens")
+    names = labels(trace)
+    part = (slice(frame.q, frame.q + frame.size), slice(frame.k, frame.k + frame.size))
+    q, k = np.nonzero(trace.allowed[part])
+    q, k = q + frame.q, k + frame.k
+    reasons = [REASONS[code] for code in trace.reason_map(layer, head)[q, k]]
+    scores = trace.score_map(layer, head)[q, k]
+    thresholds = trace.maps(layer).threshold[head][q // trace.block[0]]
+    return pd.DataFrame(
+        {
+            "q": q,
+            "k": k,
+            "query": [_prefixed(at, names) for at in q],
+            "key": [_prefixed(at, names) for at in k],
+            "q_token": [names[at] for at in q],
+            "k_token": [names[at] for at in k],
+            "kind": [words(f"chart.{_kind(reason)}") for reason in reasons],
+            "reason": [words(f"reason.{_key(reason)}") for reason in reasons],
+            "score_text": [words.percent(float(x), 2) for x in scores],
+            "threshold_text": [threshold_text(float(x), words) for x in thresholds],
+            "chosen": [(int(a), int(b)) == chosen for a, b in zip(q, k, strict=True)],
+        }
+    )
+
+
+def threshold_text(threshold: float, words: Words) -> str:
+    """A row in which the pairs that are always kept are enough has no threshold: nothing passes."""
+    return words.percent(threshold, 2) if np.isfinite(threshold) else words("chart.no_threshold")
+
+
+def _kind(reason: str) -> str:
+    if reason in FORCED:
+        return "kept_always"
+    return "dropped" if reason in ("below", "not allowed") else "kept_gate"
+
+
+def _key(reason: str) -> str:
+    return reason.replace(" ", "_")
+
+
+def _prefixed(position: int, names: list[str]) -> str:
+    """Repeated tokens stay apart; the axis cuts the first six characters off."""
+    return f"{position:05d} {names[position]}"
+
+
+def samples(dense: Timing, sparse: Timing, words: Words, dark: bool) -> alt.Chart:
+    """Every measured round, dense above SAA."""
+    colours = palette(dark)
+    order = [words("chart.dense"), words("chart.saa")]
+    rows = pd.DataFrame(
+        [
+            {"side": side, "ms": ms, "round": turn + 1}
+            for side, timing in zip(order, (dense, sparse), strict=True)
+            for turn, ms in enumerate(timing.samples_ms[: RECTS // 2])
+        ]
+    )
+    return (
+        alt.Chart(rows)
+        .mark_tick(thickness=2, size=22, color=colours.ink)
+        .encode(
+            x=alt.X("ms:Q", title=words("chart.milliseconds"), scale=alt.Scale(zero=True)),
+            y=alt.Y("side:N", title=None, sort=order),
+            tooltip=[
+                alt.Tooltip("round:Q", title=words("chart.round")),
+                alt.Tooltip("ms:Q", title=words("chart.milliseconds"), format=",.1f"),
+            ],
+        )
+        .properties(height=90)
+    )

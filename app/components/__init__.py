@@ -1,0 +1,1 @@
+"""Parts that Streamlit does not have: the map with a moving window, and the strip of tokens."""

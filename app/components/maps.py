@@ -1,0 +1,257 @@
+"""The part of a result that is explored: token strip, heads, overview, window, chosen pair.
+
+One fragment: choosing a token, head or pair draws this part again and nothing else. Whatever is
+clicked ends in the four selectors (layer, head, query, key), which also lie in the address.
+"""
+
+import charts
+import link
+import numpy as np
+import session
+import streamlit as st
+from charts import Frame, frame_around
+from text import Words
+
+from components.inspector import inspector
+from components.message import failure
+from components.pair_map import pair_map
+from components.token_strip import token_strip
+from saa_core import REASONS, Trace
+
+SIZES = (16, 32, 64)
+
+
+@st.fragment
+def maps(result: session.Result, words: Words) -> None:
+    """Strip, maps and inspector of one result; a trace that cannot be read ends in a sentence."""
+    try:
+        _maps(result, words)
+    except Exception as error:
+        failure(error, words)
+
+
+def _maps(result: session.Result, words: Words) -> None:
+    trace, state = result.trace, st.session_state
+    dark = st.context.theme.type == "dark"
+    colours = charts.palette(dark)
+    start_at(trace)
+    layer, head, q, k = state.layer, state.head, state.q, state.k
+    has_maps = trace.policy is None or trace.layers is not None
+
+    st.subheader(words("strip.header"), anchor="tokens")
+    source = trace if trace.received is not None else result.dense
+    if source is None or source.received is None:
+        st.caption(words("strip.not_recorded"))
+        shades, titles = [0.0] * trace.keys, None
+    else:
+        st.caption(words("strip.caption", layer=layer, head=head))
+        received = source.received.mean((0, 1))
+        shades = shade(received)
+        titles = [
+            words("strip.title", position=at, share=words.percent(float(share), 1))
+            for at, share in enumerate(received)
+        ]
+    kept = np.flatnonzero(trace.keep_map(layer, head)[q]) if has_maps else ()
+    token_strip(
+        pieces(trace),
+        shades=shades,
+        titles=titles or [words("strip.title_plain", position=at) for at in range(trace.keys)],
+        chosen=q,
+        kept=kept,
+        label=words("strip.label"),
+        shade_colour=colours.received,
+        kept_colour=colours.kept,
+        on_choose=lambda: choose_token(trace, state.strip.token["token"]),
+        key="strip",
+    )
+
+    st.subheader(words("maps.header"), anchor="pairs")
+    st.caption(words("maps.caption"))
+    measure, size = selectors(trace, words)
+    left, middle, right = st.columns([20, 33, 47], gap="medium")
+    with left:
+        st.markdown(f"**{words('maps.heads')}**")
+        grid_key = f"grid-{state.get('moves', 0)}"
+        st.altair_chart(
+            charts.head_grid(trace, measure, (layer, head), words, dark),
+            key=grid_key,
+            on_select=lambda: choose_head(state[grid_key]),
+            selection_mode="cell",
+        )
+    if not has_maps:
+        middle.info(words("maps.summary"))
+        return
+    frame = current_frame(trace, q, k, size)
+    with middle:
+        st.markdown(f"**{words('maps.overview', layer=layer, head=head)}**")
+        pair_map(
+            overview(trace, layer, head, dark),
+            tokens=trace.keys,
+            frame=(frame.q, frame.k, frame.size),
+            chosen=(q, k),
+            label=words("maps.overview_label"),
+            colour=colours.ink,
+            on_choose=lambda: choose_region(trace, state.overview.pair),
+            key="overview",
+        )
+        density = words.percent(float(trace.density[layer, head]), 1)
+        st.caption(words("maps.overview_caption", density=density))
+        step = -(-trace.keys // charts.PICTURE)
+        if step > 1:
+            st.caption(words("maps.pooled", step=step))
+    with right:
+        st.markdown(f"**{words('maps.window')}**")
+        window_key = f"window-{state.get('moves', 0)}-{frame.q}-{frame.k}-{layer}-{head}"
+        st.altair_chart(
+            charts.window(trace, layer, head, frame, (q, k), words, dark),
+            key=window_key,
+            on_select=lambda: choose_pair(trace, state[window_key]),
+            selection_mode="pair",
+        )
+    inspector(trace, layer, head, q, k, words)
+    link.write(layer=layer, head=head, q=q, k=k)
+
+
+def selectors(trace: Trace, words: Words) -> tuple[str, int]:
+    """The twins of every click, and what the maps show; returns (measure, window size)."""
+    L, H = trace.shape
+    ends = {"layer": L - 1, "head": H - 1, "q": trace.queries - 1, "k": trace.keys - 1}
+    columns = st.columns(6)
+    for column, (name, end) in zip(columns, ends.items(), strict=False):
+        column.number_input(
+            f"{words(f'maps.{name}')} (0–{end})",
+            min_value=0,
+            max_value=end,
+            step=1,
+            key=name,
+            on_change=bump,
+        )
+    measure: str = columns[4].selectbox(
+        words("maps.colour_by"),
+        ["density"] if trace.retained_mass is None else ["density", "retained"],
+        format_func=lambda name: words(f"maps.{name}"),
+        key="measure",
+    )
+    size: int = columns[5].selectbox(
+        words("maps.window_size"), SIZES, index=1, key="window_size", on_change=forget_frame
+    )
+    return measure, size
+
+
+def start_at(trace: Trace) -> None:
+    """Puts the choice inside this trace; a new visitor starts at a pair that the gate kept."""
+    state = st.session_state
+    L, H = trace.shape
+    ends = {"layer": L, "head": H, "q": trace.queries, "k": trace.keys}
+    for name, end in ends.items():
+        if not 0 <= state.get(name, -1) < end:
+            state.pop(name, None)
+    state.setdefault("layer", L // 2)
+    state.setdefault("head", int(trace.density[state.layer].argmax()))
+    if "q" not in state or "k" not in state:
+        state.q, state.k = start_pair(trace, state.layer, state.head)
+    # Widgets in a fragment lose their value if the page is drawn without them; this keeps it.
+    for name in ends:
+        state[name] = state[name]
+
+
+def start_pair(trace: Trace, layer: int, head: int) -> tuple[int, int]:
+    """The pair with the highest score among those that the gate itself kept."""
+    if trace.policy is None or trace.layers is None:
+        return trace.queries - 1, 0
+    kept = trace.reason_map(layer, head) == REASONS.index("gate")
+    score = np.where(kept, trace.score_map(layer, head), -1)
+    if not kept.any():
+        return trace.queries - 1, 0
+    q, k = np.unravel_index(score.argmax(), score.shape)
+    return int(q), int(k)
+
+
+def strongest(trace: Trace, layer: int, head: int, q: int) -> int:
+    """The key with the highest score that the gate itself kept for a query; else the query."""
+    if trace.policy is None or trace.layers is None:
+        return q
+    codes = trace.reason_map(layer, head)[q]
+    score = np.where(codes == REASONS.index("gate"), trace.score_map(layer, head)[q], -1)
+    return int(score.argmax()) if score.max() > 0 else q
+
+
+def bump() -> None:
+    """A chart that is asked twice for the same cell stays silent; a new key makes it new."""
+    st.session_state.moves = st.session_state.get("moves", 0) + 1
+
+
+def choose_head(event: object) -> None:
+    points = event["selection"].get("cell")  # type: ignore[index]
+    if points:
+        st.session_state.layer, st.session_state.head = (
+            int(points[0]["layer"]),
+            int(points[0]["head"]),
+        )
+        bump()
+
+
+def choose_pair(trace: Trace, event: object) -> None:
+    points = event["selection"].get("pair")  # type: ignore[index]
+    if points:
+        q, k = int(points[0]["q"]), int(points[0]["k"])
+        if 0 <= q < trace.queries and 0 <= k < trace.keys:
+            st.session_state.q, st.session_state.k = q, k
+            bump()
+
+
+def choose_token(trace: Trace, q: int) -> None:
+    state = st.session_state
+    state.q = min(max(0, int(q)), trace.queries - 1)
+    state.k = strongest(trace, state.layer, state.head, state.q)
+    bump()
+
+
+def choose_region(trace: Trace, pair: dict[str, int]) -> None:
+    state = st.session_state
+    state.q = min(max(0, int(pair["q"])), trace.queries - 1)
+    state.k = min(max(0, int(pair["k"])), trace.keys - 1)
+    forget_frame()
+    bump()
+
+
+def forget_frame() -> None:
+    st.session_state.pop("frame", None)
+
+
+def current_frame(trace: Trace, q: int, k: int, size: int) -> Frame:
+    """The window stays where it is for as long as the chosen pair lies in it."""
+    frame: Frame | None = st.session_state.get("frame")
+    fits = frame is not None and frame.size == min(size, trace.keys)
+    if not fits or not frame.holds(q, k) or max(frame.q, frame.k) + frame.size > trace.keys:
+        frame = frame_around(q, k, size, trace.keys)
+        st.session_state.frame = frame
+    return frame
+
+
+def overview(trace: Trace, layer: int, head: int, dark: bool) -> bytes:
+    """The picture, kept as long as trace, head and theme are the same."""
+    wanted = (id(trace), layer, head, dark)
+    kept = st.session_state.get("picture")
+    if kept is None or kept[0] != wanted:
+        kept = (wanted, charts.overview_png(trace, layer, head, dark))
+        st.session_state.picture = kept
+    return kept[1]
+
+
+def pieces(trace: Trace) -> list[str]:
+    """The text cut at the end of each token, so that no space is lost."""
+    if trace.text is None or trace.offsets is None:
+        return charts.labels(trace)
+    ends = [0, *(end for _, end in trace.offsets)]
+    return [
+        trace.text[min(before, start) : end]
+        for before, (start, end) in zip(ends, trace.offsets, strict=False)
+    ]
+
+
+def shade(received: np.ndarray) -> list[float]:
+    """0 to 1 on a logarithmic scale between the 5th and 98th percentile: a few tokens get most."""
+    logs = np.log(np.maximum(received, 1e-6))
+    low, high = np.percentile(logs, [5, 98])
+    return [float(x) for x in np.clip((logs - low) / max(high - low, 1e-9), 0, 1)]

@@ -1,0 +1,91 @@
+"""Result -> the numbers of the page. Pure: no streamlit, no sentence, no chart.
+
+Quartiles are (lower, median, upper); None is a figure that the result does not have.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from session import Result
+
+from saa_core.types import PAIR_LIMIT
+
+Quartiles = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Shares are in [0, 1]; times in ms; ``ratio`` is dense time / SAA time, round by round."""
+
+    tokens: int
+    pairs: int
+    pairs_kept: int
+    dropped: float
+    dropped_heads: Quartiles
+    retained: float | None
+    retained_heads: Quartiles | None
+    agreement: float | None
+    agreeing: int | None
+    next_same: bool | None
+    kl: float | None
+    kl_p95: float | None
+    dense_ms: Quartiles | None
+    saa_ms: Quartiles | None
+    ratio: Quartiles | None
+    pairwise: bool
+    skips: bool
+
+    @property
+    def speed(self) -> str:
+        """ "faster", "slower", "same" (the quartiles hold 1) or "unknown"."""
+        if self.ratio is None:
+            return "unknown"
+        low, _, high = self.ratio
+        return "faster" if low > 1 else "slower" if high < 1 else "same"
+
+
+def figures(result: Result) -> Figures:
+    trace, comparison = result.trace, result.comparison
+    layers, heads = trace.shape
+    allowed = int(np.maximum(trace.last.astype(np.int64) - trace.first + 1, 0).sum())
+    pairs = allowed * layers * heads
+    retained = trace.retained_mass
+    timings = result.dense_timing, result.timing
+    dense_ms, saa_ms = (None if t is None else quartiles(t.samples_ms) for t in timings)
+    return Figures(
+        tokens=trace.keys,
+        pairs=pairs,
+        pairs_kept=round(pairs * float(trace.density.mean())),
+        dropped=trace.sparsity,
+        dropped_heads=quartiles(1 - trace.density),
+        retained=None if retained is None else float(retained.mean()),
+        retained_heads=None if retained is None else quartiles(retained),
+        agreement=None if comparison is None else float(comparison.top1_agreement.mean()),
+        agreeing=None if comparison is None else int(comparison.top1_agreement.sum()),
+        next_same=None if comparison is None else bool(comparison.top1_agreement[-1]),
+        kl=None if comparison is None else float(comparison.kl.mean()),
+        kl_p95=None if comparison is None else float(np.percentile(comparison.kl, 95)),
+        dense_ms=dense_ms,
+        saa_ms=saa_ms,
+        ratio=_ratio(result),
+        pairwise=trace.policy is not None and trace.block == (1, 1),
+        skips=trace.execution.kernel in ("flex", "gather"),
+    )
+
+
+def short(tokens: int) -> bool:
+    """Texts of this length are decided pair by pair unless the policy says otherwise."""
+    return tokens <= PAIR_LIMIT
+
+
+def quartiles(values: ArrayLike) -> Quartiles:
+    low, middle, high = np.percentile(np.asarray(values, np.float64), [25, 50, 75])
+    return float(low), float(middle), float(high)
+
+
+def _ratio(result: Result) -> Quartiles | None:
+    dense, sparse = result.dense_timing, result.timing
+    if dense is None or sparse is None or len(dense.samples_ms) != len(sparse.samples_ms):
+        return None
+    return sparse.ratio(dense)

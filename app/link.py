@@ -1,0 +1,61 @@
+"""What of the page lies in its address, so that a link or a reload shows the same again.
+
+Knows the address and session state. A text lies in the address by the name of its example, or in
+full where it is short. Only a model from the list is taken from an address.
+"""
+
+import streamlit as st
+
+LONGEST_TEXT = 1500
+"""Bytes of a text that may stand in an address."""
+WHOLE = ("layer", "head", "q", "k")
+
+
+def read(models: tuple[str, ...], examples: dict[str, str], languages: tuple[str, ...]) -> None:
+    """Fills session state from the address, once per visit; what cannot be used is ignored."""
+    state, address = st.session_state, st.query_params
+    if "visited" in state:
+        return
+    state["visited"] = True
+    browser = (st.context.locale or "en")[:2]
+    lang = address.get("lang", browser)
+    state["lang"] = lang if lang in languages else "en"
+    if address.get("model") in models:
+        state["model"] = address["model"]
+    for name in WHOLE:
+        value = address.get(name, "")
+        if value.isascii() and value.isdigit() and len(value) < 7:
+            state[name] = int(value)
+    try:
+        mass = round(float(address.get("mass", "")), 2)
+    except ValueError:
+        mass = 0.0
+    if 0.5 <= mass <= 1.0:
+        state["mass"] = mass
+    text = examples.get(address.get("example", "")) or address.get("text", "")
+    if text.strip() and len(text.encode("utf-8", "replace")) <= 200_000:
+        state["text"] = text
+        state["pending"] = True
+
+
+def write_text(text: str, examples: dict[str, str]) -> bool:
+    """Puts the text that was run into the address, by name or in full; False if it is too long."""
+    known = next((name for name, content in examples.items() if content == text), None)
+    short = len(text.encode("utf-8", "replace")) <= LONGEST_TEXT
+    _put("example", known)
+    _put("text", text if known is None and short else None)
+    return known is not None or short
+
+
+def write(**values: object) -> None:
+    """Puts values into the address; None takes one out."""
+    for name, value in values.items():
+        _put(name, value)
+
+
+def _put(name: str, value: object) -> None:
+    if value is None:
+        if name in st.query_params:
+            del st.query_params[name]
+    elif st.query_params.get(name) != str(value):
+        st.query_params[name] = str(value)

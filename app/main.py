@@ -1,0 +1,112 @@
+"""Router and sidebar: builds the choice (model, policy) that every page reads from session state.
+
+Knows pages and settings; knows nothing of texts, traces or charts.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import examples
+import link
+import session
+import streamlit as st
+import text
+from components.message import failure
+from streamlit.runtime.scriptrunner import StopException
+
+import saa_core as saa
+
+ROOT = Path(__file__).parent.parent
+LOWEST_MASS, HIGHEST_MASS = 0.5, 1.0
+
+link.read(session.MODELS, examples.texts(), tuple(text.LANGUAGES))
+words = text.load(st.session_state.lang)
+st.set_page_config(page_title="SAA", page_icon=str(ROOT / "assets" / "icon.svg"), layout="wide")
+page = st.navigation([st.Page("views/explore.py", title=words("page.explore"), default=True)])
+st.logo(str(ROOT / "assets" / "logo.svg"), size="large")
+client = session.Client()
+
+
+def remember_language() -> None:
+    st.query_params["lang"] = st.session_state.lang
+
+
+def model_and_gate() -> tuple[str, saa.Model | None]:
+    """The chosen model, loaded, and what its gate is worth; None if it could not be loaded."""
+    listed = st.selectbox(words("sidebar.model"), session.MODELS, key="model")
+    name = st.session_state.get("custom", "").strip() or listed
+    try:
+        with st.spinner(words("load.starting")):
+            model = client.model(name)
+    except Exception as error:
+        failure(error, words, model=name)
+        return name, None
+    st.caption(words("sidebar.gate"))
+    if model.spec.trained:
+        st.badge(words("sidebar.trained", gate=text.plain(model.spec.gate)), color="green")
+    else:
+        st.badge(words("sidebar.untrained"), color="red")
+    return name, model
+
+
+def policy_for(default: saa.Policy) -> saa.Policy:
+    st.session_state.setdefault("mass", round(default.mass, 2))
+    mass = st.slider(
+        words("sidebar.mass"),
+        LOWEST_MASS,
+        HIGHEST_MASS,
+        step=0.01,
+        format="%.2f",
+        key="mass",
+        help=words("sidebar.mass_help"),
+    )
+    st.caption(words("sidebar.default_mass", mass=default.mass))
+    with st.expander(words("sidebar.advanced")):
+        kernel = st.selectbox(
+            words("sidebar.kernel"),
+            ("auto", "flex", "gather", "reference"),
+            format_func=lambda name: words(f"choice.{name}"),
+            key="kernel",
+            help=words("sidebar.kernel_help"),
+        )
+        granularity = st.selectbox(
+            words("sidebar.granularity"),
+            ("auto", "pair", "block"),
+            format_func=lambda name: words(f"choice.{name}"),
+            key="granularity",
+            help=words("sidebar.granularity_help"),
+        )
+        st.text_input(words("sidebar.custom"), key="custom", help=words("sidebar.custom_help"))
+    if mass == round(default.mass, 2):
+        mass = default.mass
+    return replace(default, mass=mass, kernel=kernel, granularity=granularity)
+
+
+with st.sidebar:
+    st.radio(
+        words("sidebar.language"),
+        list(text.LANGUAGES),
+        format_func=text.LANGUAGES.get,
+        key="lang",
+        horizontal=True,
+        on_change=remember_language,
+    )
+    name, model = model_and_gate()
+    policy = policy_for(model.spec.policy if model else saa.Policy())
+    recording = st.file_uploader(
+        words("sidebar.open"), type="saa", key="recording", help=words("sidebar.open_help")
+    )
+    progress = st.empty()
+
+st.session_state.choice = session.Choice(name, model, policy, recording)
+try:
+    page.run()
+except StopException:
+    pass  # a page may end early; the warm-up below still runs
+except Exception as error:
+    failure(error, words)
+
+if model is not None:
+    for step in client.cold(name):
+        with progress, st.spinner(words(f"load.warm_{step}")):
+            client.warm_up(name, step)

@@ -1,0 +1,239 @@
+"""The only place that loads models, runs them and keeps results. Knows no page and no chart.
+
+A page makes a `Request`, hands it to the `Client` and gets a `Result`; both are frozen. The client
+works in this process; one that talks to a backend would have the same two methods.
+"""
+
+import hashlib
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+import saa_core as saa
+from saa_core import fetch
+
+MODELS = ("smollm2",)
+"""Aliases that can be chosen from the list; any hub id or folder can be typed."""
+MODELS_KEPT = 2
+RESULTS_KEPT = 6
+REPEATS = 5
+NEW_TOKENS = 12
+WARM_UP = {"short": 60, "long": 620}
+"""Tokens of the texts that are run once before the first real one. Above 512 tokens the block
+kernel runs, and its first run compiles."""
+
+Report = Callable[[str, float], None]
+"""Called with the step's name (a key of the text files) and the share that is done."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one press of the button asks for."""
+
+    model: str
+    text: str
+    policy: saa.Policy
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What the sidebar says: model (None if it could not be loaded), policy, an opened file."""
+
+    name: str
+    model: saa.Model | None
+    policy: saa.Policy
+    recording: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What came out, live or recorded. None is what this kind of result does not have."""
+
+    trace: saa.Trace
+    request: Request | None = None
+    spec: saa.Spec | None = None
+    dense: saa.Trace | None = None
+    comparison: saa.Comparison | None = None
+    dense_timing: saa.Timing | None = None
+    timing: saa.Timing | None = None
+    dense_words: str | None = None
+    words: str | None = None
+    recorded_as: str | None = None
+    keep_alive: Any = field(default=None, repr=False)
+
+
+@dataclass
+class Shop:
+    """What all sessions share: loaded models and the lock that keeps runs apart."""
+
+    models: dict[str, saa.Model] = field(default_factory=dict)
+    warm: dict[str, set[str]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@st.cache_resource(show_spinner=False)
+def shop() -> Shop:
+    return Shop()
+
+
+class Client:
+    """Runs requests in this process, one at a time, so that people do not spoil each other's
+    latencies. A page that is left in the middle stops at the next report."""
+
+    def model(self, name: str, report: fetch.Progress | None = None) -> saa.Model:
+        """A loaded model, shared by all sessions; nobody's choices are kept on it.
+
+        Raises:
+            ModelError, FetchError, GateError: see :func:`saa_core.load`.
+        """
+        shared = shop()
+        if name not in shared.models:
+            with shared.lock:
+                if name not in shared.models:
+                    model = saa.load(name, progress=report)
+                    for old in list(shared.models)[: 1 - MODELS_KEPT]:
+                        del shared.models[old]
+                        shared.warm.pop(old, None)
+                    shared.models[name] = model
+        return shared.models[name]
+
+    def cold(self, name: str) -> list[str]:
+        """Warm-up steps that this model still needs."""
+        return [step for step in WARM_UP if step not in shop().warm.get(name, set())]
+
+    def warm_up(self, name: str, step: str) -> None:
+        """Runs a text of one kind once, dense and sparse, so that no visitor waits for it."""
+        model = self.model(name)
+        text = novel()
+        ids = model.tokenizer(text[: 12 * WARM_UP[step]], return_offsets_mapping=True)
+        offsets = ids["offset_mapping"][: WARM_UP[step]]
+        with shop().lock:
+            for policy in (None, model.spec.policy):
+                saa.run(model, text[: offsets[-1][1]], policy)
+        shop().warm.setdefault(name, set()).add(step)
+
+    def run(self, request: Request, report: Report, earlier: Result | None = None) -> Result:
+        """Runs a text dense and with SAA, compares the two, times them, lets both go on writing.
+
+        Args:
+            earlier: a result whose dense side is used again if it is of the same text and model.
+
+        Raises:
+            SAAError: a sentence for the reader is made of it by the page.
+        """
+        report("wait", 0.0)
+        model = self.model(request.model)
+        text, policy = request.text, request.policy
+        same = earlier is not None and earlier.request is not None
+        same = same and (earlier.request.model, earlier.request.text) == (request.model, text)
+        with shop().lock:
+            report("dense", 0.02)
+            dense = earlier.dense if same else saa.run(model, text)
+            report("sparse", 0.12)
+            trace = saa.run(model, text, policy)
+            report("compare", 0.22)
+            comparison = saa.compare(dense, trace)
+            report("time", 0.26)
+            dense_timing, timing = saa.measure(
+                model,
+                lengths=(),
+                policies=(None, policy),
+                text=text,
+                repeats=REPEATS,
+                progress=lambda _what, done, total: report("time", 0.26 + 0.54 * done / total),
+            )
+            report("write", 0.8)
+            dense_words = earlier.dense_words if same else _write(model, text, None)
+            report("write", 0.9)
+            words = _write(model, text, policy)
+        report("done", 1.0)
+        return Result(
+            trace=replace(trace, timing=(dense_timing, timing)),
+            request=request,
+            spec=model.spec,
+            dense=dense,
+            comparison=comparison,
+            dense_timing=dense_timing,
+            timing=timing,
+            dense_words=dense_words,
+            words=words,
+        )
+
+
+def _write(model: saa.Model, text: str, policy: saa.Policy | None) -> str:
+    return "".join(saa.generate(model, text, policy, max_new_tokens=NEW_TOKENS))
+
+
+def remember(result: Result) -> None:
+    """Keeps a result for this visitor, so that no widget ever computes it again."""
+    results = st.session_state.setdefault("results", {})
+    results[result.request] = result
+    for old in list(results)[:-RESULTS_KEPT]:
+        del results[old]
+
+
+def recall(request: Request) -> Result | None:
+    found: Result | None = st.session_state.get("results", {}).get(request)
+    return found
+
+
+def open_trace(name: str, content: bytes) -> Result:
+    """A recorded trace from an uploaded file.
+
+    Raises:
+        TraceError: the file is no trace, or its parts do not fit together.
+    """
+    digest = hashlib.sha256(content).hexdigest()
+    kept: tuple[str, Result] | None = st.session_state.get("recorded")
+    if kept is not None and kept[0] == digest:
+        return kept[1]
+    file = tempfile.NamedTemporaryFile(suffix=".saa")  # noqa: SIM115, lives as long as the result
+    file.write(content)
+    file.flush()
+    trace = saa.Trace.load(file.name)
+    _check(trace)
+    dense = next((timing for timing in trace.timing if timing.name == "dense"), None)
+    sparse = next((timing for timing in trace.timing if timing.name != "dense"), None)
+    result = Result(
+        trace=trace, dense_timing=dense, timing=sparse, recorded_as=name, keep_alive=file
+    )
+    st.session_state["recorded"] = (digest, result)
+    return result
+
+
+def _check(trace: saa.Trace) -> None:
+    """A file that passed as a trace may still have parts of different sizes."""
+    keys = trace.token_ids.shape[0]
+    sizes = {
+        "tokens": trace.tokens is None or len(trace.tokens) == keys,
+        "offsets": trace.offsets is None or len(trace.offsets) == keys,
+        "density": trace.density.ndim == 2 and bool(np.isfinite(trace.density).all()),
+        "received": trace.received is None or trace.received.shape == (*trace.shape, keys),
+        "first and last": trace.first.shape == trace.last.shape == (keys,),
+    }
+    wrong = [part for part, fits in sizes.items() if not fits]
+    if wrong:
+        raise saa.TraceError(f"the parts of the trace do not fit together: {', '.join(wrong)}")
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def count_tokens(_model: saa.Model, name: str, text: str) -> int:
+    """Length of a text in tokens of a model; ``name`` stands for the model in the cache."""
+    return len(_model.tokenizer(text, verbose=False)["input_ids"])
+
+
+def trace_bytes(trace: saa.Trace) -> bytes:
+    """The trace as the file that :func:`open_trace` opens."""
+    with tempfile.TemporaryDirectory() as folder:
+        return trace.save(Path(folder) / "run.saa").read_bytes()
+
+
+@st.cache_data(show_spinner=False)
+def novel() -> str:
+    return (fetch.assets() / "examples" / "persuasion.txt").read_text(encoding="utf-8")

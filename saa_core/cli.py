@@ -1,0 +1,325 @@
+"""The ``saa`` command. Reads arguments, calls the library, prints; decides nothing itself."""
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from saa_core import fetch
+from saa_core.attach import Model, load, save_gates
+from saa_core.doctor import examine
+from saa_core.errors import SAAError, TextError
+from saa_core.measure import measure
+from saa_core.runner import run
+from saa_core.trace import Trace
+from saa_core.train import corpus
+from saa_core.train.distil import TrainConfig, train_gates
+from saa_core.train.evaluate import evaluate
+from saa_core.types import GRANULARITIES, KERNEL_CHOICES, Policy, Timing, quartiles
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0, 1 for a refused request, 2 for wrong usage."""
+    options = _parser().parse_args(arguments)
+    if options.cache:
+        os.environ["SAA_CACHE"] = options.cache
+    try:
+        status: int = options.run(options) or 0
+    except SAAError as error:
+        print(f"saa: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("saa: stopped", file=sys.stderr)
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="saa",
+        description="Sparse Adaptive Attention: a learned gate decides what is computed.",
+    )
+    parser.add_argument("--cache", help="folder for models and texts (default: SAA_CACHE)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("fetch", help="download pinned models and texts, verified")
+    command.add_argument("models", nargs="*", metavar="MODEL", help="default: smollm2")
+    command.add_argument("--data", nargs="+", default=[], metavar="NAME", help="texts for training")
+    command.set_defaults(run=_fetch)
+
+    command = commands.add_parser("doctor", help="what works on this machine")
+    command.set_defaults(run=_doctor)
+
+    command = commands.add_parser("run", help="run a text and write its trace")
+    _model_options(command)
+    _policy_options(command)
+    command.add_argument("file", metavar="FILE", help="UTF-8 text, or - for standard input")
+    command.add_argument("--dense", action="store_true", help="plain dense attention, recorded")
+    command.add_argument("--out", help="trace file (default: a new one in the store)")
+    command.add_argument("--store", help="folder for traces (default: SAA_STORE)")
+    command.set_defaults(run=_run)
+
+    command = commands.add_parser("measure", help="time dense attention against SAA, interleaved")
+    _model_options(command)
+    _policy_options(command)
+    command.add_argument("--lengths", type=int, nargs="+", default=[2048], metavar="TOKENS")
+    command.add_argument("--repeats", type=int, default=7, help="rounds (default: 7)")
+    command.add_argument("--json", metavar="FILE", help="also write raw samples as JSON")
+    command.set_defaults(run=_measure)
+
+    command = commands.add_parser("train", help="train gates by distillation on a frozen model")
+    _model_options(command)
+    command.add_argument("--data", nargs="+", required=True, metavar="NAME|FILE")
+    command.add_argument("--steps", type=int, default=500)
+    command.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 1024, 2048])
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--out", required=True, help="folder for the trained gates")
+    command.add_argument("--checkpoint", help="folder to resume from (default: OUT/checkpoint)")
+    command.add_argument("--windows", type=int, default=4, help="held-out windows to evaluate on")
+    command.set_defaults(run=_train)
+    return parser
+
+
+def _model_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", default="smollm2", help="alias, hub id or folder")
+    command.add_argument("--gates", help="folder of trained gates")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights")
+
+
+def _policy_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--mass", type=float, help="share of predicted mass to keep, up to 1")
+    command.add_argument("--granularity", choices=GRANULARITIES)
+    command.add_argument("--kernel", choices=KERNEL_CHOICES)
+    command.add_argument("--block", type=int, nargs=2, metavar=("QUERIES", "KEYS"))
+    command.add_argument("--sink", type=int, help="first tokens that are always kept")
+    command.add_argument("--local", type=int, help="nearest tokens that are always kept")
+
+
+class _Bars:
+    """Progress reports as tqdm bars, one per task."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm[Any] | None = None
+        self.what = ""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self.bar is None or what != self.what:
+            self.close()
+            scale = total > 100_000
+            self.bar = tqdm(total=total, desc=what, unit="B" if scale else "", unit_scale=scale)
+            self.what = what
+        self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = None
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    bars = _Bars()
+    names = options.models or ([] if options.data else ["smollm2"])
+    for name in names:
+        folder = fetch.fetch_model(name, bars)
+        bars.close()
+        print(f"{name}: {folder}")
+    for name in options.data:
+        file = fetch.fetch_data(name, bars)
+        bars.close()
+        print(f"{name}: {file}")
+        note = fetch.datasets()[name].note
+        if note:
+            print(f"  note kept with these texts: {note}")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    topic, broken = "", 0
+    for finding in examine():
+        if finding.topic != topic:
+            topic = finding.topic
+            print(f"\n{topic}")
+        broken += topic == "kernels" and finding.name != "flex" and not finding.ok
+        print(f"  {'ok ' if finding.ok else '-- '} {finding.name:22} {finding.value}")
+    return 1 if broken else 0
+
+
+def _load(options: argparse.Namespace) -> Model:
+    bars = _Bars()
+    dtype = getattr(torch, options.dtype) if options.dtype else None
+    try:
+        model = load(
+            options.model, device=options.device, dtype=dtype, gates=options.gates, progress=bars
+        )
+    finally:
+        bars.close()
+    if not model.spec.trained and options.run is not _train:
+        print(
+            f"WARNING: the gates of {options.model!r} are UNTRAINED; what they keep means nothing. "
+            "Train some with: saa train",
+            file=sys.stderr,
+        )
+    return model
+
+
+def _policy(options: argparse.Namespace, default: Policy) -> Policy:
+    given = {
+        name: getattr(options, name)
+        for name in ("mass", "granularity", "kernel", "block", "sink", "local")
+        if getattr(options, name) is not None
+    }
+    return Policy(**{**asdict(default), **given})
+
+
+def _run(options: argparse.Namespace) -> None:
+    try:
+        text = sys.stdin.read() if options.file == "-" else Path(options.file).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TextError(f"FILE={options.file!r} cannot be read as UTF-8 text: {error}") from error
+    _policy(options, Policy())  # a bad value is refused before anything is loaded
+    model = _load(options)
+    policy = None if options.dense else _policy(options, model.spec.policy)
+    trace = run(model, text, policy)
+    for line in _table(trace):
+        print(line)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    store = Path(options.store) if options.store else fetch.store_dir()
+    print(f"trace: {trace.save(options.out or store / f'{stamp}-{digest}.saa')}")
+
+
+def _table(trace: Trace) -> Iterable[str]:
+    """One line per layer: density and mass, mean and range over heads."""
+    L, H = trace.shape
+    gate = trace.model.gate if trace.model.trained else "UNTRAINED"
+    yield f"{trace.model.name}: {trace.keys} tokens, {L} layers x {H} heads, gate {gate}"
+    made = "pair by pair" if trace.block == (1, 1) else "in blocks of {} x {}".format(*trace.block)
+    policy = "dense" if trace.policy is None else f"mass {trace.policy.mass:g}, decided {made}"
+    yield f"policy: {policy}; kernel: {trace.execution.kernel} ({trace.execution.reason})"
+    yield ""
+    yield "layer   density %   min - max     predicted mass %   retained mass %"
+    assert trace.retained_mass is not None
+    for layer in range(L):
+        density = 100 * trace.density[layer]
+        yield (
+            f"{layer:5} {density.mean():11.1f} {density.min():6.1f} - {density.max():5.1f}"
+            f"{100 * trace.predicted_mass[layer].mean():19.2f}"
+            f"{100 * trace.retained_mass[layer].mean():18.2f}"
+        )
+    yield (
+        f"  all {100 * trace.density.mean():11.1f} {100 * trace.density.min():6.1f} - "
+        f"{100 * trace.density.max():5.1f}{100 * trace.predicted_mass.mean():19.2f}"
+        f"{100 * trace.retained_mass.mean():18.2f}"
+    )
+
+
+def _measure(options: argparse.Namespace) -> None:
+    model = _load(options)
+    policy = _policy(options, model.spec.policy)
+    bars = _Bars()
+    found = measure(
+        model,
+        options.lengths,
+        (None, policy),
+        repeats=options.repeats,
+        progress=lambda _what, done, total: bars("measuring", done, total),
+    )
+    bars.close()
+    for line in timing_table(found):
+        print(line)
+    if options.json:
+        write_json(Path(options.json), [asdict(timing) for timing in found])
+
+
+def timing_table(found: list[Timing]) -> Iterable[str]:
+    """Two lines per length: attention and whole forward pass, dense against SAA."""
+    first = found[0]
+    yield f"{first.device}, {first.dtype}, {first.threads} threads; median (quartiles) of ms"
+    yield f"{'tokens':>6}  {'what':9} {'dense':>24} {'SAA':>24}  {'times faster':>20}  density  kernel"
+    for dense, sparse in zip(found[::2], found[1::2], strict=True):
+        for what, field in (("attention", "attention_ms"), ("prefill", "samples_ms")):
+            low, middle, high = sparse.ratio(dense, field)
+            yield (
+                f"{dense.length:6}  {what:9} {_spread(getattr(dense, field)):>24} "
+                f"{_spread(getattr(sparse, field)):>24}  "
+                f"{middle:6.2f} ({low:.2f} - {high:.2f})  {sparse.density:7.2f}  {sparse.kernel}"
+            )
+        stages = ", ".join(f"{name} {value:.1f}" for name, value in sparse.stages_ms.items())
+        yield f"        of the attention: {stages} ms; compiled before: {sparse.compile_ms:.0f} ms"
+
+
+def _spread(samples: tuple[float, ...]) -> str:
+    low, middle, high = quartiles(samples)
+    return f"{middle:.1f} ({low:.1f} - {high:.1f})"
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes JSON under a temporary name, then renames it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    os.replace(part, path)
+
+
+def _train(options: argparse.Namespace) -> None:
+    config = TrainConfig(
+        steps=options.steps,
+        lengths=tuple(options.lengths),
+        seed=options.seed,
+        checkpoint=options.checkpoint or str(Path(options.out) / "checkpoint"),
+    )
+    torch.manual_seed(options.seed)
+    bars = _Bars()
+    documents = corpus.documents(options.data, bars)
+    bars.close()
+    model = _load(options)
+    texts = corpus.joined(documents, "train")
+    log = Path(config.checkpoint or options.out) / "log.jsonl"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as lines, tqdm(total=config.steps, unit="step") as bar:
+        for step in train_gates(model, texts, config):
+            lines.write(json.dumps(asdict(step)) + "\n")
+            lines.flush()
+            bar.n = step.step
+            bar.set_postfix(loss=f"{step.loss:.3f}", density=f"{step.density:.2f}")
+    evaluation = []
+    for name, text in corpus.joined(documents, "heldout").items():
+        length = min(1024, max(config.lengths))
+        if len(model.tokenizer(text, verbose=False)["input_ids"]) >= length:
+            evaluation += evaluate(
+                model, text, name, length, [model.spec.policy], windows=options.windows
+            )
+    for row in evaluation:
+        print(
+            f"{row.text}: {row.length} tokens, density {row.density:.2f}, perplexity "
+            f"{row.ppl_increase_pct:+.2f} % ({row.lo:+.2f} to {row.hi:+.2f}), {row.windows} windows"
+        )
+    training = {
+        "command": shlex.join(["saa", *sys.argv[1:]]),
+        "config": asdict(config) | {"checkpoint": None},
+        "data": {
+            f"{document.source}/{document.name}": document.sha256
+            for document in documents
+            if document.split == "train" and len(documents) < 100
+        },
+        "data_sha256": hashlib.sha256(
+            "".join(sorted(document.sha256 for document in documents)).encode()
+        ).hexdigest(),
+    }
+    folder = save_gates(
+        model,
+        options.out,
+        training=training,
+        evaluation={"quality": [asdict(row) for row in evaluation]},
+    )
+    print(f"gates: {folder}")

@@ -1,0 +1,131 @@
+"""Quality against cost on held-out texts: perplexity increase and density, window by window.
+
+Knows a model, token windows and policies; knows nothing about training. Dense and every policy
+see the same windows in the same process.
+"""
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from saa_core.attach import Model
+from saa_core.attention import Call
+from saa_core.errors import TextError
+from saa_core.types import Policy
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One policy on all windows of one length.
+
+    Args:
+        ppl_increase_pct: perplexity against dense, percent; 0 is equal.
+        lo, hi: 95 % interval of it over windows (bootstrap).
+        density: kept / allowed pairs, mean over windows, layers and heads.
+    """
+
+    length: int
+    text: str
+    mass: float
+    block: tuple[int, int]
+    windows: int
+    ppl_dense: float
+    ppl_increase_pct: float
+    lo: float
+    hi: float
+    density: float
+
+
+def evaluate(
+    model: Model,
+    text: str,
+    name: str,
+    length: int,
+    policies: Sequence[Policy],
+    *,
+    windows: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Quality]:
+    """Perplexity increase and density of each policy on windows spread evenly over a text.
+
+    Raises:
+        TextError: the text is shorter than one window.
+    """
+    ids = model.tokenizer(text, verbose=False)["input_ids"]
+    places = spread(len(ids), length, windows)
+    dense = list[float]()
+    losses: list[list[float]] = [[] for _ in policies]
+    densities: list[list[float]] = [[] for _ in policies]
+    for done, start in enumerate(places):
+        tokens = torch.tensor([ids[start : start + length]], device=model.device)
+        dense.append(loss(model, tokens, Call()))
+        for index, policy in enumerate(policies):
+            call = Call(policy, record="summary")
+            losses[index].append(loss(model, tokens, call))
+            layers = torch.stack([record.density for record in call.layers.values()])
+            densities[index].append(float(layers.mean()))
+        if progress:
+            progress(done + 1, len(places))
+    found = []
+    for policy, sparse, density in zip(policies, losses, densities, strict=True):
+        added = [after - before for before, after in zip(dense, sparse, strict=True)]
+        lo, hi = interval(added)
+        found.append(
+            Quality(
+                length=length,
+                text=name,
+                mass=policy.mass,
+                block=policy.block_for(length),
+                windows=len(places),
+                ppl_dense=math.exp(sum(dense) / len(dense)),
+                ppl_increase_pct=percent(sum(added) / len(added)),
+                lo=percent(lo),
+                hi=percent(hi),
+                density=sum(density) / len(density),
+            )
+        )
+    return found
+
+
+def spread(total: int, length: int, windows: int) -> list[int]:
+    """Starts of windows, evenly over the text, as many as fit without overlap at most."""
+    fitting = total // length
+    if fitting < 1:
+        raise TextError(f"text has {total} tokens, fewer than one window of length={length}")
+    count = min(windows, fitting)
+    return [index * (total - length) // max(count - 1, 1) for index in range(count)]
+
+
+def loss(model: Model, tokens: Tensor, call: Call) -> float:
+    """Mean negative log-likelihood per token, nats."""
+    with torch.inference_mode():
+        hidden = model.hf.base_model(tokens, use_cache=False, saa=call).last_hidden_state[0]
+        head = model.hf.get_output_embeddings()
+        total = 0.0
+        for part in slices(tokens.shape[1] - 1, 256):
+            logits = head(hidden[part]).float()
+            targets = tokens[0, part.start + 1 : part.stop + 1]
+            total += float(cross_entropy(logits, targets, reduction="sum"))
+    return total / (tokens.shape[1] - 1)
+
+
+def slices(total: int, size: int) -> Iterator[slice]:
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))
+
+
+def percent(nats: float) -> float:
+    """Increase of perplexity in percent for an increase of the mean loss in nats."""
+    return 100 * (math.exp(nats) - 1)
+
+
+def interval(samples: Sequence[float], rounds: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean."""
+    draw = random.Random(0)
+    means = sorted(sum(draw.choices(samples, k=len(samples))) / len(samples) for _ in range(rounds))
+    return means[int(0.025 * rounds)], means[int(0.975 * rounds) - 1]

@@ -1,0 +1,71 @@
+"""Shared fixtures: the real small model, small random models, and random problems for kernels."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+import saa_core as saa
+from saa_core import fetch
+
+TINY = {
+    "vocab_size": 97,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+}
+CONFIGS = {
+    "llama": LlamaConfig,
+    "mistral": MistralConfig,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests never write into the user's store of traces."""
+    os.environ["SAA_STORE"] = str(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> saa.Model:
+    """SmolLM2 with real weights; fetched once if it is not in the cache yet."""
+    return saa.load("smollm2", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def novel() -> str:
+    """A few thousand tokens of a public-domain novel that no gate was trained on."""
+    return (fetch.assets() / "examples" / "persuasion.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def tiny() -> Callable[..., torch.nn.Module]:
+    """Makes a small random causal model of a given architecture."""
+
+    def make(name: str = "llama", **changes: object) -> torch.nn.Module:
+        config = CONFIGS[name](**{**TINY, **changes})
+        if name == "qwen3":
+            config.head_dim = 16
+        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+
+    return make
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    file = tmp_path / "text.txt"
+    file.write_text("The quick brown fox jumps over the lazy dog, and nobody minds.", "utf-8")
+    return file

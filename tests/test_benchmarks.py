@@ -1,0 +1,69 @@
+"""Benchmarks run on tiny input and write what they promise; never that they are fast."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+import saa_core as saa
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def start(name: str, monkeypatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
+
+
+def test_quality(tmp_path, monkeypatch, novel, smollm2):
+    text, out = tmp_path / "text.txt", tmp_path / "quality.json"
+    text.write_text(novel[:12_000], encoding="utf-8")
+    arguments = ["--lengths", "64", "--masses", "0.5", "--windows", "2", "--texts", str(text)]
+    start("quality", monkeypatch, *arguments, "--out", str(out))
+    (row,) = json.loads(out.read_text())
+    assert row["lo"] <= row["ppl_increase_pct"] <= row["hi"]
+    assert 0 < row["density"] < 1
+    assert out.with_suffix(".svg").read_text().startswith("<svg")
+    arguments[3] = "0.9"
+    start("quality", monkeypatch, *arguments, "--out", str(out))
+    assert [row["mass"] for row in json.loads(out.read_text())] == [0.5, 0.9]
+
+
+def test_latency(tmp_path, monkeypatch, smollm2):
+    out = tmp_path / "latency.json"
+    start("latency", monkeypatch, "--lengths", "32", "48", "--repeats", "2", "--out", str(out))
+    timings = [saa.Timing(**row) for row in json.loads(out.read_text())]
+    assert [(timing.name == "dense", timing.length) for timing in timings] == [
+        (True, 32),
+        (False, 32),
+        (True, 48),
+        (False, 48),
+    ]
+    assert out.with_suffix(".svg").read_text().startswith("<svg")
+
+
+def test_choice_and_crossover(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    quality = runpy.run_path(str(BENCHMARKS / "quality.py"))
+    rows = [
+        {"mass": mass, "ppl_increase_pct": increase}
+        for mass, increase in [(0.9, 0.5), (0.9, 1.2), (0.95, 0.3), (0.95, 0.9), (0.98, 0.1)]
+    ]
+    assert quality["choose"](rows) == 0.95
+    assert quality["choose"](rows[:2]) is None
+    latency = runpy.run_path(str(BENCHMARKS / "latency.py"))
+
+    def timing(length: int, samples: tuple[float, ...]) -> saa.Timing:
+        return saa.Timing(
+            "", length, samples, samples, {}, "cpu", "float32", 2, "", 0.0, None, {}, 1.0
+        )
+
+    timings = []
+    for length, ratio in ((512, 1.1), (1024, 0.8), (2048, 1.5), (4096, 2.0)):
+        timings += [timing(length, (100.0 * ratio,) * 3), timing(length, (100.0,) * 3)]
+    assert latency["crossover"](timings) == 2048
+    with pytest.raises(ValueError, match="argument"):
+        timings[0].ratio(timing(512, (1.0,)))

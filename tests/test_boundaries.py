@@ -1,0 +1,80 @@
+"""Who may import whom, seen from a fresh process; and the public names."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import saa_core
+
+ROOT = Path(__file__).parent.parent
+LEVELS = [
+    {"types", "errors"},
+    {"gates", "rules", "kernels", "trace", "record", "fetch"},
+    {"attention"},
+    {"families", "attach"},
+    {"runner"},
+    {"measure", "train", "doctor", "cli"},
+]
+LEVEL = {name: index for index, names in enumerate(LEVELS) for name in names}
+
+
+def imports(file: Path) -> set[str]:
+    """Modules of saa_core that a file imports, by their first name below the package."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("saa_core"):
+            below = node.module.split(".")[1:]
+            found |= {below[0]} if below else {alias.name for alias in node.names}
+    return found & set(LEVEL)
+
+
+def test_every_module_has_a_level():
+    names = {path.stem for path in (ROOT / "saa_core").iterdir() if path.name != "__pycache__"}
+    assert names - {"__init__"} == set(LEVEL)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "saa_core").rglob("*.py")), ids=lambda path: path.stem
+)
+def test_imports_point_one_way(file):
+    if file == ROOT / "saa_core" / "__init__.py":
+        return
+    own = file.relative_to(ROOT / "saa_core").parts[0].removesuffix(".py")
+    for other in imports(file) - {own}:
+        assert LEVEL[other] <= LEVEL[own], f"{own} imports {other}"
+    if own in ("rules", "kernels"):
+        assert not imports(file) & ({"rules", "kernels"} - {own})
+
+
+def test_the_core_needs_no_user_interface():
+    code = "import sys, saa_core, saa_core.cli; print(' '.join(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.split()
+    assert not {"streamlit", "altair", "pandas", "session", "charts"} & set(loaded)
+
+
+def test_only_session_loads_or_runs():
+    """Views and charts read traces; they never reach for a model."""
+    for file in (ROOT / "app").rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        if file.name != "session.py":
+            for call in ("saa.load(", "saa.run(", "saa.measure(", "saa.generate("):
+                assert call not in text, f"{file.name} uses {call}"
+        if file.name == "charts.py":
+            assert "streamlit" not in text.replace("no streamlit", "")
+
+
+VALUES = "Call Comparison Model Policy REASONS Spec Timing Trace TrainConfig TrainStep"
+ERRORS = "FetchError GateError KernelError ModelError PolicyError SAAError TextError TraceError"
+FUNCTIONS = "attach compare detach generate load measure run save_gates train_gates"
+
+
+def test_public_names():
+    assert set(saa_core.__all__) == set(f"{VALUES} {ERRORS} {FUNCTIONS}".split())
+    assert all(hasattr(saa_core, name) for name in saa_core.__all__)
+    for name in ERRORS.split():
+        assert issubclass(getattr(saa_core, name), saa_core.SAAError)

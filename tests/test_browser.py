@@ -1,0 +1,233 @@
+"""The whole app in Chromium, with every request to the outside blocked and counted.
+
+Skipped where there is no Chromium, unless SAA_REQUIRE_BROWSER=1. Takes the README's screenshot.
+"""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = Path("/usr/bin/chromium")
+README_SCREENSHOT = ROOT / "docs" / "images" / "explore.png"
+SCREENSHOTS = ROOT / "tests" / "screenshots"
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 300_000
+TEXT = (
+    "When the museum reopened in April, the first visitor was a retired engineer who had repaired "
+    "its great clock forty years earlier. He walked straight to the clock, listened for a minute, "
+    "and told the guard that the clock was"
+)
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def chromium() -> None:
+    if CHROMIUM.exists():
+        return
+    if os.environ.get("SAA_REQUIRE_BROWSER") == "1":
+        pytest.fail(f"SAA_REQUIRE_BROWSER=1, and {CHROMIUM} does not exist")
+    pytest.skip(f"{CHROMIUM} does not exist")
+
+
+@pytest.fixture(scope="module")
+def address(chromium: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of its own on a free loopback port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(port)]
+    with log.open("w") as out:
+        server = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(f"{url}/_stcore/health", server)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(30)
+        assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
+
+
+def wait_for(url: str, server: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert server.poll() is None, "the server ended"
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    pytest.fail(f"{url} did not answer within 120 s")
+
+
+@contextmanager
+def visit(address: str, path: str = "/?lang=en", **options):
+    """A page that cannot reach the outside; a screenshot is kept if the test fails."""
+    from playwright.sync_api import sync_playwright
+
+    settings = {"viewport": {"width": 1440, "height": 1000}, "color_scheme": "light", **options}
+    SCREENSHOTS.mkdir(exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        page = browser.new_page(**settings)
+        page.set_default_timeout(PATIENCE)
+        outside: list[str] = []
+        broken: list[str] = []
+
+        def gate(route) -> None:
+            if route.request.url.startswith((address, "data:", "blob:")):
+                route.continue_()
+            else:
+                outside.append(route.request.url)
+                route.abort()
+
+        page.route("**/*", gate)
+        page.on("pageerror", lambda error: broken.append(str(error)))
+        try:
+            page.goto(address + path)
+            settle(page)
+            yield page
+            assert outside == []
+            assert broken == []
+        except BaseException:
+            page.screenshot(path=SCREENSHOTS / "failure.png")
+            raise
+        finally:
+            browser.close()
+
+
+def settle(page) -> None:
+    page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
+
+
+def whole_page(page, file: Path) -> None:
+    """The page in full height, so that nothing is cut off."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    size = dict(page.viewport_size)
+    tall = page.evaluate(
+        "document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight"
+    )
+    page.set_viewport_size({**size, "height": tall})
+    page.locator("canvas[role=application]").wait_for()
+    settle(page)
+    page.evaluate("() => new Promise((done) => setTimeout(done, 1000))")  # charts draw anew
+    page.screenshot(path=file)
+    page.set_viewport_size(size)
+
+
+def box(page, label: str):
+    return page.get_by_label(re.compile(f"^{label} "))
+
+
+def test_type_a_text_read_the_figures_and_follow_a_pair(address: str) -> None:
+    with visit(address) as page:
+        page.get_by_label("Your text").fill(TEXT)
+        page.get_by_role("button", name="Run", exact=True).click()
+        figures = page.locator('[data-testid="stMetricValue"]')
+        figures.nth(3).wait_for()
+        settle(page)
+        values = [figures.nth(at).inner_text() for at in range(4)]
+        assert [bool(re.fullmatch(r"\d+\.\d\s%", value)) for value in values[:3]] == [True] * 3
+        assert re.search(r"× (faster|slower)|no difference", values[3])
+        verdict = page.locator("#verdict").inner_text()
+        assert re.search(r"token pairs were|Every token pair", verdict)
+        whole_page(page, README_SCREENSHOT)
+
+        inspector = page.locator(".st-key-inspector")
+        before = inspector.inner_text()
+        click_cell(page, 0.2, 0.75)
+        page.wait_for_function(
+            "(text) => document.querySelector('.st-key-inspector').innerText !== text", arg=before
+        )
+        settle(page)
+        chosen = inspector.inner_text()
+        q, k = box(page, "Query token").input_value(), box(page, "Key token").input_value()
+        assert f"(position {q})" in chosen
+        assert f"(position {k})" in chosen
+        assert f"q={q}&k={k}" in page.url
+
+        link = page.url
+        page.goto(link)
+        page.locator(".st-key-inspector").wait_for()
+        settle(page)
+        assert page.locator(".st-key-inspector").inner_text() == chosen
+        assert page.get_by_label("Your text").input_value() == TEXT
+
+        page.locator(".strip button").nth(7).click()
+        page.wait_for_function("location.search.includes('q=7&')")
+        settle(page)
+        assert box(page, "Query token").input_value() == "7"
+
+        map_box = page.locator("canvas[role=application]").bounding_box()
+        page.mouse.click(
+            map_box["x"] + 0.1 * map_box["width"], map_box["y"] + 0.9 * map_box["height"]
+        )
+        page.wait_for_function("!location.search.includes('q=7&')")
+        settle(page)
+        tokens = page.locator(".strip button").count()
+        assert abs(int(box(page, "Query token").input_value()) - 0.9 * tokens) <= 1
+        assert abs(int(box(page, "Key token").input_value()) - 0.1 * tokens) <= 1
+
+        heads = page.locator('[data-testid="stVegaLiteChart"]').nth(0).locator("canvas, svg").first
+        area = heads.bounding_box()
+        layer = box(page, "Layer").input_value()
+        page.mouse.click(area["x"] + 0.6 * area["width"], area["y"] + 0.25 * area["height"])
+        page.wait_for_function(f"!location.search.includes('layer={layer}&')")
+        settle(page)
+        assert box(page, "Layer").input_value() != layer
+
+
+def click_cell(page, across: float, down: float) -> None:
+    """Clicks a cell of the exact window, at a share of its width and height."""
+    chart = page.locator('[data-testid="stVegaLiteChart"]').nth(1).locator("canvas, svg").first
+    chart.scroll_into_view_if_needed()
+    area = chart.bounding_box()
+    left, top = 90, 90
+    page.mouse.click(
+        area["x"] + left + across * (area["width"] - left),
+        area["y"] + top + down * (area["height"] - top - 60),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "lang", "scheme", "width"),
+    [
+        ("dark-en-1440", "en", "dark", 1440),
+        ("light-ja-1440", "ja", "light", 1440),
+        ("light-en-390", "en", "light", 390),
+        ("dark-ja-390", "ja", "dark", 390),
+    ],
+)
+def test_other_themes_sizes_and_languages_hold_every_part(
+    address: str, name: str, lang: str, scheme: str, width: int
+) -> None:
+    size = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
+    with visit(address, f"/?lang={lang}&example=story", **size) as page:
+        page.locator(".st-key-inspector").wait_for()
+        settle(page)
+        assert page.locator('[data-testid="stMetricValue"]').count() == 4
+        assert page.locator("canvas[role=application]").bounding_box()["width"] <= width
+        sideways = "document.documentElement.scrollWidth <= window.innerWidth"
+        assert page.evaluate(sideways)
+        whole_page(page, SCREENSHOTS / f"{name}.png")

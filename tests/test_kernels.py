@@ -1,0 +1,175 @@
+"""Kernels against the slow reference, and the reference against plain dense attention."""
+
+import shutil
+
+import pytest
+import torch
+from problems import SHAPES, problem
+
+from saa_core.errors import KernelError
+from saa_core.kernels import KERNELS, dense, flex, flex_unavailable, gather, reference
+from saa_core.kernels.flex import compile_seconds, graph_count
+from saa_core.types import Allowed
+
+needs_flex = pytest.mark.skipif(bool(flex_unavailable("cpu")), reason=flex_unavailable("cpu"))
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-9))
+
+
+def visible(allowed: Allowed, like: torch.Tensor) -> torch.Tensor:
+    """Queries that may see anything at all; the others get zeros from us and anything from SDPA."""
+    return allowed.pairs.any(-1)[..., None].expand_as(like)
+
+
+@pytest.fixture
+def fresh_graphs():
+    """The suite meets more kinds of heads than one process of a user's would."""
+    limit = torch._dynamo.config.recompile_limit
+    torch._dynamo.config.recompile_limit = 64
+    yield
+    torch._dynamo.config.recompile_limit = limit
+
+
+TILED = set(SHAPES) - {"pair-by-pair", "odd-blocks", "mask-with-a-gap"}
+CASES = [
+    pytest.param(kernel, shape, id=f"{kernel}-{name}", marks=needs_flex if kernel == "flex" else ())
+    for kernel in ("reference", "gather", "flex")
+    for name, shape in SHAPES.items()
+    if kernel != "flex" or name in TILED
+]
+
+
+@pytest.mark.parametrize(("kernel", "shape"), [c for c in CASES if c.values[0] != "reference"])
+@torch.no_grad()
+def test_kernel_equals_reference(kernel, shape, fresh_graphs):
+    p = problem(**shape)
+    expected = reference(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
+    found = KERNELS[kernel](p.q, p.k, p.v, p.decision, p.allowed, p.scale)
+    assert relative(found, expected) < 1e-5
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize(("kernel", "shape"), CASES)
+@torch.no_grad()
+def test_mass_one_equals_dense(kernel, shape, fresh_graphs):
+    p = problem(**shape, mass=1.0)
+    shown = visible(p.allowed, p.q)
+    expected = dense(p.q, p.k, p.v, p.allowed, p.scale)
+    found = KERNELS[kernel](p.q, p.k, p.v, p.decision, p.allowed, p.scale)
+    assert relative(found[shown], expected[shown]) < 1e-4
+    assert not found[~shown].any()
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_gather_has_the_gradients_of_the_reference(shape):
+    p = problem(**shape)
+    found = []
+    for kernel in (reference, gather):
+        inputs = [x.clone().requires_grad_() for x in (p.q, p.k, p.v)]
+        out = kernel(*inputs, p.decision, p.allowed, p.scale)
+        out.square().sum().backward()
+        found.append([x.grad for x in inputs])
+    for expected, gradient in zip(*found, strict=True):
+        # The floor is for gradients that are zero: a single key has a constant softmax.
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_reference_drops_what_is_not_kept():
+    p = problem(96, mass=0.5)
+    assert p.decision.density.max() < 1
+    changed = p.v.clone()
+    row = 95
+    unseen = ~p.decision.pair_keep(p.allowed)[0, 0, row]
+    changed[0, 0, unseen] += 100
+    before = reference(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
+    after = reference(p.q, p.k, changed, p.decision, p.allowed, p.scale)
+    assert unseen.sum() > 0
+    assert torch.equal(before[0, 0, row], after[0, 0, row])
+    everything = dense(p.q, p.k, changed, p.allowed, p.scale)
+    assert not torch.allclose(everything[0, 0, row], before[0, 0, row])
+
+
+@needs_flex
+@torch.no_grad()
+def test_flex_compiles_once_for_changing_lengths_and_masks(fresh_graphs):
+    for length in (300, 420):
+        p = problem(length, heads=6, key_heads=3, size=32)
+        flex(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
+    graphs = graph_count()
+    for length in (64, 100, 333, 512, 777, 1024):
+        p = problem(length, heads=6, key_heads=3, size=32, mass=0.6)
+        flex(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
+    p = problem(150, batch=2, heads=6, key_heads=3, size=32, mask="left")
+    flex(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
+    assert graph_count() == graphs
+    assert compile_seconds
+
+
+@needs_flex
+@torch.no_grad()
+def test_flex_never_runs_unfused():
+    """Past Dynamo's limit the engine would quietly become slower than dense; it must raise."""
+    limit = torch._dynamo.config.recompile_limit
+    torch._dynamo.config.recompile_limit = 1
+    try:
+        problems = [problem(128, heads=heads, key_heads=2, size=16) for heads in (2, 4, 8, 10)]
+        with pytest.raises(KernelError, match="unfused"):
+            _ = [flex(p.q, p.k, p.v, p.decision, p.allowed, p.scale) for p in problems]
+    finally:
+        torch._dynamo.config.recompile_limit = limit
+
+
+def test_flex_says_why_it_cannot_run(monkeypatch):
+    from saa_core.kernels.flex import find_compiler
+
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    find_compiler.cache_clear()
+    try:
+        p = problem(64)
+        with torch.no_grad(), pytest.raises(KernelError, match=r"C\+\+ compiler.*gather"):
+            flex(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
+    finally:
+        find_compiler.cache_clear()
+
+
+@needs_flex
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("pair-by-pair", "granularity"), ("odd-blocks", "8 x 4"), ("mask-with-a-gap", "gaps")],
+)
+@torch.no_grad()
+def test_flex_refuses_what_it_cannot_execute(name, word):
+    p = problem(**SHAPES[name])
+    with pytest.raises(KernelError, match=rf"{word}.*gather"):
+        flex(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
+
+
+@needs_flex
+def test_flex_refuses_gradients_on_a_cpu():
+    p = problem(64)
+    with pytest.raises(KernelError, match="no gradients"):
+        flex(p.q.requires_grad_(), p.k, p.v, p.decision, p.allowed, p.scale)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kernel", KERNELS)
+@torch.no_grad()
+def test_kernels_on_a_gpu(kernel):
+    p = problem(300, heads=9, key_heads=3, size=64)
+    expected = reference(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
+    device = torch.device("cuda")
+    allowed = Allowed(300, 300, True, device)
+    moved = {name: getattr(p.decision, name) for name in ("keep", "score", "threshold")}
+    decision = type(p.decision)(
+        p.decision.block,
+        **{name: value.to(device) for name, value in moved.items()},
+        forced=p.decision.forced.to(device),
+        count=p.decision.count.to(device),
+    )
+    q, k, v = (x.to(device) for x in (p.q, p.k, p.v))
+    found = KERNELS[kernel](q, k, v, decision, allowed, p.scale)
+    assert relative(found.cpu(), expected) < 1e-3
