@@ -234,7 +234,7 @@ def window(
                 scale=alt.Scale(
                     domain=kinds, range=[colours.kept, colours.kept_always, colours.dropped]
                 ),
-                legend=alt.Legend(title=None, orient="bottom", columns=3, labelLimit=300),
+                legend=alt.Legend(title=None, orient="bottom", columns=2, labelLimit=300),
             ),
             stroke=alt.condition("datum.chosen", alt.value(colours.ink), alt.value(colours.paper)),
             strokeWidth=alt.condition(

@@ -38,11 +38,18 @@ class Figures:
 
     @property
     def speed(self) -> str:
-        """ "faster", "slower", "same" (the quartiles hold 1) or "unknown"."""
-        if self.ratio is None:
+        """One of "faster", "slower", "same", "unknown".
+
+        Quartiles that hold 1 are no measurable difference. Neither is a busy machine on which the
+        ratios of the rounds say one thing and the two medians another.
+        """
+        if self.ratio is None or self.dense_ms is None or self.saa_ms is None:
             return "unknown"
         low, _, high = self.ratio
-        return "faster" if low > 1 else "slower" if high < 1 else "same"
+        gain = self.dense_ms[1] - self.saa_ms[1]
+        if low > 1 and gain > 0:
+            return "faster"
+        return "slower" if high < 1 and gain < 0 else "same"
 
 
 def figures(result: Result) -> Figures:

@@ -307,14 +307,9 @@ def _train(options: argparse.Namespace) -> None:
     training = {
         "command": shlex.join(["saa", *sys.argv[1:]]),
         "config": asdict(config) | {"checkpoint": None},
-        "data": {
-            f"{document.source}/{document.name}": document.sha256
-            for document in documents
-            if document.split == "train" and len(documents) < 100
+        "data_sha256": {
+            source: hashlib.sha256(text.encode()).hexdigest() for source, text in texts.items()
         },
-        "data_sha256": hashlib.sha256(
-            "".join(sorted(document.sha256 for document in documents)).encode()
-        ).hexdigest(),
     }
     folder = save_gates(
         model,

@@ -203,7 +203,9 @@ def test_shipped_gates_are_trained_small_and_say_where_they_come_from():
     assert stored.trained
     assert (folder / "gates.safetensors").stat().st_size < 8e6
     assert stored.about["training"]["command"].startswith("saa train")
-    assert len(stored.about["training"]["data_sha256"]) == 64
+    hashes = stored.about["training"]["data_sha256"]
+    assert set(hashes) == {"austen", "code", "jargon", "manual", "reviews"}
+    assert all(len(digest) == 64 for digest in hashes.values())
     quality = stored.about["evaluation"]["quality"]
     assert {row["length"] for row in quality} >= {512, 1024, 2048}
 

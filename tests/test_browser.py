@@ -156,7 +156,7 @@ def test_type_a_text_read_the_figures_and_follow_a_pair(address: str) -> None:
 
         inspector = page.locator(".st-key-inspector")
         before = inspector.inner_text()
-        click_cell(page, 0.2, 0.75)
+        click(chart(page, 1), 0.35, 0.7)
         page.wait_for_function(
             "(text) => document.querySelector('.st-key-inspector').innerText !== text", arg=before
         )
@@ -179,35 +179,28 @@ def test_type_a_text_read_the_figures_and_follow_a_pair(address: str) -> None:
         settle(page)
         assert box(page, "Query token").input_value() == "7"
 
-        map_box = page.locator("canvas[role=application]").bounding_box()
-        page.mouse.click(
-            map_box["x"] + 0.1 * map_box["width"], map_box["y"] + 0.9 * map_box["height"]
-        )
+        click(page.locator("canvas[role=application]"), 0.1, 0.9)
         page.wait_for_function("!location.search.includes('q=7&')")
         settle(page)
         tokens = page.locator(".strip button").count()
         assert abs(int(box(page, "Query token").input_value()) - 0.9 * tokens) <= 1
         assert abs(int(box(page, "Key token").input_value()) - 0.1 * tokens) <= 1
 
-        heads = page.locator('[data-testid="stVegaLiteChart"]').nth(0).locator("canvas, svg").first
-        area = heads.bounding_box()
         layer = box(page, "Layer").input_value()
-        page.mouse.click(area["x"] + 0.6 * area["width"], area["y"] + 0.25 * area["height"])
+        click(chart(page, 0), 0.7, 0.25)
         page.wait_for_function(f"!location.search.includes('layer={layer}&')")
         settle(page)
         assert box(page, "Layer").input_value() != layer
 
 
-def click_cell(page, across: float, down: float) -> None:
-    """Clicks a cell of the exact window, at a share of its width and height."""
-    chart = page.locator('[data-testid="stVegaLiteChart"]').nth(1).locator("canvas, svg").first
-    chart.scroll_into_view_if_needed()
-    area = chart.bounding_box()
-    left, top = 90, 90
-    page.mouse.click(
-        area["x"] + left + across * (area["width"] - left),
-        area["y"] + top + down * (area["height"] - top - 60),
-    )
+def chart(page, which: int):
+    return page.locator('[data-testid="stVegaLiteChart"]').nth(which).locator("canvas, svg").first
+
+
+def click(place, across: float, down: float) -> None:
+    """Clicks at a share of the width and height; scrolls there first."""
+    area = place.bounding_box()
+    place.click(position={"x": across * area["width"], "y": down * area["height"]}, force=True)
 
 
 @pytest.mark.parametrize(
