@@ -22,8 +22,8 @@ MODELS = ("smollm2",)
 """Aliases that can be chosen from the list; any hub id or folder can be typed."""
 MODELS_KEPT = 2
 RESULTS_KEPT = 6
-REPEATS = 5
-NEW_TOKENS = 12
+REPEATS = 3
+NEW_TOKENS = 8
 WARM_UP = {"short": 60, "long": 620}
 """Tokens of the texts that are run once before the first real one. Above 512 tokens the block
 kernel runs, and its first run compiles."""

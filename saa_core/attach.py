@@ -187,7 +187,7 @@ def attach(
             f"of: {', '.join(sorted(attention.BASES))}"
         )
     stored = None if gates is None else read_gates(gates)
-    fresh = [_fresh(family, module, rank if stored is None else stored.rank) for module in modules]
+    fresh = _fresh(family, modules, rank if stored is None else stored.rank)
     if stored is not None:
         stored.fill(fresh)
     parameter = next(hf.parameters())
@@ -208,9 +208,12 @@ def attach(
     return Model(hf=hf, tokenizer=tokenizer, spec=spec)
 
 
-def _fresh(family: Family, module: nn.Module, rank: int) -> PairGate:
-    config = replace(family.gate_config(module), rank=rank)
-    return PairGate(config).requires_grad_(False).eval()
+def _fresh(family: Family, modules: list[nn.Module], rank: int) -> list[PairGate]:
+    """Untrained gates, the same ones each time, without touching the caller's random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        configs = [replace(family.gate_config(module), rank=rank) for module in modules]
+        return [PairGate(config).requires_grad_(False).eval() for config in configs]
 
 
 def detach(model: Model) -> Any:

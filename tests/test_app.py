@@ -141,8 +141,12 @@ def test_a_short_text_says_that_nothing_is_gained_in_time(ran: AppTest) -> None:
 
 def test_continuations_are_what_the_library_generates(ran: AppTest, model, policy) -> None:
     (result,) = ran.session_state["results"].values()
-    assert result.words == "".join(saa.generate(model, TEXT, policy, max_new_tokens=12))
-    assert result.dense_words == "".join(saa.generate(model, TEXT, max_new_tokens=12))
+    assert result.words == "".join(
+        saa.generate(model, TEXT, policy, max_new_tokens=session.NEW_TOKENS)
+    )
+    assert result.dense_words == "".join(
+        saa.generate(model, TEXT, max_new_tokens=session.NEW_TOKENS)
+    )
 
 
 def test_an_untrained_gate_is_said_loudly(monkeypatch: pytest.MonkeyPatch, recording) -> None:

@@ -139,6 +139,18 @@ def test_an_unsupported_model_is_refused_with_the_supported_ones():
         saa.attach(hf)
 
 
+def test_fresh_gates_are_the_same_each_time_and_leave_the_random_numbers_alone(tiny):
+    hf = tiny()
+    state = torch.get_rng_state()
+    model = saa.attach(hf)
+    assert torch.equal(torch.get_rng_state(), state)
+    first = [value.clone() for gate in model.gates for value in gate.parameters()]
+    torch.rand(7)
+    again = saa.attach(saa.detach(model))
+    second = [value for gate in again.gates for value in gate.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
 def test_attaching_twice_is_refused(tiny):
     hf = tiny()
     saa.attach(hf)
@@ -184,7 +196,9 @@ def test_broken_gate_folders_are_refused_and_leave_the_model_alone(tiny, tmp_pat
     elif damage == "cut":
         weights.write_bytes(weights.read_bytes()[:-100])
     elif damage == "foreign":
-        other = saa.save_gates(saa.attach(tiny()), tmp_path / "other")
+        stranger = saa.attach(tiny())
+        stranger.gates[0].first.add_(1)
+        other = saa.save_gates(stranger, tmp_path / "other")
         weights.write_bytes((other / "gates.safetensors").read_bytes())
     else:
         about.write_text(json.dumps(json.loads(about.read_text()) | {"format": 99}))
