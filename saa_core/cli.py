@@ -30,7 +30,9 @@ from saa_core.types import GRANULARITIES, KERNEL_CHOICES, Policy, Timing, quarti
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status: 0, 1 for a refused request, 2 for wrong usage."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(given)
+    options.command = shlex.join(["saa", *given])
     if options.cache:
         os.environ["SAA_CACHE"] = options.cache
     try:
@@ -305,7 +307,7 @@ def _train(options: argparse.Namespace) -> None:
             f"{row.ppl_increase_pct:+.2f} % ({row.lo:+.2f} to {row.hi:+.2f}), {row.windows} windows"
         )
     training = {
-        "command": shlex.join(["saa", *sys.argv[1:]]),
+        "command": options.command,
         "config": asdict(config) | {"checkpoint": None},
         "data_sha256": {
             source: hashlib.sha256(text.encode()).hexdigest() for source, text in texts.items()

@@ -34,6 +34,12 @@ def _own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["SAA_STORE"] = str(tmp_path_factory.mktemp("store"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _many_graphs() -> None:
+    """The suite meets more kinds of heads and blocks in one process than a user's would."""
+    torch._dynamo.config.recompile_limit = 64
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)

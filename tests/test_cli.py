@@ -95,7 +95,7 @@ def test_train_writes_gates_that_load(tiny, tmp_path, novel, capsys, smollm2):
     model = saa.load(str(folder), gates=out)
     assert model.spec.trained
     about = json.loads((out / "gates.json").read_text())
-    assert about["training"]["command"].startswith("saa ")
+    assert about["training"]["command"].startswith(f"saa train --model {folder} --data {data}")
     assert len((out / "checkpoint" / "log.jsonl").read_text().splitlines()) == 3
     (row,) = about["evaluation"]["quality"]
     assert row["length"] == 64
