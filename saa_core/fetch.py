@@ -307,11 +307,5 @@ def read_text(file: Path) -> str:
     return raw.decode("utf-8")
 
 
-def leftovers() -> Iterator[Path]:
-    """Unfinished downloads in the cache, left by a process that was killed."""
-    for kind in ("models", "data"):
-        yield from (cache_dir() / kind).glob(".part-*")
-
-
 def _silent(_what: str, _done: int, _total: int) -> None:
     return None
