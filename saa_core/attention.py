@@ -102,7 +102,8 @@ class Call:
             score = gate(q_BHQD, k_BGKD, plan.allowed, plan.grid)
             if watch:
                 watch.lap("gate")
-            keep, threshold = rules.mass(score, plan.forced, plan.count, self.policy.mass)
+            rule = rules.RULES[self.policy.rule]
+            keep, threshold = rule(score, plan.forced, plan.count, self.policy.target)
             decision = Decision(plan.grid.block, keep, score, threshold, plan.forced, plan.count)
             if watch:
                 watch.lap("rule")

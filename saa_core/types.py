@@ -70,6 +70,16 @@ class Policy:
             if not (isinstance(value, int) and value >= least):
                 raise PolicyError(f"{name}={value!r} must be a whole number of tokens >= {least}")
 
+    @property
+    def rule(self) -> str:
+        """Name of the rule that turns scores into a decision, a key of ``rules.RULES``."""
+        return "mass"
+
+    @property
+    def target(self) -> float:
+        """What the rule aims at."""
+        return self.mass
+
     def block_for(self, length: int) -> tuple[int, int]:
         """(queries, keys) per decided block for a text of ``length`` tokens; (1, 1) is pair by pair."""
         pairwise = self.granularity == "pair" or (
