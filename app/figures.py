@@ -77,7 +77,7 @@ def figures(result: Result) -> Figures:
         saa_ms=saa_ms,
         ratio=_ratio(result),
         pairwise=trace.policy is not None and trace.block == (1, 1),
-        skips=trace.execution.kernel in ("flex", "gather"),
+        skips=trace.execution.kernel in ("native", "flex", "gather") and trace.block != (1, 1),
     )
 
 

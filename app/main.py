@@ -64,7 +64,7 @@ def policy_for(default: saa.Policy) -> saa.Policy:
     with st.expander(words("sidebar.advanced")):
         kernel = st.selectbox(
             words("sidebar.kernel"),
-            ("auto", "flex", "gather", "reference"),
+            ("auto", "native", "flex", "gather", "reference"),
             format_func=lambda name: words(f"choice.{name}"),
             key="kernel",
             help=words("sidebar.kernel_help"),

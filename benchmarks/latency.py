@@ -13,7 +13,8 @@ from pathlib import Path
 import altair as alt
 
 import saa_core as saa
-from saa_core.cli import timing_table, write_json
+from saa_core.cli import timing_table
+from saa_core.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 

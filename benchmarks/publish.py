@@ -8,7 +8,6 @@ policy, evaluation, crossover) and into the tables between the markers of README
 
 import argparse
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from latency import crossover
 from quality import LIMIT_PCT, TITLES, choose
 
 import saa_core as saa
-from saa_core.cli import write_json
+from saa_core.files import write_json, write_text
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -91,9 +90,7 @@ def main() -> None:
     shown = [row for row in rows if row["mass"] in (mass, 0.93, 0.9)]
     text = fill(text, "quality", quality_table(shown))
     text = fill(text, "latency", latency_table(timings))
-    part = readme.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, readme)
+    write_text(readme, text)
     print(f"default policy: mass {mass}")
 
 

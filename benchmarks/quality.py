@@ -15,7 +15,7 @@ from pathlib import Path
 import altair as alt
 
 import saa_core as saa
-from saa_core.cli import write_json
+from saa_core.files import write_json
 from saa_core.train import corpus
 from saa_core.train.evaluate import evaluate
 

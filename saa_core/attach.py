@@ -8,7 +8,6 @@ computes exactly what it computed before.
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,12 +17,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from saa_core import attention, fetch
 from saa_core.errors import GateError, ModelError
-from saa_core.families import Family, family_of
-from saa_core.gates import PairGate
+from saa_core.families import Family, family_named, family_of
+from saa_core.files import replacing, write_json
+from saa_core.gates import GateConfig, PairGate
 from saa_core.types import Policy
 
 GATE_FORMAT = 1
@@ -75,7 +75,7 @@ class Model:
     @property
     def max_length(self) -> int:
         """Longest text in tokens that the model was made for."""
-        return int(self.hf.config.max_position_embeddings)
+        return family_of(self.hf).max_length(self.hf.config)
 
     @property
     def gates(self) -> list[PairGate]:
@@ -114,9 +114,9 @@ def load(
     try:
         with fetch.quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(source)
-            hf: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, attn_implementation="sdpa"
-            )
+            family = family_named(AutoConfig.from_pretrained(source).model_type, f"model={name!r}")
+            kind = AutoModelForCausalLM if family.causal else AutoModel
+            hf: Any = kind.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model={name!r} could not be loaded: it is not an alias "
@@ -212,8 +212,11 @@ def _fresh(family: Family, modules: list[nn.Module], rank: int) -> list[PairGate
     """Untrained gates, the same ones each time, without touching the caller's random numbers."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        configs = [replace(family.gate_config(module), rank=rank) for module in modules]
-        return [PairGate(config).requires_grad_(False).eval() for config in configs]
+        found = []
+        for layer, module in enumerate(modules):
+            config = replace(family.gate_config(module), rank=rank, directed=not family.causal)
+            found.append(PairGate(config, layer).requires_grad_(False).eval())
+        return found
 
 
 def detach(model: Model) -> Any:
@@ -232,12 +235,13 @@ class StoredGates:
     """Gates read from a folder: weights by layer, and the JSON that describes them."""
 
     about: dict[str, Any]
+    layers: list[GateConfig]
     weights: dict[str, torch.Tensor]
     folder: Path
 
     @property
     def rank(self) -> int:
-        return int(self.about["layers"][0]["rank"])
+        return self.layers[0].rank
 
     @property
     def id(self) -> str:
@@ -249,10 +253,10 @@ class StoredGates:
 
     def fill(self, gates: list[PairGate]) -> None:
         """Copies the weights into gates of the same shape, or raises GateError and copies none."""
-        wanted = [gate.config.as_dict() for gate in gates]
-        if wanted != self.about["layers"]:
+        wanted = [gate.config for gate in gates]
+        if wanted != self.layers:
             raise GateError(
-                f"gates={str(self.folder)!r} were made for {_shape(self.about['layers'])}, "
+                f"gates={str(self.folder)!r} were made for {_shape(self.layers)}, "
                 f"and this model has {_shape(wanted)}"
             )
         for index, gate in enumerate(gates):
@@ -268,11 +272,12 @@ class StoredGates:
                 raise GateError(f"gates={str(self.folder)!r}: layer {index}: {error}") from error
 
 
-def _shape(layers: list[dict[str, int]]) -> str:
-    first = layers[0] if layers else {}
+def _shape(layers: list[GateConfig]) -> str:
+    first = layers[0]
     return (
-        f"{len(layers)} layers of {first.get('heads')} heads, {first.get('key_heads')} key heads, "
-        f"head size {first.get('head_size')}, rank {first.get('rank')}"
+        f"{len(layers)} layers of {first.heads} heads, {first.key_heads} key heads, "
+        f"head size {first.head_size}, rank {first.rank}"
+        f"{', both directions' if first.directed else ''}"
     )
 
 
@@ -298,7 +303,14 @@ def read_gates(folder: str | os.PathLike[str]) -> StoredGates:
         )
     if about.get("sha256") != hashlib.sha256(raw).hexdigest():
         raise GateError(f"gates={str(folder)!r}: gates.safetensors does not belong to gates.json")
-    return StoredGates(about=about, weights=weights, folder=path)
+    try:
+        layers = [GateConfig(**layer) for layer in about["layers"]]
+        _shape(layers)
+    except (TypeError, KeyError, IndexError) as error:
+        raise GateError(
+            f"gates={str(folder)!r}: gates.json has no valid layers: {error}"
+        ) from error
+    return StoredGates(about=about, layers=layers, weights=weights, folder=path)
 
 
 def save_gates(
@@ -328,21 +340,18 @@ def save_gates(
         for index, gate in enumerate(model.gates)
         for key, tensor in gate.state_dict().items()
     }
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".gates-") as temporary:
-        part = Path(temporary)
-        save_file(weights, part / "gates.safetensors")
+    with replacing(path / "gates.safetensors") as part:
+        save_file(weights, part)
         about = {
             "format": GATE_FORMAT,
             "id": name or path.name,
             "model": model.spec.name,
             "trained": bool(training) or model.spec.trained,
-            "sha256": hashlib.sha256((part / "gates.safetensors").read_bytes()).hexdigest(),
+            "sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
             "layers": [gate.config.as_dict() for gate in model.gates],
             "policy": asdict(policy or model.spec.policy),
             "training": dict(training or {}),
             "evaluation": dict(evaluation or model.spec.evaluation),
         }
-        (part / "gates.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-        os.replace(part / "gates.safetensors", path / "gates.safetensors")
-        os.replace(part / "gates.json", path / "gates.json")
+    write_json(path / "gates.json", about)
     return path

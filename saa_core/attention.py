@@ -16,10 +16,15 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from saa_core import rules
+from saa_core import native, rules
 from saa_core.errors import ModelError, PolicyError, choice
-from saa_core.gates import Grid, grid
-from saa_core.kernels import KERNELS, flex_refuses, flex_unavailable
+from saa_core.gates import Grid, PairGate, grid
+from saa_core.kernels import (
+    KERNELS,
+    flex_refuses,
+    flex_unavailable,
+    native_refuses,
+)
 from saa_core.record import LayerRecord, build_trace, record_layer
 from saa_core.trace import Trace
 from saa_core.types import Allowed, Decision, Policy
@@ -84,7 +89,8 @@ class Call:
         dense: Callable[[], Tensor],
     ) -> Tensor:
         """Attention of one layer under this call's policy; [B, H, Q, D]."""
-        layer = int(module.layer_idx)  # type: ignore[arg-type]
+        gate: PairGate = module.saa_gate  # type: ignore[assignment]
+        layer = gate.layer
         plan = self._plan(module, q_BHQD, k_BGKD, attention_mask)
         if self.observe is not None:
             self.observe(layer, q_BHQD, k_BGKD, plan.allowed, scale)
@@ -98,7 +104,6 @@ class Call:
             assert plan.grid is not None
             assert plan.forced is not None
             assert plan.count is not None
-            gate: Callable[..., Tensor] = module.saa_gate  # type: ignore[assignment]
             score = gate(q_BHQD, k_BGKD, plan.allowed, plan.grid)
             if watch:
                 watch.lap("gate")
@@ -158,14 +163,20 @@ def choose_kernel(
     """(kernel, why) for one call. What is asked for by name is what runs, or it raises."""
     if policy.kernel != "auto":
         return policy.kernel, "asked for"
-    if block == (1, 1):
-        return "reference", "decided pair by pair; no kernel gains from single pairs"
+    device = q_BHQD.device.type
+    pairwise = block == (1, 1)
     if q_BHQD.requires_grad and torch.is_grad_enabled():
-        return "gather", "gradients are needed"
-    reason = flex_unavailable(q_BHQD.device.type) or flex_refuses(block, allowed)
-    if reason:
-        return "gather", f"flex cannot run here: {reason}"
-    return "flex", "fastest kernel that works here"
+        return "reference" if pairwise else "gather", "gradients are needed"
+    fast = "native" if device == "cpu" else "flex"
+    if fast == "native":
+        reason = native.unavailable(device) or native_refuses(q_BHQD.shape[-1])
+    else:
+        reason = flex_unavailable(device) or flex_refuses(block, allowed)
+    if not reason:
+        return fast, "fastest kernel that works here"
+    if pairwise:
+        return "reference", "decided pair by pair, which only kernel 'native' on a CPU gains from"
+    return "gather", f"{fast} cannot run here: {reason}"
 
 
 def _execute(

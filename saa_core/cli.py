@@ -19,6 +19,7 @@ from saa_core import fetch
 from saa_core.attach import Model, load, save_gates
 from saa_core.doctor import examine
 from saa_core.errors import SAAError, TextError
+from saa_core.files import store_dir, write_json
 from saa_core.measure import measure
 from saa_core.runner import run
 from saa_core.trace import Trace
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", nargs="+", required=True, metavar="NAME|FILE")
     command.add_argument("--steps", type=int, default=500)
     command.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 1024, 2048])
+    command.add_argument("--rate", type=float, default=TrainConfig.rate, help="learning rate")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--out", required=True, help="folder for the trained gates")
     command.add_argument("--checkpoint", help="folder to resume from (default: OUT/checkpoint)")
@@ -151,7 +153,7 @@ def _doctor(options: argparse.Namespace) -> int:
         if finding.topic != topic:
             topic = finding.topic
             print(f"\n{topic}")
-        broken += topic == "kernels" and finding.name != "flex" and not finding.ok
+        broken += topic == "kernels" and finding.name not in ("native", "flex") and not finding.ok
         print(f"  {'ok ' if finding.ok else '-- '} {finding.name:22} {finding.value}")
     return 1 if broken else 0
 
@@ -196,7 +198,7 @@ def _run(options: argparse.Namespace) -> None:
         print(line)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    store = Path(options.store) if options.store else fetch.store_dir()
+    store = Path(options.store) if options.store else store_dir()
     print(f"trace: {trace.save(options.out or store / f'{stamp}-{digest}.saa')}")
 
 
@@ -265,18 +267,11 @@ def _spread(samples: tuple[float, ...]) -> str:
     return f"{middle:.1f} ({low:.1f} - {high:.1f})"
 
 
-def write_json(path: Path, value: object) -> None:
-    """Writes JSON under a temporary name, then renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    os.replace(part, path)
-
-
 def _train(options: argparse.Namespace) -> None:
     config = TrainConfig(
         steps=options.steps,
         lengths=tuple(options.lengths),
+        rate=options.rate,
         seed=options.seed,
         checkpoint=options.checkpoint or str(Path(options.out) / "checkpoint"),
     )

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
-from saa_core import fetch, rules
+from saa_core import fetch, native, rules
 from saa_core.attach import pick_device, read_gates
 from saa_core.errors import SAAError
+from saa_core.files import cache_dir, store_dir
 from saa_core.kernels import KERNELS, dense, flex_unavailable
-from saa_core.kernels.flex import find_compiler
+from saa_core.native import find_compiler
 from saa_core.record import versions
 from saa_core.types import Allowed, Decision, Policy
 
@@ -38,8 +39,8 @@ def examine(device: str = "auto") -> Iterator[Finding]:
     yield Finding("device", "threads", str(torch.get_num_threads()))
     compiler = find_compiler()
     yield Finding("device", "C++ compiler", compiler or "none found", compiler is not None)
-    yield Finding("folders", "cache (SAA_CACHE)", str(fetch.cache_dir()))
-    yield Finding("folders", "traces (SAA_STORE)", str(fetch.store_dir()))
+    yield Finding("folders", "cache (SAA_CACHE)", str(cache_dir()))
+    yield Finding("folders", "traces (SAA_STORE)", str(store_dir()))
     for kernel in KERNELS:
         problem = try_kernel(kernel, target)
         yield Finding("kernels", kernel, problem or "works", not problem)
@@ -62,7 +63,8 @@ def examine(device: str = "auto") -> Iterator[Finding]:
 @functools.cache
 def try_kernel(kernel: str, device: torch.device) -> str:
     """Runs a kernel on a small input and compares it with dense; empty, or what went wrong."""
-    if kernel == "flex" and (reason := flex_unavailable(device.type)):
+    unavailable = {"flex": flex_unavailable, "native": native.unavailable}.get(kernel)
+    if unavailable is not None and (reason := unavailable(device.type)):
         return reason
     q, k, v = (torch.randn(1, heads, 128, 64).to(device) for heads in (2, 1, 1))
     allowed = Allowed(128, 128, True, device)

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from filelock import FileLock
 
 from saa_core.errors import FetchError, ModelError, choice
+from saa_core.files import cache_dir
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total); bytes while downloading, steps otherwise."""
@@ -69,16 +69,6 @@ def datasets() -> dict[str, Pinned]:
 def _pinned(file: str) -> dict[str, Pinned]:
     table = tomllib.loads((assets() / file).read_text(encoding="utf-8"))
     return {name: Pinned(name=name, **entry) for name, entry in table.items()}
-
-
-def cache_dir() -> Path:
-    """Where models and texts are kept: ``SAA_CACHE``, or the platform's user cache directory."""
-    return Path(os.environ.get("SAA_CACHE") or platformdirs.user_cache_dir("saa"))
-
-
-def store_dir() -> Path:
-    """Where recorded traces are kept: ``SAA_STORE``, or the platform's user data directory."""
-    return Path(os.environ.get("SAA_STORE") or Path(platformdirs.user_data_dir("saa")) / "traces")
 
 
 def present(folder: Path) -> bool:

@@ -14,11 +14,15 @@ M, S query and key blocks, P pooled query rows (a few per query block).
 
 import math
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from saa_core import native
+from saa_core.native.scoring import scores
 from saa_core.types import Allowed
 
 DISTANCE_BUCKETS = 28
@@ -28,14 +32,18 @@ POOLED_ROWS = 16
 
 @dataclass(frozen=True)
 class GateConfig:
-    """Shape of one layer's gate: H query heads, G key/value heads, D head size, R rank."""
+    """Shape of one layer's gate: H query heads, G key/value heads, D head size, R rank.
+
+    ``directed``: the distance bias tells keys behind the query from keys ahead of it (encoders).
+    """
 
     heads: int
     key_heads: int
     head_size: int
     rank: int = 64
+    directed: bool = False
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -43,17 +51,20 @@ class PairGate(nn.Module):
     """Predicts which share of a query's attention falls on each key block.
 
     Parameters: ``query`` [H, 2 D, R], ``key`` [G, 3 D, R], ``distance`` [H, buckets], ``first`` [H].
-    A fresh gate scores with a random projection of the means, much like mean-pooled keys; it is
+    ``layer`` is the position of its attention module in the model. A fresh gate scores with a random projection of the means, much like mean-pooled keys; it is
     useful only for training.
     """
 
-    def __init__(self, config: GateConfig) -> None:
+    def __init__(self, config: GateConfig, layer: int = 0) -> None:
         super().__init__()
         self.config = config
+        self.layer = layer
         H, G, D, R = config.heads, config.key_heads, config.head_size, config.rank
         self.query = nn.Parameter(torch.randn(H, 2 * D, R) * 0.02)
         self.key = nn.Parameter(torch.randn(G, 3 * D, R) * 0.02)
-        self.distance = nn.Parameter(torch.zeros(H, DISTANCE_BUCKETS))
+        self.distance = nn.Parameter(
+            torch.zeros(H, DISTANCE_BUCKETS * (2 if config.directed else 1))
+        )
         self.first = nn.Parameter(torch.zeros(H))
         # A shared orthogonal projection of the means: at first a score is about mean(q) . mean(k).
         basis = torch.linalg.qr(torch.randn(max(D, R), max(D, R))).Q[:D, :R]
@@ -69,13 +80,20 @@ class PairGate(nn.Module):
         """
         B, H, _, D = q_BHQD.shape
         G, R = self.config.key_heads, self.config.rank
+        weights = (self.query, self.key, self.distance, self.first)
+        if grid.whole and R % 16 == 0 and native.serves(q_BHQD, k_BGKD, *weights):
+            return scores(
+                *(q_BHQD, k_BGKD, weights, allowed.seen_keys, grid.bucket(self.config.directed)),
+                *(grid.log_visible, grid.first, grid.block, grid.share),
+            )
         pooled_BHPE = pool_queries(q_BHQD, grid).to(self.query.dtype)
         query_BHPR = pooled_BHPE @ (self.query / math.sqrt(D))
         key_BGSR = pool_keys(k_BGKD, allowed, grid.block[1]).to(self.key.dtype) @ self.key
         P, S, share = query_BHPR.shape[2], key_BGSR.shape[2], grid.share
         grouped = query_BHPR.reshape(B, G, H // G * P, R)
         score_BHPS = (grouped @ key_BGSR.transpose(-1, -2)).view(B, H, P, S).float()
-        bias_HPS = self.distance.float().gather(1, grid.bucket.view(1, -1).expand(H, -1))
+        bucket = grid.bucket(self.config.directed).long().view(1, -1).expand(H, -1)
+        bias_HPS = self.distance.float().gather(1, bucket)
         score_BHPS = score_BHPS + bias_HPS.view(H, P, S) + grid.log_visible
         if grid.first is None:  # the first key is key 0 for every batch item and query
             score_BHPS[..., 0] += self.first.float()[:, None]
@@ -98,21 +116,36 @@ class Grid:
         share: pooled query rows per query block.
         groups: index of each pooled row, int64 [P]; row i pools the queries of group i.
         position: the middle query of each group, int64 [P].
-        bucket: logarithmic distance between query and block, int64 [P, S].
+        away: tokens from the query to the middle of the block, behind it negative, [P, S].
         log_visible: logarithm of the number of keys per block that the middle query may see, so
             that blocks of all sizes compare; [B or 1, 1, P, S], -inf where it sees none.
         first: 1 for the block that holds the first visible key, [B, 1, P, S]; None: block 0.
         seen: True where the query has an allowed pair at all, [B, 1, P, 1]; None: everywhere.
+        whole: every query block is there, in order.
     """
 
     block: tuple[int, int]
     share: int
     groups: Tensor
     position: Tensor
-    bucket: Tensor
+    away: Tensor
     log_visible: Tensor
     first: Tensor | None
     seen: Tensor | None
+    whole: bool
+
+    def bucket(self, directed: bool) -> Tensor:
+        """Logarithmic distance between query and block, int32 [P, S]: index of a gate's bias."""
+        return self._directed if directed else self._distance
+
+    @cached_property
+    def _distance(self) -> Tensor:
+        steps = (2 * torch.log2(1 + self.away.abs())).int()
+        return steps.clamp(max=DISTANCE_BUCKETS - 1)
+
+    @cached_property
+    def _directed(self) -> Tensor:
+        return self._distance + DISTANCE_BUCKETS * (self.away > 0).int()
 
 
 def grid(allowed: Allowed, block: tuple[int, int], rows: Tensor | None = None) -> Grid:
@@ -131,13 +164,12 @@ def grid(allowed: Allowed, block: tuple[int, int], rows: Tensor | None = None) -
     position = (groups * size + size // 2).clamp(max=allowed.queries - 1)
     visible = visible_keys(allowed, position, bk)
     centre = torch.arange(visible.shape[-1], device=allowed.device) * bk + (bk - 1) / 2
-    away = (position[:, None] + (allowed.keys - allowed.queries) - centre).abs()
-    bucket = (2 * torch.log2(1 + away)).long().clamp(max=DISTANCE_BUCKETS - 1)
+    away = centre - (position[:, None] + (allowed.keys - allowed.queries))
     first = seen = None
     if allowed.mask is not None:
         first = ((visible > 0).any(-2, keepdim=True).int().cumsum(-1) == 1).float()
         seen = (visible > 0).any(-1, keepdim=True)
-    return Grid(block, share, groups, position, bucket, visible.log(), first, seen)
+    return Grid(block, share, groups, position, away, visible.log(), first, seen, rows is None)
 
 
 def rows_per_block(bq: int) -> int:
@@ -174,8 +206,8 @@ def pool_keys(k_BGKD: Tensor, allowed: Allowed, bk: int) -> Tensor:
         members = k_BGKD.unflatten(2, (-1, bk))
         return torch.cat([members.mean(3), members.amax(3), members.amin(3)], -1)
     valid = torch.ones(1, 1, K, 1, dtype=torch.bool, device=k_BGKD.device)
-    if allowed.mask is not None:
-        valid = allowed.mask.any(2)[..., None]
+    if allowed.seen_keys is not None:
+        valid = allowed.seen_keys[:, None, :, None]
     valid = pad(valid, (0, 0, 0, missing)).unflatten(2, (-1, bk))
     members = pad(k_BGKD, (0, 0, 0, missing)).unflatten(2, (-1, bk))
     count = valid.sum(3)

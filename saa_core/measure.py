@@ -16,7 +16,7 @@ from saa_core import fetch
 from saa_core.attach import Model
 from saa_core.attention import Call
 from saa_core.errors import PolicyError
-from saa_core.kernels.flex import compile_seconds
+from saa_core.native import compile_seconds
 from saa_core.record import versions
 from saa_core.runner import encode
 from saa_core.types import Policy, Timing, quartiles

@@ -9,7 +9,6 @@ Shapes: L layers, H heads, Q, K positions, M, S query and key blocks, N tokens, 
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from saa_core.errors import PolicyError, TraceError
+from saa_core.files import replacing
 from saa_core.types import BELOW, DENSE, GATE, NOT_ALLOWED, Policy, Timing
 
 TRACE_FORMAT = 1
@@ -255,16 +255,9 @@ class Trace:
             "events": [dict(event) for event in self.events],
         }
         metadata = {"saa_trace": str(TRACE_FORMAT), "json": json.dumps(about)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        os.close(handle)
-        try:
-            contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-            save_file(contiguous, temporary, metadata=metadata)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        with replacing(path) as part:
+            save_file(contiguous, part, metadata=metadata)
         return path
 
     @staticmethod

@@ -16,7 +16,7 @@ from torch import Tensor
 from saa_core.errors import PolicyError, choice
 
 GRANULARITIES = ("auto", "block", "pair")
-KERNEL_CHOICES = ("auto", "flex", "gather", "reference")
+KERNEL_CHOICES = ("auto", "native", "flex", "gather", "reference")
 PAIR_LIMIT = 512
 """Texts up to this many tokens are decided pair by pair under ``granularity="auto"``."""
 
@@ -46,7 +46,7 @@ class Policy:
     block: tuple[int, int] = (32, 16)
     sink: int = 4
     local: int = 16
-    kernel: Literal["auto", "reference", "gather", "flex"] = "auto"
+    kernel: Literal["auto", "native", "flex", "gather", "reference"] = "auto"
 
     def __post_init__(self) -> None:
         if not (isinstance(self.mass, (int, float)) and 0.0 < self.mass <= 1.0):
@@ -114,6 +114,11 @@ class Allowed:
         k = torch.arange(self.keys, device=self.device)
         allowed = q >= k if self.causal else torch.ones_like(q >= k)
         return allowed[None, None]
+
+    @cached_property
+    def seen_keys(self) -> Tensor | None:
+        """Keys that any query may see, bool [B, K]; None is all."""
+        return None if self.mask is None else self.mask.any(2)[:, 0]
 
     @cached_property
     def intervals(self) -> tuple[Tensor, Tensor] | None:

@@ -6,7 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertConfig,
+    DistilBertConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    ModernBertConfig,
+    Qwen2Config,
+    Qwen3Config,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
 
 import saa_core as saa
 from saa_core import fetch
@@ -20,12 +33,25 @@ TINY = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 1024,
 }
+SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 CONFIGS = {
-    "llama": LlamaConfig,
-    "mistral": MistralConfig,
-    "qwen2": Qwen2Config,
-    "qwen3": Qwen3Config,
+    "llama": (LlamaConfig, {}),
+    "mistral": (MistralConfig, {}),
+    "qwen2": (Qwen2Config, {}),
+    "qwen3": (Qwen3Config, {"head_dim": 16}),
+    "gpt2": (GPT2Config, SPECIAL),
+    "bert": (BertConfig, SPECIAL),
+    "roberta": (RobertaConfig, SPECIAL),
+    "xlm-roberta": (XLMRobertaConfig, SPECIAL),
+    "distilbert": (DistilBertConfig, SPECIAL),
+    "modernbert": (
+        ModernBertConfig,
+        {**SPECIAL, "num_hidden_layers": 4, "local_attention": 40, "cls_token_id": 0}
+        | {"sep_token_id": 2},
+    ),
 }
+"""Configuration and what it needs beside TINY, per supported model type."""
+ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert", "modernbert")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,13 +85,13 @@ def novel() -> str:
 
 @pytest.fixture
 def tiny() -> Callable[..., torch.nn.Module]:
-    """Makes a small random causal model of a given architecture."""
+    """Makes a small random language model of a given architecture."""
 
     def make(name: str = "llama", **changes: object) -> torch.nn.Module:
-        config = CONFIGS[name](**{**TINY, **changes})
-        if name == "qwen3":
-            config.head_dim = 16
-        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+        kind, own = CONFIGS[name]
+        config = kind(**{**TINY, **own, **changes})
+        auto = AutoModelForMaskedLM if name in ENCODERS else AutoModelForCausalLM
+        return auto.from_config(config, attn_implementation="sdpa").eval()
 
     return make
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from conftest import CONFIGS
-from transformers import AutoModelForCausalLM, GPT2Config
+from conftest import CONFIGS, TINY
+from transformers import AutoModelForCausalLM, OPTConfig
 
 import saa_core as saa
 from saa_core.attach import read_gates
@@ -47,7 +47,7 @@ def test_attached_without_policy_is_bit_equal(tiny, architecture, implementation
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
-@pytest.mark.parametrize("kernel", ["reference", "gather"])
+@pytest.mark.parametrize("kernel", ["reference", "gather", "auto"])
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()
 def test_mass_one_equals_dense_in_a_padded_batch(tiny, architecture, kernel, side):
@@ -134,8 +134,8 @@ def test_sliding_windows_are_honoured(tiny):
 
 
 def test_an_unsupported_model_is_refused_with_the_supported_ones():
-    hf = AutoModelForCausalLM.from_config(GPT2Config(n_layer=1, n_head=2, n_embd=32, vocab_size=50))
-    with pytest.raises(saa.ModelError, match=r"gpt2.*llama, mistral, qwen2, qwen3"):
+    hf = AutoModelForCausalLM.from_config(OPTConfig(**TINY, ffn_dim=32, word_embed_proj_dim=64))
+    with pytest.raises(saa.ModelError, match=r"opt.*bert, distilbert, gpt2, llama, mistral"):
         saa.attach(hf)
 
 

@@ -11,7 +11,7 @@ import saa_core
 
 ROOT = Path(__file__).parent.parent
 LEVELS = [
-    {"types", "errors"},
+    {"types", "errors", "files", "native"},
     {"gates", "rules", "kernels", "trace", "record", "fetch"},
     {"attention"},
     {"families", "attach"},

@@ -219,7 +219,9 @@ def test_other_themes_sizes_and_languages_hold_every_part(
     with visit(address, f"/?lang={lang}&example=story", **size) as page:
         page.locator(".st-key-inspector").wait_for()
         settle(page)
-        assert page.locator('[data-testid="stMetricValue"]').count() == 4
+        figures = page.locator('[data-testid="stMetricValue"]')
+        figures.nth(3).wait_for()  # Streamlit loads the code that draws them when it needs it
+        assert figures.count() == 4
         assert page.locator("canvas[role=application]").bounding_box()["width"] <= width
         sideways = "document.documentElement.scrollWidth <= window.innerWidth"
         assert page.evaluate(sideways)

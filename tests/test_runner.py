@@ -38,8 +38,9 @@ def test_a_dense_run_keeps_everything_and_equals_the_model(smollm2, traces):
 def test_what_the_trace_says_fits_together(traces):
     _, sparse = traces
     N = sparse.keys
-    assert sparse.execution.kernel == "reference"
-    assert "pair by pair" in sparse.execution.reason
+    assert sparse.execution.kernel == "native"
+    assert "fastest" in sparse.execution.reason
+    assert sparse.block == (1, 1)
     assert 0.05 < sparse.density.mean() < 0.9
     assert sparse.model.trained
     assert sparse.text[slice(*sparse.offsets[3])] == "Elliot" or sparse.offsets[3][1] > 0
@@ -249,7 +250,7 @@ def test_measure_refuses_lengths_the_model_cannot_take(smollm2):
 def test_kernels_agree_in_the_real_model(smollm2, novel):
     runs = {
         kernel: saa.run(smollm2, novel[:3500], saa.Policy(granularity="block", kernel=kernel))
-        for kernel in ("reference", "gather", "flex")
+        for kernel in ("reference", "gather", "flex", "native")
     }
     expected = runs.pop("reference")
     assert expected.block == (32, 16)
@@ -276,7 +277,7 @@ def test_the_format_of_stored_traces_stays_readable(tmp_path):
 def test_without_a_compiler_auto_takes_gather_and_says_so(smollm2, novel, monkeypatch):
     import shutil
 
-    from saa_core.kernels.flex import find_compiler
+    from saa_core.native import find_compiler
 
     monkeypatch.setattr(shutil, "which", lambda name: None)
     find_compiler.cache_clear()

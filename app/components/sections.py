@@ -47,7 +47,7 @@ def _times(found: Figures) -> float:
 
 def time_note(found: Figures, result: session.Result, words: Words) -> None:
     """Where nothing is gained in time: that, why, and from which length it is."""
-    if found.speed == "faster" or result.trace.policy is None:
+    if result.trace.policy is None or (found.speed == "faster" and not found.pairwise):
         return
     if not found.skips:
         key = "pairwise" if found.pairwise else "reference"

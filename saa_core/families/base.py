@@ -2,10 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from saa_core.gates import GateConfig
+
+
+def positions(config: Any) -> int:
+    """As many tokens as the model has positions for."""
+    return int(config.max_position_embeddings)
 
 
 @dataclass(frozen=True)
@@ -17,7 +23,8 @@ class Family:
         model_types: values of ``config.model_type`` that belong to it.
         attentions: the attention modules of a model, in layer order.
         gate_config: shape of the gate of one attention module.
-        causal: a query sees no later key.
+        causal: a query sees no later key; such models write text, the others are encoders.
+        max_length: longest text in tokens, from the model's configuration.
     """
 
     name: str
@@ -25,3 +32,4 @@ class Family:
     attentions: Callable[[nn.Module], list[nn.Module]]
     gate_config: Callable[[nn.Module], GateConfig]
     causal: bool
+    max_length: Callable[[Any], int] = positions

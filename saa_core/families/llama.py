@@ -9,7 +9,7 @@ from saa_core.gates import GateConfig
 
 
 def _attentions(hf: nn.Module) -> list[nn.Module]:
-    decoder: Any = getattr(hf, "model", hf)  # a causal language model wraps its decoder
+    decoder: Any = hf.base_model
     return [layer.self_attn for layer in decoder.layers]
 
 

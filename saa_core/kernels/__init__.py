@@ -12,12 +12,18 @@ from torch import Tensor
 from saa_core.kernels.dense import dense
 from saa_core.kernels.flex import flex, flex_refuses, flex_unavailable
 from saa_core.kernels.gather import gather
+from saa_core.kernels.native import native, native_refuses
 from saa_core.kernels.reference import reference
 from saa_core.types import Allowed, Decision
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Decision, Allowed, float], Tensor]
 
-KERNELS: dict[str, Kernel] = {"flex": flex, "gather": gather, "reference": reference}
+KERNELS: dict[str, Kernel] = {
+    "native": native,
+    "flex": flex,
+    "gather": gather,
+    "reference": reference,
+}
 
 __all__ = [
     "KERNELS",
@@ -27,5 +33,7 @@ __all__ = [
     "flex_refuses",
     "flex_unavailable",
     "gather",
+    "native",
+    "native_refuses",
     "reference",
 ]

@@ -8,8 +8,6 @@ items run one by one, so that one compiled graph serves all lengths, batches and
 
 import functools
 import math
-import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -21,15 +19,13 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad
 
 from saa_core.errors import KernelError
+from saa_core.native import compile_seconds, find_compiler
 from saa_core.types import Allowed, Decision
 
 SMALLEST_TILE = 16
 """Finer tiles are slower than dense attention on a CPU."""
 SMALLEST_LENGTH = 64
 """Lengths are padded at least to this, so that no graph is specialised to a tiny one."""
-
-compile_seconds: list[float] = []
-"""Wall time of each call that compiled a new graph in this process, in order."""
 
 
 def flex(
@@ -80,14 +76,6 @@ def flex_unavailable(device: str) -> str:
     if find_compiler() is None:
         return "no C++ compiler was found (g++ or clang++, or the one named by CXX)"
     return ""
-
-
-@functools.cache
-def find_compiler() -> str | None:
-    """Path of the C++ compiler that Inductor will look for."""
-    named = os.environ.get("CXX")
-    found = (shutil.which(name) for name in ([named] if named else ["g++", "clang++"]))
-    return next((path for path in found if path), None)
 
 
 def flex_refuses(block: tuple[int, int], allowed: Allowed) -> str:

@@ -10,7 +10,6 @@ query blocks and heads (nats), after SeerAttention (arXiv 2410.13276).
 
 import json
 import math
-import os
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from saa_core import rules
 from saa_core.attach import Model
 from saa_core.attention import Call
 from saa_core.errors import GateError, PolicyError
+from saa_core.files import replacing, write_json
 from saa_core.gates import PairGate, grid
 from saa_core.train.corpus import windows
 from saa_core.types import PAIR_LIMIT, Allowed, Policy
@@ -224,11 +224,10 @@ def _save(
             tensors[f"{index}.{name}.exp_avg"] = state["exp_avg"].cpu().contiguous()
             tensors[f"{index}.{name}.exp_avg_sq"] = state["exp_avg_sq"].cpu().contiguous()
     file = f"state-{step}.safetensors"
-    save_file(tensors, folder / (file + ".part"))
-    os.replace(folder / (file + ".part"), folder / file)
+    with replacing(folder / file) as part:
+        save_file(tensors, part)
     about = {"step": step, "file": file, "config": _comparable(config)}
-    (folder / "state.json.part").write_text(json.dumps(about, indent=1), encoding="utf-8")
-    os.replace(folder / "state.json.part", folder / "state.json")
+    write_json(folder / "state.json", about)
     for old in folder.glob("state-*.safetensors"):
         if old.name != file:
             old.unlink()

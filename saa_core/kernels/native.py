@@ -1,0 +1,82 @@
+"""Block-sparse attention on a CPU by our own C++ (saa_core/native/attention.cpp).
+
+It is inference only and computes in float32. Any decision and any mask runs: whole blocks are
+skipped as such, and what is finer than a tile of 32 queries x 16 keys is masked inside the tiles
+that hold a kept pair.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from saa_core.errors import KernelError
+from saa_core.native import call, rows, structure, unavailable
+from saa_core.types import Allowed, Decision
+
+LANES = 16
+"""Keys per vector; key blocks and head sizes are multiples of it."""
+
+_INPUTS = ("q", "k", "v", "out")
+_Problem = structure(
+    "Problem",
+    (_INPUTS, ctypes.c_void_p),
+    ((f"{name}_step" for name in _INPUTS), ctypes.c_int64 * 3),
+    ("BHGQKD", ctypes.c_int64),
+    (("keep",), ctypes.c_void_p),
+    (("M", "S", "bq", "bk"), ctypes.c_int64),
+    (("first", "last"), ctypes.c_void_p),
+    (("seen_step",), ctypes.c_int64),
+    (("scale",), ctypes.c_float),
+)
+
+
+def native(
+    q_BHQD: Tensor,
+    k_BGKD: Tensor,
+    v_BGKD: Tensor,
+    decision: Decision,
+    allowed: Allowed,
+    scale: float,
+) -> Tensor:
+    """Softmax attention over the kept pairs; [B, H, Q, D].
+
+    Raises:
+        KernelError: no compiler, not a CPU, a head size that is no multiple of 16, or gradients
+            are needed.
+    """
+    reason = unavailable(q_BHQD.device.type) or native_refuses(q_BHQD.shape[-1])
+    if reason:
+        raise KernelError(f"kernel='native' cannot run: {reason}; use kernel='gather'")
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHQD, k_BGKD, v_BGKD)):
+        raise KernelError("kernel='native' has no gradients; use kernel='gather' to train")
+    inputs = [rows(x) for x in (q_BHQD, k_BGKD, v_BGKD)]
+    keep, block, intervals = decision.keep, decision.block, allowed.intervals
+    if intervals is None or block[1] % LANES:
+        keep, block = decision.pair_keep(allowed), (1, 1)
+        everything = Allowed(allowed.queries, allowed.keys, False, allowed.device)
+        intervals = intervals or everything.intervals
+    assert intervals is not None
+    keep, first, last = keep.contiguous(), *(bound.contiguous() for bound in intervals)
+    B, H, Q, D = q_BHQD.shape
+    # Laid out as Transformers wants it next: all heads of one position together.
+    out_BHQD = torch.empty(B, Q, H, D).transpose(1, 2)
+    problem = _Problem(
+        *(x.data_ptr() for x in (*inputs, out_BHQD)),
+        *((ctypes.c_int64 * 3)(*x.stride()[:3]) for x in (*inputs, out_BHQD)),
+        *(B, H, k_BGKD.shape[1], Q, k_BGKD.shape[2], D),
+        keep.data_ptr(),
+        *(keep.shape[2], keep.shape[3], *block),
+        *(first.data_ptr(), last.data_ptr(), Q if len(first) > 1 else 0),
+        scale,
+    )
+    if Q:
+        call("saa_attention", problem)
+    return out_BHQD.to(q_BHQD.dtype)
+
+
+def native_refuses(head_size: int) -> str:
+    """Why the kernel cannot execute these heads, as a clause; empty if it can."""
+    if head_size % LANES:
+        return f"the head size is {head_size}, and it takes multiples of {LANES}"
+    return ""
