@@ -138,7 +138,7 @@ def overview_png(trace: Trace, layer: int, head: int, dark: bool) -> bytes:
     colours = palette(dark)
     codes = trace.reason_map(layer, head)
     always = np.isin(codes, [REASONS.index(reason) for reason in FORCED])
-    allowed, kept = pool(trace.allowed), pool(trace.keep_map(layer, head))
+    allowed, kept = pool(trace.allowed(layer)), pool(trace.keep_map(layer, head))
     share = (kept / np.maximum(allowed, 1))[..., None]
     strength = np.where(share > 0, FAINTEST + (1 - FAINTEST) * share, 0)
     forced = (pool(always) / np.maximum(kept, 1))[..., None]
@@ -263,7 +263,7 @@ def window_rows(
         raise ValueError(f"frame.size={frame.size} is more than {WINDOW} tokens")
     names = labels(trace)
     part = (slice(frame.q, frame.q + frame.size), slice(frame.k, frame.k + frame.size))
-    q, k = np.nonzero(trace.allowed[part])
+    q, k = np.nonzero(trace.allowed(layer)[part])
     q, k = q + frame.q, k + frame.k
     reasons = [REASONS[code] for code in trace.reason_map(layer, head)[q, k]]
     scores = trace.score_map(layer, head)[q, k]

@@ -54,25 +54,26 @@ class Figures:
 
 def figures(result: Result) -> Figures:
     trace, comparison = result.trace, result.comparison
-    layers, heads = trace.shape
-    allowed = int(np.maximum(trace.last.astype(np.int64) - trace.first + 1, 0).sum())
-    pairs = allowed * layers * heads
+    _, heads = trace.shape
+    pairs = int(trace.allowed_pairs.sum()) * heads
     retained = trace.retained_mass
+    same = None if comparison is None else comparison.top1_agreement
+    kl = None if comparison is None else comparison.kl
     timings = result.dense_timing, result.timing
     dense_ms, saa_ms = (None if t is None else quartiles(t.samples_ms) for t in timings)
     return Figures(
         tokens=trace.keys,
         pairs=pairs,
-        pairs_kept=round(pairs * float(trace.density.mean())),
+        pairs_kept=round(pairs * (1 - trace.sparsity)),
         dropped=trace.sparsity,
         dropped_heads=quartiles(1 - trace.density),
         retained=None if retained is None else float(retained.mean()),
         retained_heads=None if retained is None else quartiles(retained),
-        agreement=None if comparison is None else float(comparison.top1_agreement.mean()),
-        agreeing=None if comparison is None else int(comparison.top1_agreement.sum()),
-        next_same=None if comparison is None else bool(comparison.top1_agreement[-1]),
-        kl=None if comparison is None else float(comparison.kl.mean()),
-        kl_p95=None if comparison is None else float(np.percentile(comparison.kl, 95)),
+        agreement=None if same is None else float(same.mean()),
+        agreeing=None if same is None else int(same.sum()),
+        next_same=None if same is None else bool(same[-1]),
+        kl=None if kl is None else float(kl.mean()),
+        kl_p95=None if kl is None else float(np.percentile(kl, 95)),
         dense_ms=dense_ms,
         saa_ms=saa_ms,
         ratio=_ratio(result),

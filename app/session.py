@@ -215,7 +215,9 @@ def _check(trace: saa.Trace) -> None:
         "offsets": trace.offsets is None or len(trace.offsets) == keys,
         "density": trace.density.ndim == 2 and bool(np.isfinite(trace.density).all()),
         "received": trace.received is None or trace.received.shape == (*trace.shape, keys),
-        "first and last": trace.first.shape == trace.last.shape == (keys,),
+        "first and last": trace.first.shape == trace.last.shape
+        and trace.first.shape[1:] == (keys,)
+        and trace.plan.shape == trace.shape[:1],
     }
     wrong = [part for part, fits in sizes.items() if not fits]
     if wrong:

@@ -20,13 +20,14 @@ from saa_core.measure import measure
 from saa_core.runner import generate, run
 from saa_core.trace import Comparison, Trace, compare
 from saa_core.train.distil import TrainConfig, TrainStep, train_gates
-from saa_core.types import REASONS, Policy, Timing
+from saa_core.types import REASONS, Force, Policy, Timing
 
 __all__ = [
     "REASONS",
     "Call",
     "Comparison",
     "FetchError",
+    "Force",
     "GateError",
     "KernelError",
     "Model",

@@ -23,7 +23,7 @@ from saa_core import attention, fetch
 from saa_core.errors import GateError, ModelError
 from saa_core.families import Family, family_named, family_of
 from saa_core.files import replacing, write_json
-from saa_core.gates import GateConfig, PairGate
+from saa_core.gates import Calibration, GateConfig, PairGate
 from saa_core.types import Policy
 
 GATE_FORMAT = 1
@@ -71,6 +71,11 @@ class Model:
     def dtype(self) -> torch.dtype:
         parameter: torch.Tensor = next(self.hf.parameters())
         return parameter.dtype
+
+    @property
+    def causal(self) -> bool:
+        """True for a language model, which writes text; False for an encoder."""
+        return family_of(self.hf).causal
 
     @property
     def max_length(self) -> int:
@@ -236,6 +241,7 @@ class StoredGates:
 
     about: dict[str, Any]
     layers: list[GateConfig]
+    calibration: list[Calibration]
     weights: dict[str, torch.Tensor]
     folder: Path
 
@@ -270,6 +276,8 @@ class StoredGates:
                 gate.load_state_dict(state)
             except RuntimeError as error:
                 raise GateError(f"gates={str(self.folder)!r}: layer {index}: {error}") from error
+            if self.calibration:
+                gate.calibration = self.calibration[index]
 
 
 def _shape(layers: list[GateConfig]) -> str:
@@ -305,12 +313,13 @@ def read_gates(folder: str | os.PathLike[str]) -> StoredGates:
         raise GateError(f"gates={str(folder)!r}: gates.safetensors does not belong to gates.json")
     try:
         layers = [GateConfig(**layer) for layer in about["layers"]]
+        calibration = [Calibration(**layer) for layer in about.get("calibration", [])]
         _shape(layers)
-    except (TypeError, KeyError, IndexError) as error:
-        raise GateError(
-            f"gates={str(folder)!r}: gates.json has no valid layers: {error}"
-        ) from error
-    return StoredGates(about=about, layers=layers, weights=weights, folder=path)
+        if len(calibration) not in (0, len(layers)):
+            raise ValueError(f"calibration of {len(calibration)} layers for {len(layers)}")
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise GateError(f"gates={str(folder)!r}: gates.json is not valid: {error}") from error
+    return StoredGates(about, layers, calibration, weights, path)
 
 
 def save_gates(
@@ -349,6 +358,7 @@ def save_gates(
             "trained": bool(training) or model.spec.trained,
             "sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
             "layers": [gate.config.as_dict() for gate in model.gates],
+            "calibration": [asdict(gate.calibration) for gate in model.gates],
             "policy": asdict(policy or model.spec.policy),
             "training": dict(training or {}),
             "evaluation": dict(evaluation or model.spec.evaluation),

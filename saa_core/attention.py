@@ -27,7 +27,7 @@ from saa_core.kernels import (
 )
 from saa_core.record import LayerRecord, build_trace, record_layer
 from saa_core.trace import Trace
-from saa_core.types import Allowed, Decision, Policy
+from saa_core.types import Allowed, Decision, Force, Policy
 
 RECORDS = ("none", "summary", "full")
 PREFIX = "saa_"
@@ -102,14 +102,14 @@ class Call:
                 watch.lap("dense")
         else:
             assert plan.grid is not None
-            assert plan.forced is not None
             assert plan.count is not None
             score = gate(q_BHQD, k_BGKD, plan.allowed, plan.grid)
             if watch:
                 watch.lap("gate")
+            forced = plan.forced_for(layer, self.policy, score.shape[1])
             rule = rules.RULES[self.policy.rule]
-            keep, threshold = rule(score, plan.forced, plan.count, self.policy.target)
-            decision = Decision(plan.grid.block, keep, score, threshold, plan.forced, plan.count)
+            keep, threshold = rule(score, forced, plan.count, gate.target(self.policy))
+            decision = Decision(plan.grid.block, keep, score, threshold, forced, plan.count)
             if watch:
                 watch.lap("rule")
             out = _execute(plan.kernel, q_BHQD, k_BGKD, v_BGKD, decision, plan.allowed, scale)
@@ -150,11 +150,23 @@ class _Plan:
     def __init__(self, allowed: Allowed, mask: Tensor | None, policy: Policy | None) -> None:
         self.allowed = allowed
         self.mask = mask  # held, so that its id stays its own for as long as the call lives
+        self.by_person: dict[tuple[Force, ...], Tensor] = {}
         self.block = (1, 1) if policy is None else policy.block_for(allowed.keys)
         if policy is not None:
             self.grid = grid(allowed, self.block)
             self.count = allowed.count(self.block)
             self.forced = rules.forced(allowed, policy, self.block, self.count)
+
+    def forced_for(self, layer: int, policy: Policy, heads: int) -> Tensor:
+        """Blocks that one layer keeps, or drops, whatever its gate says."""
+        assert self.forced is not None
+        assert self.count is not None
+        entries = tuple(entry for entry in policy.force if entry.layer in (None, layer))
+        if entries not in self.by_person:
+            self.by_person[entries] = rules.forced_by_person(
+                self.forced, self.count, self.allowed, entries, self.block, heads
+            )
+        return self.by_person[entries]
 
 
 def choose_kernel(

@@ -208,7 +208,7 @@ def _table(trace: Trace) -> Iterable[str]:
     gate = trace.model.gate if trace.model.trained else "UNTRAINED"
     yield f"{trace.model.name}: {trace.keys} tokens, {L} layers x {H} heads, gate {gate}"
     made = "pair by pair" if trace.block == (1, 1) else "in blocks of {} x {}".format(*trace.block)
-    policy = "dense" if trace.policy is None else f"mass {trace.policy.mass:g}, decided {made}"
+    policy = "dense" if trace.policy is None else f"{trace.policy}, decided {made}"
     yield f"policy: {policy}; kernel: {trace.execution.kernel} ({trace.execution.reason})"
     yield ""
     yield "layer   density %   min - max     predicted mass %   retained mass %"

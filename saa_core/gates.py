@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 
 from saa_core import native
 from saa_core.native.scoring import scores
-from saa_core.types import Allowed
+from saa_core.types import Allowed, Policy
 
 DISTANCE_BUCKETS = 28
 POOLED_ROWS = 16
@@ -47,6 +47,19 @@ class GateConfig:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured of one layer, so that one policy serves sensitive and robust layers.
+
+    Args:
+        slack: predicted mass that this layer may miss, as a multiple of what the policy lets it miss.
+        share: pairs that this layer needs, as a multiple of the mean over the layers.
+    """
+
+    slack: float = 1.0
+    share: float = 1.0
+
+
 class PairGate(nn.Module):
     """Predicts which share of a query's attention falls on each key block.
 
@@ -59,6 +72,7 @@ class PairGate(nn.Module):
         super().__init__()
         self.config = config
         self.layer = layer
+        self.calibration = Calibration()
         H, G, D, R = config.heads, config.key_heads, config.head_size, config.rank
         self.query = nn.Parameter(torch.randn(H, 2 * D, R) * 0.02)
         self.key = nn.Parameter(torch.randn(G, 3 * D, R) * 0.02)
@@ -71,6 +85,13 @@ class PairGate(nn.Module):
         with torch.no_grad():
             self.query[:, :D] += basis * math.sqrt(max(D / R, 1.0))
             self.key[:, :D] += basis
+
+    def target(self, policy: Policy) -> float:
+        """What the policy's rule aims at in this layer."""
+        if policy.rule == "mass":
+            return 1.0 - (1.0 - policy.aim) * self.calibration.slack
+        share = self.calibration.share if policy.budget_over == "call" else 1.0
+        return min(policy.aim * share, 1.0)
 
     def forward(self, q_BHQD: Tensor, k_BGKD: Tensor, allowed: Allowed, grid: "Grid") -> Tensor:
         """Predicted attention mass per block, averaged over the block's queries.

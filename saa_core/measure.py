@@ -18,7 +18,7 @@ from saa_core.attention import Call
 from saa_core.errors import PolicyError
 from saa_core.native import compile_seconds
 from saa_core.record import versions
-from saa_core.runner import encode
+from saa_core.runner import encode, forward
 from saa_core.types import Policy, Timing, quartiles
 
 Report = Callable[[str, int, int], None]
@@ -94,7 +94,7 @@ class _Track:
 
     @property
     def name(self) -> str:
-        return "dense" if self.policy is None else f"saa mass={self.policy.mass:g}"
+        return "dense" if self.policy is None else f"saa {self.policy}"
 
     def warm_up(self, model: Model, tokens: torch.Tensor) -> None:
         compiled = len(compile_seconds)
@@ -136,7 +136,7 @@ class _Track:
 
 def _forward(model: Model, tokens: torch.Tensor, call: Call) -> None:
     with torch.inference_mode():
-        model.hf.base_model(tokens, use_cache=False, saa=call)
+        forward(model, tokens, call)
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
     elif model.device.type == "mps":

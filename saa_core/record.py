@@ -125,12 +125,6 @@ def build_trace(
     B = records[0].density.shape[0]
     if not 0 <= item < B:
         raise TraceError(f"item={item!r} does not exist; choose 0 to {B - 1}")
-    allowed = records[0].allowed
-    if allowed.intervals is None:
-        raise TraceError("a mask with gaps cannot be stored in a trace")
-    first, last = (
-        bounds[item if len(bounds) > 1 else 0].cpu().numpy() for bounds in allowed.intervals
-    )
     decisions = [record.decision for record in records]
     packed = {
         index: pack(
@@ -141,11 +135,8 @@ def build_trace(
         for index, decision in enumerate(decisions)
         if decision is not None
     }
-    block, forced = (1, 1), np.zeros((allowed.queries, allowed.keys), np.uint8)
-    if decisions[0] is not None:
-        block = decisions[0].block
-        codes = decisions[0].forced
-        forced = codes[item if len(codes) > 1 else 0, 0].cpu().numpy()
+    first, last, forced, plan = _plans(records, item)
+    allowed = records[0].allowed
     full = records[0].retained_mass is not None
     defaults: dict[str, Any] = {
         "text": None,
@@ -166,7 +157,7 @@ def build_trace(
             threads=torch.get_num_threads(),
         ),
         versions=versions(),
-        block=block,
+        block=(1, 1) if decisions[0] is None else decisions[0].block,
         density=_stack([record.density for record in records], item),
         predicted_mass=_stack([record.predicted_mass for record in records], item),
         retained_mass=_stack([record.retained_mass for record in records], item) if full else None,
@@ -174,7 +165,36 @@ def build_trace(
         first=first,
         last=last,
         forced=forced,
+        plan=plan,
         layers=InMemory(packed) if packed else None,
+    )
+
+
+def _plans(records: list[LayerRecord], item: int) -> tuple[Array, Array, Array, Array]:
+    """What layers share: (first, last, forced) of each kind of layer, and the kind of each layer."""
+    kinds: dict[tuple[int, int], int] = {}
+    parts: list[tuple[Array, Array, Array]] = []
+    plan = []
+    for record in records:
+        decision, allowed = record.decision, record.allowed
+        key = (id(allowed), 0 if decision is None else id(decision.forced))
+        if key not in kinds:
+            if allowed.intervals is None:
+                raise TraceError("a mask with gaps cannot be stored in a trace")
+            codes = torch.zeros(1, 1, 1, 1) if decision is None else decision.forced
+            kinds[key] = len(parts)
+            first, last, code = (
+                x[item if len(x) > 1 else 0].cpu().numpy() for x in (*allowed.intervals, codes)
+            )
+            parts.append((first, last, code.astype(np.uint8)))
+        plan.append(kinds[key])
+    heads = max(code.shape[0] for _, _, code in parts)
+    forced = [np.broadcast_to(code, (heads, *code.shape[1:])) for _, _, code in parts]
+    return (
+        np.stack([first for first, _, _ in parts]),
+        np.stack([last for _, last, _ in parts]),
+        np.stack(forced),
+        np.asarray(plan, np.int32),
     )
 
 

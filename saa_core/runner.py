@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saa_core.attach import Model
 from saa_core.attention import Call
-from saa_core.errors import ModelError, TextError
+from saa_core.errors import ModelError, PolicyError, TextError
 from saa_core.trace import Array, ModelInfo, Trace
 from saa_core.types import Policy
 
@@ -34,12 +34,15 @@ def run(
         ModelError: the model has no tokenizer.
     """
     encoded = encode(model, text)
+    _check_layers(model, policy)
     ids = torch.tensor([encoded["input_ids"]], device=model.device)
     call = Call(policy, record=record)
+    head, top = None, dict[str, Any]()
     with torch.inference_mode():
-        hidden = model.hf.base_model(ids, use_cache=False, saa=call).last_hidden_state[0]
-        head = _Head(model.hf)
-        top_ids, top_probs = _top(head, hidden)
+        hidden = forward(model, ids, call)[0]
+        if model.causal:
+            head = _Head(model.hf)
+            top = _top(head, hidden)
     return call.trace(
         text=text,
         tokens=tuple(model.tokenizer.convert_ids_to_tokens(encoded["input_ids"])),
@@ -48,10 +51,25 @@ def run(
         model=ModelInfo(model.spec.name, model.spec.family, model.spec.gate, model.spec.trained),
         dtype=str(model.dtype).removeprefix("torch."),
         hidden=hidden.float().cpu().numpy(),
-        top_ids=top_ids,
-        top_probs=top_probs,
         head=head,
+        **top,
     )
+
+
+def forward(model: Model, ids: Tensor, call: Call) -> Tensor:
+    """Final hidden states [B, N, E] of a batch of token ids without padding."""
+    extra = {"use_cache": False} if model.causal else {}
+    states: Tensor = model.hf.base_model(ids, saa=call, **extra).last_hidden_state
+    return states
+
+
+def _check_layers(model: Model, policy: Policy | None) -> None:
+    layers = len(model.gates)
+    for entry in () if policy is None else policy.force:
+        if entry.layer is not None and entry.layer >= layers:
+            raise PolicyError(
+                f"force: layer={entry.layer} does not exist; choose 0 to {layers - 1}"
+            )
 
 
 def encode(model: Model, text: str) -> dict[str, Any]:
@@ -71,11 +89,17 @@ def encode(model: Model, text: str) -> dict[str, Any]:
             f"text has an invalid character (a lone surrogate) at position {error.start}"
         ) from error
     encoded: dict[str, Any] = dict(
-        model.tokenizer(text, return_offsets_mapping=True, verbose=False)
+        model.tokenizer(
+            text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
+        )
     )
     length = len(encoded["input_ids"])
     if length > model.max_length:
-        cut = encoded["offset_mapping"][model.max_length - 1][1]
+        special = encoded["special_tokens_mask"]
+        ends = [
+            end for (_, end), s in zip(encoded["offset_mapping"], special, strict=True) if not s
+        ]
+        cut = ends[model.max_length - sum(special) - 1]
         raise TextError(
             f"text has {length} tokens, and {model.spec.name} takes at most {model.max_length}; "
             f"cut it after character {cut}",
@@ -102,14 +126,17 @@ class _Head:
         return logits
 
 
-def _top(head: _Head, hidden: Tensor) -> tuple[Array, Array]:
+def _top(head: _Head, hidden: Tensor) -> dict[str, Any]:
     """The most likely next tokens and their probabilities, in slices that fit into memory."""
     ids, probabilities = [], []
     for part in hidden.split(256):
         best = torch.softmax(head.layer(part).float(), -1).topk(min(TOP, head.layer.out_features))
         ids.append(best.indices.cpu())
         probabilities.append(best.values.cpu())
-    return torch.cat(ids).int().numpy(), torch.cat(probabilities).numpy()
+    return {
+        "top_ids": torch.cat(ids).int().numpy(),
+        "top_probs": torch.cat(probabilities).numpy(),
+    }
 
 
 def generate(
@@ -122,6 +149,8 @@ def generate(
     Raises:
         TextError, ModelError: see :func:`run`.
     """
+    if not model.causal:
+        raise ModelError(f"model={model.spec.name!r} is an encoder; it does not write text")
     ids = encode(model, text)["input_ids"]
     stop = model.hf.generation_config.eos_token_id
     stops = set(stop) if isinstance(stop, list) else {stop}

@@ -24,7 +24,8 @@ from saa_core.errors import PolicyError, TraceError
 from saa_core.files import replacing
 from saa_core.types import BELOW, DENSE, GATE, NOT_ALLOWED, Policy, Timing
 
-TRACE_FORMAT = 1
+TRACE_FORMAT = 2
+"""2: layers may differ in what is allowed and forced (``plan``). Files of format 1 are still read."""
 Array = NDArray[Any]
 
 
@@ -116,8 +117,10 @@ class Trace:
         predicted_mass: the gate's estimate of the attention mass that is kept, [L, H].
         retained_mass: the share of the true attention mass that is kept, [L, H]; None in a summary.
         received: share of attention that each token receives, [L, H, K]; None in a summary.
-        first, last: first and last key that each query may see, int32 [Q]; last < first: none.
-        forced: reason code of blocks that are kept in any case, uint8 [M, S]; 0 = none.
+        plan: which of U kinds each layer is, in what is allowed and forced, int32 [L].
+        first, last: first and last key that each query may see, int32 [U, Q]; last < first: none.
+        forced: reason code of blocks that are kept, or excluded, in any case, uint8
+            [U, 1 or H, M, S]; 0 = none. [U, 1, 1, 1] where there is no policy.
         hidden: final hidden states, [N, E], or None.
         top_ids, top_probs: the five most likely next tokens at each position, [N, 5], or None.
         timing: measured latencies of this text, if they were measured.
@@ -141,6 +144,7 @@ class Trace:
     first: Array
     last: Array
     forced: Array
+    plan: Array
     hidden: Array | None = None
     top_ids: Array | None = None
     top_probs: Array | None = None
@@ -156,7 +160,7 @@ class Trace:
 
     @property
     def queries(self) -> int:
-        return len(self.first)
+        return int(self.first.shape[1])
 
     @property
     def keys(self) -> int:
@@ -165,13 +169,26 @@ class Trace:
     @property
     def sparsity(self) -> float:
         """Share of the allowed pairs that was not computed, over all layers and heads."""
-        return float(1 - self.density.mean())
+        return float(1 - np.average(self.density.mean(1), weights=self.allowed_pairs))
 
     @cached_property
-    def allowed(self) -> Array:
-        """Pairs that the dense model would compute, bool [Q, K]."""
+    def allowed_pairs(self) -> Array:
+        """Number of allowed pairs of one head, by layer, int64 [L]."""
+        counts = np.maximum(self.last.astype(np.int64) - self.first + 1, 0).sum(1)
+        found: Array = counts[self.plan]
+        return found
+
+    def allowed(self, layer: int) -> Array:
+        """Pairs that the dense model would compute in a layer, bool [Q, K].
+
+        Raises:
+            TraceError: the layer does not exist.
+        """
+        self._check("layer", layer, self.shape[0])
+        kind = self.plan[layer]
         k = np.arange(self.keys, dtype=np.int32)
-        return (k >= self.first[:, None]) & (k <= self.last[:, None])
+        found: Array = (k >= self.first[kind][:, None]) & (k <= self.last[kind][:, None])
+        return found
 
     def maps(self, layer: int) -> LayerMaps:
         """The decision of one layer at the granularity it was made.
@@ -180,28 +197,29 @@ class Trace:
             TraceError: the layer does not exist, or the trace is a summary.
         """
         self._check("layer", layer, self.shape[0])
-        H, M, S = self.shape[1], *self.forced.shape
+        H = self.shape[1]
         if self.policy is None:
             return LayerMaps(
-                keep=np.ones((H, M, S), bool),
-                score=np.zeros((H, M, S), np.float32),
-                threshold=np.zeros((H, M), np.float32),
+                keep=np.ones((H, self.queries, self.keys), bool),
+                score=np.zeros((H, self.queries, self.keys), np.float32),
+                threshold=np.zeros((H, self.queries), np.float32),
             )
         if self.layers is None:
             raise TraceError("this trace is a summary; record it with record='full' to see maps")
         packed = self.layers.read(layer)
-        bits = np.unpackbits(packed.keep, axis=-1, count=S).astype(bool)
+        bits = np.unpackbits(packed.keep, axis=-1, count=self.forced.shape[-1]).astype(bool)
         return LayerMaps(bits, packed.score.astype(np.float32), packed.threshold)
 
     def keep_map(self, layer: int, head: int) -> Array:
         """Kept pairs, bool [Q, K]."""
         self._check("head", head, self.shape[1])
-        return self._expand(self.maps(layer).keep[head]) & self.allowed
+        return self._expand(self.maps(layer).keep[head]) & self.allowed(layer)
 
     def score_map(self, layer: int, head: int) -> Array:
         """Predicted mass of the block that each pair lies in, float32 [Q, K]; 0 if not allowed."""
         self._check("head", head, self.shape[1])
-        return np.where(self.allowed, self._expand(self.maps(layer).score[head]), np.float32(0))
+        score = self._expand(self.maps(layer).score[head])
+        return np.where(self.allowed(layer), score, np.float32(0))
 
     def reason_map(self, layer: int, head: int) -> Array:
         """Why each pair is kept or dropped, codes into ``REASONS``, uint8 [Q, K]."""
@@ -210,9 +228,15 @@ class Trace:
         if self.policy is None:
             codes = np.full(kept.shape, DENSE, np.uint8)
         else:
-            forced = self._expand(self.forced)
+            forced = self._expand(self.forced_codes(layer, head))
             codes = np.where(forced > 0, forced, np.where(kept, GATE, BELOW)).astype(np.uint8)
-        return np.where(self.allowed, codes, np.uint8(NOT_ALLOWED))
+        return np.where(self.allowed(layer), codes, np.uint8(NOT_ALLOWED))
+
+    def forced_codes(self, layer: int, head: int) -> Array:
+        """Reason codes of the blocks on which the gate had no say, uint8 [M, S]; 0 = none."""
+        codes = self.forced[self.plan[layer]]
+        found: Array = codes[head if len(codes) > 1 else 0]
+        return found
 
     def _expand(self, blocks: Array) -> Array:
         if self.block == (1, 1):
@@ -272,14 +296,17 @@ class Trace:
             with safe_open(path, framework="np") as stored:
                 metadata = stored.metadata() or {}
                 version = metadata.get("saa_trace")
-                if version != str(TRACE_FORMAT):
+                if version not in ("1", "2"):
                     raise TraceError(
-                        f"trace {path}: format {version!r} is not known; this version reads "
-                        f"{TRACE_FORMAT}"
+                        f"trace {path}: format {version!r} is not known; this version reads 1 and 2"
                     )
                 about = json.loads(metadata["json"])
                 names = set(stored.keys())
                 arrays = {name: stored.get_tensor(name) for name in ARRAYS if name in names}
+            if version == "1":
+                arrays["plan"] = np.zeros(len(arrays["density"]), np.int32)
+                arrays |= {name: arrays[name][None] for name in ("first", "last")}
+                arrays["forced"] = arrays["forced"][None, None]
             full = any(name.startswith("layer.") for name in names)
             return Trace(
                 text=about["text"],
@@ -312,6 +339,7 @@ ARRAYS = (
     "first",
     "last",
     "forced",
+    "plan",
     "hidden",
     "top_ids",
     "top_probs",
@@ -332,32 +360,51 @@ class Comparison:
     """Two runs on the same text, position by position.
 
     Args:
-        kl: divergence of the second run's next-token distribution from the first's, nats, [N].
-        top1_agreement: the most likely next token is the same, bool [N].
+        kl: divergence of the second run's next-token distribution from the first's, nats, [N];
+            None for an encoder.
+        top1_agreement: the most likely next token is the same, bool [N]; None for an encoder.
         output_error: relative L2 distance of the final hidden states, [N].
+        embedding_cosine: cosine of the two text embeddings (mean of the final hidden states).
     """
 
-    kl: Array
-    top1_agreement: Array
+    kl: Array | None
+    top1_agreement: Array | None
     output_error: Array
+    embedding_cosine: float
 
 
 def compare(first: Trace, second: Trace) -> Comparison:
     """Compares what came out of two runs on the same tokens.
 
     Raises:
-        TraceError: the tokens differ, or a trace holds no final states (record one in this process).
+        TraceError: the tokens differ, a trace holds no final states, or neither of two traces of a
+            language model has its head (run one of them in this process).
     """
     if not np.array_equal(first.token_ids, second.token_ids):
         raise TraceError(
             f"the two traces are of different tokens ({first.keys} and {second.keys} of them)"
         )
+    if first.hidden is None or second.hidden is None:
+        raise TraceError("both traces need final hidden states; record them with saa_core.run")
+    kl = same = None
+    if first.top_ids is not None:
+        kl, same = _next_tokens(first, second)
+    distance = np.linalg.norm(first.hidden - second.hidden, axis=-1)
+    size = np.linalg.norm(first.hidden, axis=-1)
+    a, b = (trace.hidden.astype(np.float64).mean(0) for trace in (first, second))  # type: ignore[union-attr]
+    return Comparison(
+        kl=kl,
+        top1_agreement=same,
+        output_error=distance / np.maximum(size, 1e-12),
+        embedding_cosine=float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12)),
+    )
+
+
+def _next_tokens(first: Trace, second: Trace) -> tuple[Array, Array]:
+    """(kl, top1_agreement) of two traces of a language model."""
     head = first.head or second.head
-    if first.hidden is None or second.hidden is None or head is None:
-        raise TraceError(
-            "both traces need final hidden states and one needs the model's head; "
-            "run at least one of them in this process with record='full'"
-        )
+    if head is None:
+        raise TraceError("one of the traces needs the model's head; run it in this process")
     kl = np.empty(first.keys, np.float32)
     same = np.empty(first.keys, bool)
     for start in range(0, first.keys, 128):
@@ -365,11 +412,7 @@ def compare(first: Trace, second: Trace) -> Comparison:
         a, b = (_log_softmax(head(trace.hidden[part])) for trace in (first, second))  # type: ignore[index]
         kl[part] = (np.exp(a) * (a - b)).sum(-1)
         same[part] = a.argmax(-1) == b.argmax(-1)
-    distance = np.linalg.norm(first.hidden - second.hidden, axis=-1)
-    size = np.linalg.norm(first.hidden, axis=-1)
-    return Comparison(
-        kl=np.maximum(kl, 0), top1_agreement=same, output_error=distance / np.maximum(size, 1e-12)
-    )
+    return np.maximum(kl, 0), same
 
 
 def _log_softmax(logits: Array) -> Array:

@@ -5,7 +5,7 @@ Shapes: B batch, H query heads, G key/value heads, Q, K positions, M, S query an
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -16,13 +16,53 @@ from torch import Tensor
 from saa_core.errors import PolicyError, choice
 
 GRANULARITIES = ("auto", "block", "pair")
+BUDGET_CHOICES = ("layer", "call")
 KERNEL_CHOICES = ("auto", "native", "flex", "gather", "reference")
+DEFAULT_MASS = 0.95
 PAIR_LIMIT = 512
 """Texts up to this many tokens are decided pair by pair under ``granularity="auto"``."""
 
-REASONS = ("not allowed", "below", "gate", "sink", "local", "dense")
-"""Reason codes are indices into this tuple. The first two are dropped, the others kept."""
-NOT_ALLOWED, BELOW, GATE, SINK, LOCAL, DENSE = range(len(REASONS))
+REASONS = ("not allowed", "below", "gate", "sink", "local", "dense", "forced", "excluded")
+"""Reason codes are indices into this tuple, and stay so: stored traces hold them."""
+NOT_ALLOWED, BELOW, GATE, SINK, LOCAL, DENSE, FORCED, EXCLUDED = range(len(REASONS))
+KEPT = (GATE, SINK, LOCAL, DENSE, FORCED)
+"""Reasons for which a pair is kept; the others say why it is not."""
+
+
+@dataclass(frozen=True)
+class Force:
+    """Pairs that a person keeps or excludes, whatever the gate says.
+
+    None is every layer, head, query or key: ``Force(key=5)`` keeps token 5 for everybody,
+    ``Force(layer=3, head=1, keep=False)`` excludes a head. Where blocks are decided, the blocks
+    that hold such a pair follow. A query's own position is never excluded.
+
+    Args:
+        keep: True keeps the pairs, False excludes them.
+        layer, head: indices from 0.
+        query, key: positions of tokens from 0.
+
+    Raises:
+        PolicyError: an index is negative or no whole number.
+    """
+
+    keep: bool = True
+    layer: int | None = None
+    head: int | None = None
+    query: int | None = None
+    key: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("layer", "head", "query", "key"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise PolicyError(
+                    f"{name}={value!r} must be a whole number from 0, or None for all"
+                )
+            if value is not None and value < 0:
+                raise PolicyError(
+                    f"{name}={value!r} must be a whole number from 0, or None for all"
+                )
 
 
 @dataclass(frozen=True)
@@ -31,26 +71,49 @@ class Policy:
 
     Args:
         mass: share of the predicted attention mass to keep in each row, in (0, 1]; 1.0 keeps all.
+            It is meant on average over the layers: a calibrated gate gives sensitive layers more.
+            Exactly one of ``mass`` and ``budget`` is set; mass 0.95 if neither is given.
+        budget: share of the allowed pairs to compute at most, in (0, 1], sink and local included.
+        budget_over: "layer" gives every layer the same budget, "call" gives each layer what the
+            gate's calibration says that it needs, with the budget as their mean.
         granularity: "pair", "block", or "auto" (pair by pair up to 512 tokens, blocks above).
         block: (queries, keys) per block in tokens, where blocks are decided.
         sink: number of first keys that are always kept, in tokens.
         local: number of nearest keys that are always kept, in tokens, the query itself included.
+        force: pairs kept or excluded by a person; later entries win over earlier ones.
         kernel: what executes the decision; "auto" takes the fastest that works here.
 
     Raises:
         PolicyError: a value is outside its range.
     """
 
-    mass: float = 0.95
+    mass: float | None = None
     granularity: Literal["auto", "pair", "block"] = "auto"
     block: tuple[int, int] = (32, 16)
     sink: int = 4
     local: int = 16
     kernel: Literal["auto", "native", "flex", "gather", "reference"] = "auto"
+    budget: float | None = None
+    budget_over: Literal["layer", "call"] = "layer"
+    force: tuple[Force, ...] = ()
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.mass, (int, float)) and 0.0 < self.mass <= 1.0):
-            raise PolicyError(f"mass={self.mass!r} must be a number in (0, 1], for example 0.95")
+        if self.mass is None and self.budget is None:
+            object.__setattr__(self, "mass", DEFAULT_MASS)
+        if self.mass is not None and self.budget is not None:
+            raise PolicyError(
+                f"mass={self.mass!r} and budget={self.budget!r} exclude each other; set one, and the "
+                "other to None"
+            )
+        for name, example in (("mass", 0.95), ("budget", 0.4)):
+            value = getattr(self, name)
+            valid = isinstance(value, (int, float)) and 0.0 < value <= 1.0
+            if value is not None and not valid:
+                raise PolicyError(
+                    f"{name}={value!r} must be a number in (0, 1], for example {example}"
+                )
+        if self.budget_over not in BUDGET_CHOICES:
+            raise PolicyError(choice("budget_over", self.budget_over, BUDGET_CHOICES))
         if self.granularity not in GRANULARITIES:
             raise PolicyError(choice("granularity", self.granularity, GRANULARITIES))
         if self.kernel not in KERNEL_CHOICES:
@@ -69,16 +132,29 @@ class Policy:
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= least):
                 raise PolicyError(f"{name}={value!r} must be a whole number of tokens >= {least}")
+        try:
+            entries = tuple(Force(**x) if isinstance(x, Mapping) else x for x in self.force)
+        except TypeError as error:
+            raise PolicyError(f"force={self.force!r}: {error}") from error
+        if not all(isinstance(entry, Force) for entry in entries):
+            raise PolicyError(f"force={self.force!r} must be a sequence of saa_core.Force")
+        object.__setattr__(self, "force", entries)
+
+    def __str__(self) -> str:
+        """The rule and what it aims at, for example "mass 0.95"."""
+        return f"{self.rule} {self.aim:g}"
 
     @property
     def rule(self) -> str:
         """Name of the rule that turns scores into a decision, a key of ``rules.RULES``."""
-        return "mass"
+        return "mass" if self.budget is None else "budget"
 
     @property
-    def target(self) -> float:
-        """What the rule aims at."""
-        return self.mass
+    def aim(self) -> float:
+        """What the rule aims at: the mass, or the budget."""
+        value = self.mass if self.budget is None else self.budget
+        assert value is not None
+        return value
 
     def block_for(self, length: int) -> tuple[int, int]:
         """(queries, keys) per decided block for a text of ``length`` tokens; (1, 1) is pair by pair."""
@@ -170,7 +246,8 @@ class Decision:
         keep: bool [B, H, M, S]; only blocks with at least one allowed pair.
         score: predicted mass of each block, averaged over its queries, [B, H, M, S].
         threshold: a block that is not forced is kept if its score reaches this, [B, H, M].
-        forced: reason code per block that is kept in any case, uint8 [B or 1, 1, M, S], 0 = none.
+        forced: reason code per block that is kept in any case, or EXCLUDED; uint8
+            [B or 1, 1 or H, M, S], 0 = none.
         count: allowed pairs per block, int32 [B or 1, 1, M, S].
     """
 

@@ -78,6 +78,12 @@ def smollm2() -> saa.Model:
 
 
 @pytest.fixture(scope="session")
+def minilm() -> saa.Model:
+    """MiniLM-L6 with real weights; fetched once if it is not in the cache yet."""
+    return saa.load("minilm", device="cpu")
+
+
+@pytest.fixture(scope="session")
 def novel() -> str:
     """A few thousand tokens of a public-domain novel that no gate was trained on."""
     return (fetch.assets() / "examples" / "persuasion.txt").read_text(encoding="utf-8")

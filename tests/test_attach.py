@@ -130,7 +130,7 @@ def test_sliding_windows_are_honoured(tiny):
     found = hf(IDS, saa=call).logits
     assert (found - expected).norm() / expected.norm() < 1e-4
     trace = call.trace()
-    assert trace.allowed[60].sum() == 16
+    assert trace.allowed(0)[60].sum() == 16
 
 
 def test_an_unsupported_model_is_refused_with_the_supported_ones():

@@ -68,7 +68,7 @@ def test_only_session_loads_or_runs():
             assert "streamlit" not in text.replace("no streamlit", "")
 
 
-VALUES = "Call Comparison Model Policy REASONS Spec Timing Trace TrainConfig TrainStep"
+VALUES = "Call Comparison Force Model Policy REASONS Spec Timing Trace TrainConfig TrainStep"
 ERRORS = "FetchError GateError KernelError ModelError PolicyError SAAError TextError TraceError"
 FUNCTIONS = "attach compare detach generate load measure run save_gates train_gates"
 

@@ -8,7 +8,7 @@ from problems import mask_of
 
 from saa_core import rules
 from saa_core.errors import PolicyError
-from saa_core.types import LOCAL, SINK, Allowed, Policy, expand
+from saa_core.types import EXCLUDED, FORCED, LOCAL, SINK, Allowed, Force, Policy, expand
 
 SCENES = st.fixed_dictionaries(
     {
@@ -120,3 +120,112 @@ def test_mass_one_is_all_even_where_float_sums_would_not_be():
 def test_policy_names_the_argument_that_is_wrong(change, name):
     with pytest.raises(PolicyError, match=f"^{name}="):
         Policy(**change)
+
+
+@given(SCENES, st.floats(0.01, 1.0))
+@settings(max_examples=60, deadline=None)
+def test_budget_is_never_passed_unless_the_forced_blocks_alone_do(shape, target):
+    _, count, _, forced, score = scene(**shape)
+    keep, threshold = rules.budget(score, forced, count, target)
+    is_forced = (forced > 0).expand_as(keep)
+    assert keep[is_forced].all()
+    assert not keep[(count == 0).expand_as(keep)].any()
+    spent = (keep * count).sum((1, 2, 3))
+    paid = (is_forced * count).sum((1, 2, 3))
+    limit = target * count.expand_as(keep).sum((1, 2, 3))
+    assert ((spent <= limit) | (spent == paid)).all()
+    free = keep & ~is_forced
+    assert (score >= threshold[..., None])[free].all()
+    # Not one block more fits: the best that is left out would pass the limit.
+    left_out = score.masked_fill(keep | (count == 0), -1).flatten(1)
+    best = left_out.max(1)
+    for item in range(len(score)):
+        if best.values[item] > 0 and spent[item] >= paid[item] and limit[item] > paid[item]:
+            equal = (score[item] == best.values[item]) & ~keep[item] & (count[0] > 0)
+            cost = (count.expand_as(keep)[item] * equal).sum()
+            assert spent[item] + cost > limit[item] - 1
+
+
+@given(SCENES, st.floats(0.05, 0.5), st.floats(0.0, 0.5))
+@settings(max_examples=40, deadline=None)
+def test_a_larger_budget_keeps_all_that_a_smaller_one_keeps(shape, target, more):
+    _, count, _, forced, score = scene(**shape)
+    small, _ = rules.budget(score, forced, count, target)
+    large, _ = rules.budget(score, forced, count, min(target + more, 1.0))
+    assert (small <= large).all()
+
+
+ENTRIES = st.builds(
+    Force,
+    keep=st.booleans(),
+    head=st.none() | st.integers(0, 2),
+    query=st.none() | st.integers(0, 0),
+    key=st.none() | st.integers(0, 0),
+)
+
+
+@given(SCENES, st.lists(ENTRIES, min_size=1, max_size=3), st.sampled_from(["mass", "budget"]))
+@settings(max_examples=80, deadline=None)
+def test_what_a_person_forces_is_kept_or_excluded_by_every_rule(shape, entries, rule):
+    allowed, count, _, codes, score = scene(**shape)
+    block = shape["block"]
+    forced = rules.forced_by_person(codes, count, allowed, entries, block, heads=3)
+    keep, _ = rules.RULES[rule](score, forced, count, 0.5)
+    forced = forced.expand_as(keep)
+    possible = (count > 0).expand_as(keep)
+    assert keep[forced == FORCED].all()
+    assert not keep[forced == EXCLUDED].any()
+    assert not keep[~possible].any()
+    last = entries[-1]
+    if last.keep and last.query is None and last.key is None:
+        heads = slice(None) if last.head is None else slice(last.head, last.head + 1)
+        assert keep[:, heads][possible[:, heads]].all()
+    pairs = expand(keep, block, allowed.queries, allowed.keys) & allowed.pairs
+    own = torch.eye(allowed.queries, dtype=torch.bool) & allowed.pairs
+    assert pairs[own.expand_as(pairs)].all(), "a query always sees itself"
+
+
+@pytest.mark.parametrize("rule", ["mass", "budget"])
+def test_excluded_blocks_do_not_count_as_mass_that_is_held(rule):
+    allowed = Allowed(64, 64, True, torch.device("cpu"))
+    count = allowed.count((1, 1))
+    policy = Policy(sink=0, local=1)
+    codes = rules.forced(allowed, policy, (1, 1), count)
+    score = torch.rand(1, 1, 64, 64) * (count > 0)
+    score[..., 0] = 100 * (count[..., 0] > 0)
+    score = score / score.sum(-1, keepdim=True)
+    entries = [Force(key=0, keep=False)]
+    forced = rules.forced_by_person(codes, count, allowed, entries, (1, 1), heads=1)
+    keep, _ = rules.RULES[rule](score, forced, count, 0.5)
+    assert not keep[0, 0, 1:, 0].any()
+    assert keep[0, 0, 40:].sum(-1).min() > 5, "the others take the place of what is excluded"
+
+
+def test_forcing_what_does_not_exist_is_refused():
+    allowed = Allowed(8, 8, True, torch.device("cpu"))
+    count = allowed.count((1, 1))
+    codes = rules.forced(allowed, Policy(), (1, 1), count)
+    for entry, word in [
+        (Force(head=3), r"head=3.*0 to 2"),
+        (Force(query=8), r"query=8.*0 to 7"),
+        (Force(key=99), "key=99"),
+    ]:
+        with pytest.raises(PolicyError, match=word):
+            rules.forced_by_person(codes, count, allowed, [entry], (1, 1), heads=3)
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({"mass": 0.9, "budget": 0.4}, "exclude each other"),
+        ({"budget": 0}, "budget=0 must be a number in"),
+        ({"budget": 0.4, "budget_over": "head"}, "budget_over='head'"),
+        ({"force": ("everything",)}, "sequence of saa_core.Force"),
+        ({"force": ({"token": 3},)}, "force="),
+    ],
+)
+def test_a_policy_says_what_is_wrong_with_it(given, word):
+    with pytest.raises(PolicyError, match=word):
+        Policy(**given)
+    with pytest.raises(PolicyError, match="head=-1"):
+        Force(head=-1)

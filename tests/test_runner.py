@@ -12,7 +12,7 @@ import saa_core as saa
 from saa_core.kernels import flex_unavailable
 from saa_core.types import BELOW, DENSE, GATE, LOCAL, NOT_ALLOWED, SINK
 
-GOLDEN = Path(__file__).parent / "golden" / "v1.saa"
+GOLDEN = Path(__file__).parent / "golden"
 TEXT = (
     "Sir Walter Elliot, of Kellynch Hall, was a man who, for his own amusement, never took up "
     "any book but the Baronetage; there he found occupation for an idle hour."
@@ -32,7 +32,7 @@ def test_a_dense_run_keeps_everything_and_equals_the_model(smollm2, traces):
     with torch.inference_mode():
         expected = smollm2.hf(ids).logits[0]
     assert (dense.top_ids[:, 0] == expected.argmax(-1).numpy()).all()
-    assert (dense.reason_map(0, 0)[dense.allowed] == DENSE).all()
+    assert (dense.reason_map(0, 0)[dense.allowed(0)] == DENSE).all()
 
 
 def test_what_the_trace_says_fits_together(traces):
@@ -46,7 +46,7 @@ def test_what_the_trace_says_fits_together(traces):
     assert sparse.text[slice(*sparse.offsets[3])] == "Elliot" or sparse.offsets[3][1] > 0
     keep, reason = sparse.keep_map(4, 2), sparse.reason_map(4, 2)
     assert keep.shape == (N, N)
-    assert keep.sum() / sparse.allowed.sum() == pytest.approx(sparse.density[4, 2], abs=1e-6)
+    assert keep.sum() / sparse.allowed(4).sum() == pytest.approx(sparse.density[4, 2], abs=1e-6)
     assert (keep == np.isin(reason, (GATE, SINK, LOCAL))).all()
     assert (reason[~np.tri(N, dtype=bool)] == NOT_ALLOWED).all()
     assert (reason == BELOW).any()
@@ -70,7 +70,7 @@ def test_retained_mass_is_the_kept_share_of_the_true_softmax(smollm2):
     trace = call.trace()
     q, k, scale = seen[7]
     scores = q @ k.repeat_interleave(3, 1).transpose(-1, -2) * scale
-    hidden = ~torch.tensor(trace.allowed)
+    hidden = ~torch.tensor(trace.allowed(0))
     weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)[0]
     for head in (0, 5):
         kept = torch.tensor(trace.keep_map(7, head))
@@ -260,16 +260,17 @@ def test_kernels_agree_in_the_real_model(smollm2, novel):
         assert (trace.keep_map(0, 0) == expected.keep_map(0, 0)).all()
 
 
-def test_the_format_of_stored_traces_stays_readable(tmp_path):
-    """A file written by the first version; see tests/golden/make.py for its contents."""
-    trace = saa.Trace.load(GOLDEN)
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_the_format_of_stored_traces_stays_readable(version, tmp_path):
+    """Files written by each version of the format; see tests/golden/make.py for their contents."""
+    trace = saa.Trace.load(GOLDEN / f"{version}.saa")
     assert trace.text == "abcdefghij"
     assert trace.policy == saa.Policy(mass=0.6, sink=1, local=2, block=(4, 2), granularity="block")
     assert trace.shape == (2, 4)
     kept = "\n".join(
         "".join(".#"[cell] for cell in row) for row in trace.keep_map(1, 3).astype(int)
     )
-    assert kept == (GOLDEN.with_suffix(".txt")).read_text().rstrip("\n")
+    assert kept == (GOLDEN / f"{version}.txt").read_text().rstrip("\n")
     again = trace.save(tmp_path / "again.saa")
     assert (saa.Trace.load(again).reason_map(1, 3) == trace.reason_map(1, 3)).all()
 
@@ -288,3 +289,78 @@ def test_without_a_compiler_auto_takes_gather_and_says_so(smollm2, novel, monkey
         assert "compiler" in trace.execution.reason
     finally:
         find_compiler.cache_clear()
+
+
+def test_forced_pairs_are_traced_with_their_reason_and_change_the_output(smollm2, tmp_path):
+    text = "The keys are on the table by the door, and the letters are in the drawer."
+    plain = saa.run(smollm2, text, saa.Policy(mass=0.9))
+    force = (
+        saa.Force(layer=3, head=2, query=12, key=7),
+        saa.Force(layer=5, keep=False, key=0),
+        saa.Force(layer=6, head=1),
+    )
+    trace = saa.run(smollm2, text, saa.Policy(mass=0.9, force=force))
+    again = saa.Trace.load(trace.save(tmp_path / "forced.saa"))
+    for found in (trace, again):
+        assert saa.REASONS[found.reason_map(3, 2)[12, 7]] == "forced"
+        assert saa.REASONS[found.reason_map(3, 1)[12, 7]] != "forced"
+        assert set(found.reason_map(5, 4)[1:, 0]) == {saa.REASONS.index("excluded")}
+        assert not found.keep_map(5, 4)[1:, 0].any()
+        assert (found.keep_map(6, 1) == found.allowed(6)).all()
+        assert found.density[6, 1] == 1
+        assert found.policy.force == force
+    assert saa.compare(plain, trace).output_error.max() > 1e-3
+    for wrong, word in [({"layer": 30}, r"layer=30.*0 to 29"), ({"head": 9}, r"head=9.*0 to 8")]:
+        with pytest.raises(saa.PolicyError, match=word):
+            saa.run(smollm2, text, saa.Policy(force=(saa.Force(**wrong),)))
+
+
+@pytest.mark.parametrize("over", ["layer", "call"])
+def test_a_budget_is_kept_in_the_real_model(smollm2, novel, over):
+    policy = saa.Policy(budget=0.35, budget_over=over, granularity="block")
+    trace = saa.run(smollm2, novel[:6000], policy, record="summary")
+    if over == "layer":
+        assert (trace.density.mean(1) <= 0.35 + 1e-6).all()
+        assert trace.density.mean() > 0.33
+    else:
+        assert 0.2 < trace.density.mean() <= 0.36
+    assert str(trace.policy) == "budget 0.35"
+
+
+def test_an_encoder_has_embeddings_instead_of_next_words(minilm):
+    text = "A bird sat on the fence and sang until the sun had gone down behind the hill."
+    dense = saa.run(minilm, text)
+    trace = saa.run(minilm, text, saa.Policy(mass=0.9))
+    assert trace.tokens[0] == "[CLS]"
+    assert trace.tokens[-1] == "[SEP]"
+    assert trace.top_ids is None
+    assert trace.allowed(0).all()
+    with torch.inference_mode():
+        expected = minilm.hf(torch.tensor([dense.token_ids.tolist()])).last_hidden_state[0]
+    np.testing.assert_allclose(dense.hidden, expected.numpy(), atol=1e-5)
+    found = saa.compare(dense, trace)
+    assert found.kl is None
+    assert found.top1_agreement is None
+    assert 0.9 < found.embedding_cosine < 1
+    with pytest.raises(saa.ModelError, match="encoder"):
+        next(saa.generate(minilm, text))
+    with pytest.raises(saa.TextError) as caught:
+        saa.run(minilm, "bird " * 600)
+    assert caught.value.length == 602
+    cut = saa.run(minilm, ("bird " * 600)[: caught.value.cut_at])
+    assert cut.keys == 512
+
+
+def test_layers_with_a_sliding_window_have_their_own_allowed_pairs(tiny):
+    hf = tiny("modernbert")
+    saa.attach(hf)
+    call = saa.Call(saa.Policy(mass=0.8), record="full")
+    with torch.no_grad():
+        hf(torch.arange(3, 93)[None], saa=call)
+    trace = call.trace()
+    seen = [int(trace.allowed(layer)[45].sum()) for layer in range(4)]
+    assert seen == [90, 41, 41, 90]
+    for layer in range(4):
+        kept, allowed = trace.keep_map(layer, 1), trace.allowed(layer)
+        assert not (kept & ~allowed).any()
+        assert kept.sum() / allowed.sum() == pytest.approx(trace.density[layer, 1], abs=1e-6)

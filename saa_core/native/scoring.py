@@ -75,7 +75,10 @@ def scores(
 
 def top_p(score: Tensor, forced: Tensor, count: Tensor, target: float) -> tuple[Tensor, Tensor]:
     """keep [B, H, M, S] and threshold [B, H, M]; arguments and results of rules.mass."""
-    B, H, M, S = score.shape
+    shape = B, H, M, S = tuple(score.shape)
+    if forced.shape[1] > 1 or count.shape[1] > 1:  # a person decides per head: heads become items
+        forced, count = (x.expand(B, H, -1, -1).reshape(B * H, 1, M, S) for x in (forced, count))
+        B, H = B * H, 1
     score, forced, count = (
         score.detach().float().contiguous(),
         forced.contiguous(),
@@ -91,4 +94,4 @@ def top_p(score: Tensor, forced: Tensor, count: Tensor, target: float) -> tuple[
     )
     if keep.numel():
         call("saa_top_p", problem)
-    return keep, threshold
+    return keep.view(shape), threshold.view(shape[:-1])

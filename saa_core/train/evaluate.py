@@ -79,7 +79,7 @@ def evaluate(
             Quality(
                 length=length,
                 text=name,
-                mass=policy.mass,
+                mass=policy.aim,
                 block=policy.block_for(length),
                 windows=len(places),
                 ppl_dense=math.exp(sum(dense) / len(dense)),
