@@ -8,7 +8,7 @@ computes exactly what it computed before.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,20 @@ class Model:
     def max_length(self) -> int:
         """Longest text in tokens that the model was made for."""
         return family_of(self.hf).max_length(self.hf.config)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a long text to cut windows from; an encoder's without special tokens."""
+        found = self.tokenizer(text, verbose=False, add_special_tokens=self.causal)["input_ids"]
+        return list(found)
+
+    def framed(self, ids: Sequence[int]) -> list[int]:
+        """A window of token ids as the model wants it: an encoder's between its special tokens.
+
+        The frame takes the place of the first and last token, so that lengths stay what they are.
+        """
+        if self.causal or self.tokenizer.cls_token_id is None:
+            return list(ids)
+        return [self.tokenizer.cls_token_id, *ids[1:-1], self.tokenizer.sep_token_id]
 
     @property
     def gates(self) -> list[PairGate]:

@@ -60,6 +60,11 @@ class Call:
     ) -> None:
         if record not in RECORDS:
             raise PolicyError(choice("record", record, RECORDS))
+        if policy is not None:
+            if policy.kernel not in ("auto", *KERNELS):
+                raise PolicyError(choice("kernel", policy.kernel, ("auto", *KERNELS)))
+            if policy.rule_name not in rules.RULES:
+                raise PolicyError(choice("rule", policy.rule, ("auto", *rules.RULES)))
         self.policy = policy
         self.record = record
         self.clock = clock
@@ -107,7 +112,7 @@ class Call:
             if watch:
                 watch.lap("gate")
             forced = plan.forced_for(layer, self.policy, score.shape[1])
-            rule = rules.RULES[self.policy.rule]
+            rule = rules.RULES[self.policy.rule_name]
             keep, threshold = rule(score, forced, plan.count, gate.target(self.policy))
             decision = Decision(plan.grid.block, keep, score, threshold, forced, plan.count)
             if watch:

@@ -20,13 +20,14 @@ from saa_core.attach import Model, load, save_gates
 from saa_core.doctor import examine
 from saa_core.errors import SAAError, TextError
 from saa_core.files import store_dir, write_json
+from saa_core.kernels import KERNELS
 from saa_core.measure import measure
 from saa_core.runner import run
 from saa_core.trace import Trace
 from saa_core.train import corpus
 from saa_core.train.distil import TrainConfig, train_gates
-from saa_core.train.evaluate import evaluate
-from saa_core.types import GRANULARITIES, KERNEL_CHOICES, Policy, Timing, quartiles
+from saa_core.train.evaluate import EncoderQuality, Quality, evaluate, evaluate_encoder
+from saa_core.types import GRANULARITIES, Policy, Timing, quartiles
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -104,7 +105,7 @@ def _model_options(command: argparse.ArgumentParser) -> None:
 def _policy_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--mass", type=float, help="share of predicted mass to keep, up to 1")
     command.add_argument("--granularity", choices=GRANULARITIES)
-    command.add_argument("--kernel", choices=KERNEL_CHOICES)
+    command.add_argument("--kernel", choices=("auto", *KERNELS))
     command.add_argument("--block", type=int, nargs=2, metavar=("QUERIES", "KEYS"))
     command.add_argument("--sink", type=int, help="first tokens that are always kept")
     command.add_argument("--local", type=int, help="nearest tokens that are always kept")
@@ -267,6 +268,30 @@ def _spread(samples: tuple[float, ...]) -> str:
     return f"{middle:.1f} ({low:.1f} - {high:.1f})"
 
 
+def _evaluated(
+    model: Model, texts: dict[str, str], config: TrainConfig, windows: int
+) -> list[dict[str, Any]]:
+    """Held-out figures of freshly trained gates, printed and returned."""
+    rows: list[Quality | EncoderQuality] = []
+    length = min(1024, max(config.lengths))
+    for name, text in texts.items():
+        if len(model.tokenize(text)) < length:
+            continue
+        measured = evaluate if model.causal else evaluate_encoder
+        rows += measured(model, text, name, length, [model.spec.policy], windows=windows)
+    for row in rows:
+        moved = (
+            f"perplexity {row.ppl_increase_pct:+.2f} %"
+            if isinstance(row, Quality)
+            else f"embedding cosine {row.cosine:.4f}"
+        )
+        print(
+            f"{row.text}: {row.length} tokens, density {row.density:.2f}, {moved} "
+            f"({row.lo:.4g} to {row.hi:.4g}), {row.windows} windows"
+        )
+    return [asdict(row) for row in rows]
+
+
 def _train(options: argparse.Namespace) -> None:
     config = TrainConfig(
         steps=options.steps,
@@ -289,18 +314,7 @@ def _train(options: argparse.Namespace) -> None:
             lines.flush()
             bar.n = step.step
             bar.set_postfix(loss=f"{step.loss:.3f}", density=f"{step.density:.2f}")
-    evaluation = []
-    for name, text in corpus.joined(documents, "heldout").items():
-        length = min(1024, max(config.lengths))
-        if len(model.tokenizer(text, verbose=False)["input_ids"]) >= length:
-            evaluation += evaluate(
-                model, text, name, length, [model.spec.policy], windows=options.windows
-            )
-    for row in evaluation:
-        print(
-            f"{row.text}: {row.length} tokens, density {row.density:.2f}, perplexity "
-            f"{row.ppl_increase_pct:+.2f} % ({row.lo:+.2f} to {row.hi:+.2f}), {row.windows} windows"
-        )
+    evaluation = _evaluated(model, corpus.joined(documents, "heldout"), config, options.windows)
     training = {
         "command": options.command,
         "config": asdict(config) | {"checkpoint": None},
@@ -312,6 +326,6 @@ def _train(options: argparse.Namespace) -> None:
         model,
         options.out,
         training=training,
-        evaluation={"quality": [asdict(row) for row in evaluation]},
+        evaluation={"quality": evaluation},
     )
     print(f"gates: {folder}")

@@ -57,7 +57,7 @@ def measure(
         ids = encode(model, source)["input_ids"]
         lengths = (len(ids),)
     else:
-        ids = model.tokenizer(source, verbose=False)["input_ids"]
+        ids = model.tokenize(source)
     for length in lengths:
         if not 1 <= length <= model.max_length:
             raise PolicyError(

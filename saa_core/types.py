@@ -17,7 +17,6 @@ from saa_core.errors import PolicyError, choice
 
 GRANULARITIES = ("auto", "block", "pair")
 BUDGET_CHOICES = ("layer", "call")
-KERNEL_CHOICES = ("auto", "native", "flex", "gather", "reference")
 DEFAULT_MASS = 0.95
 PAIR_LIMIT = 512
 """Texts up to this many tokens are decided pair by pair under ``granularity="auto"``."""
@@ -81,10 +80,14 @@ class Policy:
         sink: number of first keys that are always kept, in tokens.
         local: number of nearest keys that are always kept, in tokens, the query itself included.
         force: pairs kept or excluded by a person; later entries win over earlier ones.
-        kernel: what executes the decision; "auto" takes the fastest that works here.
+        kernel: what executes the decision, a key of ``kernels.KERNELS``; "auto" takes the fastest
+            that works here.
+        rule: what turns scores into a decision, a key of ``rules.RULES``; "auto" is the one named
+            like the value that is set, "mass" or "budget".
 
     Raises:
-        PolicyError: a value is outside its range.
+        PolicyError: a value is outside its range. Names of kernels and rules are checked when a
+            call is made.
     """
 
     mass: float | None = None
@@ -92,10 +95,11 @@ class Policy:
     block: tuple[int, int] = (32, 16)
     sink: int = 4
     local: int = 16
-    kernel: Literal["auto", "native", "flex", "gather", "reference"] = "auto"
+    kernel: str = "auto"
     budget: float | None = None
     budget_over: Literal["layer", "call"] = "layer"
     force: tuple[Force, ...] = ()
+    rule: str = "auto"
 
     def __post_init__(self) -> None:
         if self.mass is None and self.budget is None:
@@ -116,8 +120,6 @@ class Policy:
             raise PolicyError(choice("budget_over", self.budget_over, BUDGET_CHOICES))
         if self.granularity not in GRANULARITIES:
             raise PolicyError(choice("granularity", self.granularity, GRANULARITIES))
-        if self.kernel not in KERNEL_CHOICES:
-            raise PolicyError(choice("kernel", self.kernel, KERNEL_CHOICES))
         if not (
             isinstance(self.block, (tuple, list))
             and len(self.block) == 2
@@ -142,11 +144,13 @@ class Policy:
 
     def __str__(self) -> str:
         """The rule and what it aims at, for example "mass 0.95"."""
-        return f"{self.rule} {self.aim:g}"
+        return f"{self.rule_name} {self.aim:g}"
 
     @property
-    def rule(self) -> str:
+    def rule_name(self) -> str:
         """Name of the rule that turns scores into a decision, a key of ``rules.RULES``."""
+        if self.rule != "auto":
+            return self.rule
         return "mass" if self.budget is None else "budget"
 
     @property

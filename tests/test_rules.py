@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from problems import mask_of
 
 from saa_core import rules
+from saa_core.attention import Call
 from saa_core.errors import PolicyError
 from saa_core.types import EXCLUDED, FORCED, LOCAL, SINK, Allowed, Force, Policy, expand
 
@@ -110,7 +111,6 @@ def test_mass_one_is_all_even_where_float_sums_would_not_be():
         ({"mass": 1.2}, "mass"),
         ({"mass": "high"}, "mass"),
         ({"granularity": "word"}, "granularity"),
-        ({"kernel": "magic"}, "kernel"),
         ({"block": (32,)}, "block"),
         ({"block": (0, 16)}, "block"),
         ({"sink": -1}, "sink"),
@@ -141,8 +141,9 @@ def test_budget_is_never_passed_unless_the_forced_blocks_alone_do(shape, target)
     best = left_out.max(1)
     for item in range(len(score)):
         if best.values[item] > 0 and spent[item] >= paid[item] and limit[item] > paid[item]:
-            equal = (score[item] == best.values[item]) & ~keep[item] & (count[0] > 0)
-            cost = (count.expand_as(keep)[item] * equal).sum()
+            allowed_here = count.expand_as(keep)[item]
+            equal = (score[item] == best.values[item]) & ~keep[item] & (allowed_here > 0)
+            cost = (allowed_here * equal).sum()
             assert spent[item] + cost > limit[item] - 1
 
 
@@ -229,3 +230,11 @@ def test_a_policy_says_what_is_wrong_with_it(given, word):
         Policy(**given)
     with pytest.raises(PolicyError, match="head=-1"):
         Force(head=-1)
+
+
+@pytest.mark.parametrize(
+    ("given", "word"), [({"kernel": "magic"}, r"kernel='magic'.*native"), ({"rule": "top"}, "mass")]
+)
+def test_a_call_knows_the_kernels_and_rules(given, word):
+    with pytest.raises(PolicyError, match=word):
+        Call(Policy(**given))

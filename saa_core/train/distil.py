@@ -28,6 +28,7 @@ from saa_core.attention import Call
 from saa_core.errors import GateError, PolicyError
 from saa_core.files import replacing, write_json
 from saa_core.gates import PairGate, grid
+from saa_core.runner import forward
 from saa_core.train.corpus import windows
 from saa_core.types import PAIR_LIMIT, Allowed, Policy
 
@@ -96,7 +97,11 @@ def train_gates(
     """
     config = config or TrainConfig()
     named = texts if isinstance(texts, Mapping) else {"text": "\n\n".join(texts)}
-    streams = {name: model.tokenizer(text)["input_ids"] for name, text in named.items()}
+    streams = {name: model.tokenize(text) for name, text in named.items()}
+    if max(config.lengths) > model.max_length:
+        raise PolicyError(
+            f"lengths={config.lengths!r}: {model.spec.name} takes at most {model.max_length} tokens"
+        )
     gates = model.gates
     parameters = [parameter for gate in gates for parameter in gate.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=config.rate)
@@ -117,8 +122,8 @@ def train_gates(
             lesson = _Lesson(model, block, config.rows, f"{config.seed}/{step}")
             optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
-                tokens = torch.tensor([ids], device=model.device)
-                model.hf.base_model(tokens, use_cache=False, saa=Call(observe=lesson.layer))
+                tokens = torch.tensor([model.framed(ids)], device=model.device)
+                forward(model, tokens, Call(observe=lesson.layer))
             optimizer.step()
             if config.checkpoint and (
                 (step + 1) % config.save_every == 0 or step + 1 == config.steps

@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy
 
 from saa_core.attach import Model
 from saa_core.attention import Call
-from saa_core.errors import TextError
+from saa_core.errors import ModelError, TextError
+from saa_core.runner import forward
 from saa_core.types import Policy
 
 
@@ -55,8 +56,11 @@ def evaluate(
 
     Raises:
         TextError: the text is shorter than one window.
+        ModelError: the model is an encoder.
     """
-    ids = model.tokenizer(text, verbose=False)["input_ids"]
+    if not model.causal:
+        raise ModelError(f"model={model.spec.name!r} is an encoder and has no perplexity")
+    ids = model.tokenize(text)
     places = spread(len(ids), length, windows)
     dense = list[float]()
     losses: list[list[float]] = [[] for _ in policies]
@@ -92,6 +96,76 @@ def evaluate(
     return found
 
 
+@dataclass(frozen=True)
+class EncoderQuality:
+    """One policy on all windows of one length, for a model that makes embeddings.
+
+    Args:
+        cosine: of the sparse and the dense embedding (mean of the final states), mean over windows.
+        lo, hi: 95 % interval of it over windows (bootstrap).
+        retained_mass, predicted_mass: true and predicted share of attention on the kept pairs, mean.
+        density: kept / allowed pairs, mean over windows, layers and heads.
+    """
+
+    length: int
+    text: str
+    mass: float
+    block: tuple[int, int]
+    windows: int
+    cosine: float
+    lo: float
+    hi: float
+    retained_mass: float
+    predicted_mass: float
+    density: float
+
+
+def evaluate_encoder(
+    model: Model,
+    text: str,
+    name: str,
+    length: int,
+    policies: Sequence[Policy],
+    *,
+    windows: int = 16,
+) -> list[EncoderQuality]:
+    """How far each policy moves an encoder's embeddings, on windows spread evenly over a text.
+
+    Raises:
+        TextError: the text is shorter than one window.
+    """
+    ids = model.tokenize(text)
+    found = []
+    batches = [
+        torch.tensor([model.framed(ids[start : start + length])], device=model.device)
+        for start in spread(len(ids), length, windows)
+    ]
+    with torch.inference_mode():
+        dense = [forward(model, tokens, Call())[0].mean(0) for tokens in batches]
+        for policy in policies:
+            cosines, figures = [], []
+            for tokens, before in zip(batches, dense, strict=True):
+                call = Call(policy, record="full")
+                after = forward(model, tokens, call)[0].mean(0)
+                cosines.append(float(torch.cosine_similarity(before, after, dim=0)))
+                layers = [
+                    (record.retained_mass, record.predicted_mass, record.density)
+                    for record in call.layers.values()
+                ]
+                figures.append(
+                    [float(torch.stack(list(x)).mean()) for x in zip(*layers, strict=True)]
+                )
+            lo, hi = interval(cosines)
+            retained, predicted, density = (sum(x) / len(x) for x in zip(*figures, strict=True))
+            found.append(
+                EncoderQuality(
+                    *(length, name, policy.aim, policy.block_for(length), len(batches)),
+                    *(sum(cosines) / len(cosines), lo, hi, retained, predicted, density),
+                )
+            )
+    return found
+
+
 def spread(total: int, length: int, windows: int) -> list[int]:
     """Starts of windows, evenly over the text, as many as fit without overlap at most."""
     fitting = total // length
@@ -104,7 +178,7 @@ def spread(total: int, length: int, windows: int) -> list[int]:
 def loss(model: Model, tokens: Tensor, call: Call) -> float:
     """Mean negative log-likelihood per token, nats."""
     with torch.inference_mode():
-        hidden = model.hf.base_model(tokens, use_cache=False, saa=call).last_hidden_state[0]
+        hidden = forward(model, tokens, call)[0]
         head = model.hf.get_output_embeddings()
         total = 0.0
         for part in slices(tokens.shape[1] - 1, 256):

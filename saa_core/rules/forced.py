@@ -1,16 +1,14 @@
-"""Scores -> keep. One function per rule; all of them see scores only, never a model or a kernel.
+"""What is kept or dropped before any rule is asked: first and nearest keys, and a person's word.
 
 Shapes: B batch, H heads, M query blocks, S key blocks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from saa_core import native
 from saa_core.errors import PolicyError
-from saa_core.native.scoring import top_p
 from saa_core.types import EXCLUDED, FORCED, LOCAL, SINK, Allowed, Force, Policy
 
 
@@ -93,73 +91,7 @@ def _first_key(allowed: Allowed) -> Tensor:
     return allowed.mask[:, 0].any(1).int().argmax(-1)
 
 
-def mass(score: Tensor, forced: Tensor, count: Tensor, target: float) -> tuple[Tensor, Tensor]:
-    """Top-p: the fewest highest scores that, with the forced ones, hold ``target`` of the mass.
-
-    Args:
-        score: predicted mass, [B, H, M, S], zero where no pair is allowed.
-        forced: nonzero where a block is kept in any case, EXCLUDED where it is dropped in any
-            case, [B or 1, 1 or H, M, S].
-        count: allowed pairs per block, [B or 1, 1, M, S].
-        target: share of the predicted mass in (0, 1]; 1.0 means all, not a sum that rounds to it.
-
-    Returns:
-        keep, bool [B, H, M, S], and threshold [B, H, M]: the lowest score that is kept.
-    """
-    score, forced, count = _without_excluded(score, forced, count)
-    if target >= 1.0:
-        return (count > 0).expand_as(score), torch.zeros_like(score[..., 0])
-    if native.serves(score):
-        return top_p(score, forced, count, target)
-    is_forced = forced > 0
-    free = score.masked_fill(is_forced, 0.0)
-    held = (score - free).sum(-1, keepdim=True)
-    wanted = target * score.sum(-1, keepdim=True)
-    ranked = free.sort(-1, descending=True).values
-    before = ranked.cumsum(-1) - ranked + held
-    taken = (before < wanted).sum(-1, keepdim=True)
-    lowest = ranked.gather(-1, (taken - 1).clamp(min=0))
-    threshold = torch.where(taken > 0, lowest, torch.inf)
-    keep = ((free >= threshold) | is_forced) & (count > 0)
-    return keep, threshold[..., 0]
-
-
-def budget(score: Tensor, forced: Tensor, count: Tensor, target: float) -> tuple[Tensor, Tensor]:
-    """The blocks with the highest scores, over all heads and rows, within a share of the pairs.
-
-    Forced blocks are paid for first. At most ``target`` of the allowed pairs are kept, unless the
-    forced ones alone are more; blocks of equal score are kept together or not at all.
-
-    Args and returns: those of :func:`mass`; ``target`` is the share of allowed pairs in (0, 1].
-    """
-    score, forced, allowed_pairs = _without_excluded(score, forced, count)
-    if target >= 1.0:
-        return (allowed_pairs > 0).expand_as(score), torch.zeros_like(score[..., 0])
-    is_forced = (forced > 0).expand_as(score)
-    cost = allowed_pairs.expand_as(score)
-    paid = (cost * is_forced).sum((1, 2, 3), dtype=torch.int64)
-    left = (target * count.expand_as(score).sum((1, 2, 3), dtype=torch.float64)).long() - paid
-    open_cost = cost.masked_fill(is_forced, 0).flatten(1)
-    # Scores are not negative, so their bits are ordered as they are: halve the range of bits.
-    bits = score.detach().float().contiguous().view(torch.int32).flatten(1)
-    low = torch.zeros_like(left)
-    high = bits.amax(1).long() + 1
-    while bool((low < high).any()):
-        middle = (low + high) // 2
-        spent = (open_cost * (bits >= middle[:, None])).sum(1, dtype=torch.int64)
-        fits = spent <= left
-        high = torch.where(fits, middle, high)
-        low = torch.where(fits, low, torch.minimum(middle + 1, high))
-    enough = (bits >= high[:, None]).view_as(score)
-    keep = (enough | is_forced) & (allowed_pairs > 0)
-    # The bar is the same everywhere: the lowest score that is still in.
-    lowest = score.masked_fill(~enough, torch.inf).amin((1, 2, 3))
-    return keep, lowest[:, None, None].expand_as(score[..., 0]).contiguous()
-
-
-def _without_excluded(
-    score: Tensor, forced: Tensor, count: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def without_excluded(score: Tensor, forced: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Excluded blocks look to a rule like blocks in which nothing is allowed."""
     excluded = forced == EXCLUDED
     if not bool(excluded.any()):
@@ -170,9 +102,3 @@ def _without_excluded(
         forced.masked_fill(excluded, 0),
         count.expand(shape).masked_fill(excluded, 0),
     )
-
-
-RULES: dict[str, Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]] = {
-    "budget": budget,
-    "mass": mass,
-}
