@@ -89,7 +89,7 @@ class PairGate(nn.Module):
     def target(self, policy: Policy) -> float:
         """What the policy's rule aims at in this layer."""
         if policy.budget is None:
-            return 1.0 - (1.0 - policy.aim) * self.calibration.slack
+            return max(0.0, 1.0 - (1.0 - policy.aim) * self.calibration.slack)
         share = self.calibration.share if policy.budget_over == "call" else 1.0
         return min(policy.aim * share, 1.0)
 

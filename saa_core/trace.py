@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 
 from saa_core.errors import PolicyError, TraceError
 from saa_core.files import replacing
+from saa_core.notebook import html
 from saa_core.types import BELOW, DENSE, GATE, NOT_ALLOWED, Policy, Timing
 
 TRACE_FORMAT = 2
@@ -237,6 +238,10 @@ class Trace:
         codes = self.forced[self.plan[layer]]
         found: Array = codes[head if len(codes) > 1 else 0]
         return found
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return html(self)
 
     def _expand(self, blocks: Array) -> Array:
         if self.block == (1, 1):

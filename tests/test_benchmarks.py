@@ -45,6 +45,19 @@ def test_latency(tmp_path, monkeypatch, smollm2):
     assert out.with_suffix(".svg").read_text().startswith("<svg")
 
 
+def test_encoder(tmp_path, monkeypatch, novel, minilm):
+    text, out = tmp_path / "text.txt", tmp_path / "encoder.json"
+    text.write_text(novel[:4_000], encoding="utf-8")
+    arguments = ["--lengths", "48", "--masses", "0.7", "--windows", "2", "--texts", str(text)]
+    start("encoder", monkeypatch, *arguments, "--out", str(out))
+    rows = json.loads(out.read_text())
+    assert [row["granularity"] for row in rows] == ["pair", "block"]
+    for row in rows:
+        assert 0.5 < row["lo"] <= row["cosine"] <= row["hi"] <= 1
+        assert 0 < row["density"] <= row["retained_mass"] <= 1
+    assert out.with_suffix(".svg").read_text().startswith("<svg")
+
+
 def test_choice_and_crossover(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     quality = runpy.run_path(str(BENCHMARKS / "quality.py"))

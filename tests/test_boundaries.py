@@ -12,7 +12,7 @@ import saa_core
 ROOT = Path(__file__).parent.parent
 LEVELS = [
     {"types", "errors", "files", "native"},
-    {"gates", "rules", "kernels", "trace", "record", "fetch"},
+    {"gates", "rules", "kernels", "notebook", "trace", "record", "fetch"},
     {"attention"},
     {"families", "attach"},
     {"runner"},

@@ -1,5 +1,6 @@
 """A text through the real SmolLM2: traces, comparison, continuation, files."""
 
+import dataclasses
 import json
 import struct
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 import saa_core as saa
 from saa_core.kernels import flex_unavailable
+from saa_core.trace import ModelInfo
 from saa_core.types import BELOW, DENSE, GATE, LOCAL, NOT_ALLOWED, SINK
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -364,3 +366,16 @@ def test_layers_with_a_sliding_window_have_their_own_allowed_pairs(tiny):
         kept, allowed = trace.keep_map(layer, 1), trace.allowed(layer)
         assert not (kept & ~allowed).any()
         assert kept.sum() / allowed.sum() == pytest.approx(trace.density[layer, 1], abs=1e-6)
+
+
+def test_a_notebook_shows_a_summary_and_the_map_and_no_markup_of_the_text(traces, minilm):
+    dense, sparse = traces
+    shown = sparse._repr_html_()
+    assert f"{sparse.sparsity:.1%}" in shown
+    assert shown.count("<svg") == 2
+    assert shown.count("<rect") == 30 * 9 + min(sparse.keys, 48) ** 2
+    assert "dense" in dense._repr_html_()
+    named = dataclasses.replace(sparse, model=ModelInfo("<script>alert(1)</script>", gate="x"))
+    hostile = named._repr_html_()
+    assert "<script" not in hostile
+    assert "UNTRAINED" in hostile

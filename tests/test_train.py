@@ -1,6 +1,7 @@
 """Distillation learns, resumes exactly, and its target is the true attention mass."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from problems import problem
 
 import saa_core as saa
 from saa_core.train import corpus
+from saa_core.train.calibrate import SLACKS, Sensitivity, calibrate, share_out
 from saa_core.train.distil import block_mass
 from saa_core.train.evaluate import evaluate, interval, percent
 
@@ -128,3 +130,45 @@ def test_intervals_cover_the_mean():
     lo, hi = interval([0.0, 1.0, 2.0, 3.0])
     assert 0 <= lo < 1.5 < hi <= 3
     assert percent(0.01) == pytest.approx(1.005, abs=1e-3)
+
+
+def test_slack_goes_where_it_saves_most_and_moves_no_more_in_all():
+    """Against every possible choice of three layers and five slacks."""
+    few = range(2, 7)
+    measured = [
+        Sensitivity(0.9, tuple(0.9 - 0.05 * step for step in range(len(SLACKS)))),
+        Sensitivity(0.1, tuple(0.9 * 0.7**step for step in range(len(SLACKS)))),
+        Sensitivity(0.02, tuple(0.5 * 0.9**step for step in range(len(SLACKS)))),
+    ]
+    slacks = share_out(measured, exponent=1.5)
+
+    def moved(choice):
+        return sum(m.movement * s**1.5 for m, s in zip(measured, choice, strict=True))
+
+    def density(choice):
+        return sum(m.density[SLACKS.index(s)] for m, s in zip(measured, choice, strict=True))
+
+    limit = moved([1.0] * 3)
+    assert moved(slacks) <= limit
+    assert density(slacks) < density([1.0] * 3)
+    assert slacks[0] < slacks[1]
+    options = itertools.product([SLACKS[step] for step in few], repeat=3)
+    best = min(density(choice) for choice in options if moved(choice) <= limit)
+    assert density(slacks) <= best + 0.05
+
+
+def test_calibration_is_measured_stored_and_read(tiny, tmp_path):
+    model = saa.attach(tiny(), Letters())
+    policy = saa.Policy(mass=0.7, granularity="pair", sink=1, local=1)
+    found = calibrate(model, {"letters": WORDS * 20}, policy, length=48)
+    assert len(found) == 2
+    assert sum(layer.share for layer in found) == pytest.approx(2, abs=1e-3)
+    assert [gate.calibration for gate in model.gates] == found
+    folder = saa.save_gates(model, tmp_path / "gates")
+    again = saa.attach(saa.detach(model), Letters(), gates=folder)
+    assert [gate.calibration for gate in again.gates] == found
+    gate = again.gates[0]
+    assert gate.target(policy) == pytest.approx(1 - 0.3 * found[0].slack)
+    over = saa.Policy(budget=0.3, budget_over="call")
+    assert gate.target(over) == pytest.approx(0.3 * found[0].share)
+    assert gate.target(saa.Policy(budget=0.3)) == 0.3
