@@ -14,7 +14,7 @@ test: models
 setup: $(VENV)/.installed
 
 models: setup
-	@$(BIN)/saa fetch smollm2
+	@$(BIN)/saa fetch smollm2 minilm
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -2,8 +2,8 @@
 
     python benchmarks/publish.py
 
-From benchmarks/results/quality.json and latency.json into assets/gates/NAME/gates.json (default
-policy, evaluation, crossover) and into the tables between the markers of README.md.
+From benchmarks/results/quality.json, latency.json and encoder.json into assets/gates/NAME/gates.json
+(default policy, evaluation, crossover) and into the tables between the markers of README.md.
 """
 
 import argparse
@@ -58,6 +58,31 @@ def latency_table(timings: list[saa.Timing]) -> str:
     return "\n".join(lines)
 
 
+def encoder_table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| text | tokens | decided in | mass | density | attention kept | cosine (95 % interval) |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {TITLES.get(row['text'], row['text'])} | {row['length']:,} "
+            f"| {row['granularity']}s | {row['mass']:g} | {row['density']:.2f} "
+            f"| {row['retained_mass']:.3f} | {row['cosine']:.4f} "
+            f"({row['lo']:.4f} to {row['hi']:.4f}) |"
+        )
+    return "\n".join(lines)
+
+
+def publish_encoder(gates: Path) -> list[dict[str, Any]]:
+    """Writes the evaluation of an encoder's gates beside them; returns the rows to show."""
+    rows = json.loads((RESULTS / "encoder.json").read_text())
+    about = json.loads((gates / "gates.json").read_text())
+    shown = [row for row in rows if row["mass"] == about["policy"]["mass"]]
+    about["evaluation"] = {"command": "python benchmarks/encoder.py", "quality": shown}
+    write_json(gates / "gates.json", about)
+    return shown
+
+
 def fill(text: str, name: str, table: str) -> str:
     """Replaces what stands between the markers of that name."""
     start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
@@ -90,6 +115,8 @@ def main() -> None:
     shown = [row for row in rows if row["mass"] in (mass, 0.93, 0.9)]
     text = fill(text, "quality", quality_table(shown))
     text = fill(text, "latency", latency_table(timings))
+    encoder = publish_encoder(ROOT / "assets" / "gates" / "minilm")
+    text = fill(text, "encoder", encoder_table(encoder))
     write_text(readme, text)
     print(f"default policy: mass {mass}")
 
