@@ -58,6 +58,28 @@ def test_encoder(tmp_path, monkeypatch, novel, minilm):
     assert out.with_suffix(".svg").read_text().startswith("<svg")
 
 
+def test_frontier(tmp_path, monkeypatch, novel, smollm2):
+    text, out = tmp_path / "text.txt", tmp_path / "frontier.json"
+    text.write_text(novel[:30_000], encoding="utf-8")
+    arguments = ["--lengths", "200", "--windows", "1", "--texts", str(text), "--out", str(out)]
+    start("frontier", monkeypatch, *arguments)
+    rows = json.loads(out.read_text())
+    methods = runpy.run_path(str(BENCHMARKS / "frontier.py"))["AIMS"]
+    assert {(row["method"], row["aim"]) for row in rows} == {
+        (method, aim) for method, aims in methods.items() for aim in aims
+    }
+    best = {}
+    for row in rows:
+        assert row["lo"] <= row["ppl_increase_pct"] <= row["hi"]
+        assert 0 < row["density"] <= 1
+        if row["density"] < 0.75:
+            best[row["method"]] = min(best.get(row["method"], 99), row["ppl_increase_pct"])
+    assert best["oracle"] < best["random"]
+    written = out.read_bytes()
+    start("frontier", monkeypatch, *arguments, "--minutes", "0.01")
+    assert out.read_bytes() == written, "nothing is measured twice"
+
+
 def test_choice_and_crossover(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     quality = runpy.run_path(str(BENCHMARKS / "quality.py"))
