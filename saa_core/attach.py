@@ -40,6 +40,7 @@ class Spec:
         note: what a user should know about the weights.
         gate: id of the trained gates, or "untrained".
         trained: False where the gates are fresh; their decisions then mean nothing.
+        training: how the gates were trained, as stored with them.
         evaluation: what was measured when the gates were trained, as stored with them.
         policy: the default: calibrated where the gates are trained.
     """
@@ -50,6 +51,7 @@ class Spec:
     note: str = ""
     gate: str = "untrained"
     trained: bool = False
+    training: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
 
@@ -221,6 +223,7 @@ def attach(
             spec,
             gate=stored.id,
             trained=stored.trained,
+            training=stored.about.get("training", {}),
             evaluation=stored.about.get("evaluation", {}),
             policy=Policy(**stored.about.get("policy", {})),
         )

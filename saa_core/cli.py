@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from saa_core import fetch
-from saa_core.attach import Model, load, save_gates
+from saa_core.attach import Model, attach, detach, load, save_gates
 from saa_core.doctor import examine
 from saa_core.errors import SAAError, TextError
 from saa_core.files import store_dir, write_json
@@ -25,6 +25,7 @@ from saa_core.measure import measure
 from saa_core.runner import run
 from saa_core.trace import Trace
 from saa_core.train import corpus
+from saa_core.train.calibrate import calibrate
 from saa_core.train.distil import TrainConfig, train_gates
 from saa_core.train.evaluate import EncoderQuality, Quality, evaluate, evaluate_encoder
 from saa_core.types import GRANULARITIES, Policy, Timing, quartiles
@@ -88,10 +89,25 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 1024, 2048])
     command.add_argument("--rate", type=float, default=TrainConfig.rate, help="learning rate")
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--fresh",
+        action="store_true",
+        help="start from new gates, not from the model's trained ones",
+    )
     command.add_argument("--out", required=True, help="folder for the trained gates")
     command.add_argument("--checkpoint", help="folder to resume from (default: OUT/checkpoint)")
     command.add_argument("--windows", type=int, default=4, help="held-out windows to evaluate on")
     command.set_defaults(run=_train)
+
+    command = commands.add_parser("calibrate", help="share missed mass out over the layers")
+    _model_options(command)
+    command.add_argument("--data", nargs="+", required=True, metavar="NAME|FILE")
+    command.add_argument("--mass", type=float, default=0.9, help="where to measure")
+    command.add_argument("--length", type=int, default=1024, help="tokens per window")
+    command.add_argument("--windows", type=int, default=1, help="per text")
+    command.add_argument("--exponent", type=float, default=1.5, help="of movement in missed mass")
+    command.add_argument("--out", required=True, help="folder for the calibrated gates")
+    command.set_defaults(run=_calibrate)
     return parser
 
 
@@ -268,6 +284,28 @@ def _spread(samples: tuple[float, ...]) -> str:
     return f"{middle:.1f} ({low:.1f} - {high:.1f})"
 
 
+def _calibrate(options: argparse.Namespace) -> None:
+    bars = _Bars()
+    texts = corpus.joined(corpus.documents(options.data, bars), "train", limit=400_000)
+    bars.close()
+    model = _load(options)
+    found = calibrate(
+        model,
+        texts,
+        Policy(mass=options.mass, granularity="block"),
+        length=options.length,
+        windows=options.windows,
+        exponent=options.exponent,
+        progress=lambda done, total: bars("measuring layers", done, total),
+    )
+    bars.close()
+    print("layer  slack  share")
+    for layer, calibration in enumerate(found):
+        print(f"{layer:5} {calibration.slack:6.2f} {calibration.share:6.2f}")
+    training = dict(model.spec.training) | {"calibration": options.command}
+    print(f"gates: {save_gates(model, options.out, training=training)}")
+
+
 def _evaluated(
     model: Model, texts: dict[str, str], config: TrainConfig, windows: int
 ) -> list[dict[str, Any]]:
@@ -305,6 +343,9 @@ def _train(options: argparse.Namespace) -> None:
     documents = corpus.documents(options.data, bars)
     bars.close()
     model = _load(options)
+    if options.fresh:
+        model = attach(detach(model), model.tokenizer)
+        model = replace(model, spec=replace(model.spec, name=options.model))
     texts = corpus.joined(documents, "train")
     log = Path(config.checkpoint or options.out) / "log.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -315,13 +356,15 @@ def _train(options: argparse.Namespace) -> None:
             bar.n = step.step
             bar.set_postfix(loss=f"{step.loss:.3f}", density=f"{step.density:.2f}")
     evaluation = _evaluated(model, corpus.joined(documents, "heldout"), config, options.windows)
-    training = {
+    training: dict[str, Any] = {
         "command": options.command,
         "config": asdict(config) | {"checkpoint": None},
         "data_sha256": {
             source: hashlib.sha256(text.encode()).hexdigest() for source, text in texts.items()
         },
     }
+    if model.spec.training:
+        training["continues"] = dict(model.spec.training)
     folder = save_gates(
         model,
         options.out,

@@ -86,7 +86,7 @@ def test_untrained_gates_are_said_loudly(tiny, tmp_path, text_file, capsys, smol
 
 def test_train_writes_gates_that_load(tiny, tmp_path, novel, capsys, smollm2):
     folder, data, out = tmp_path / "own-model", tmp_path / "data.txt", tmp_path / "gates"
-    tiny(vocab_size=len(smollm2.tokenizer), num_hidden_layers=1).save_pretrained(folder)
+    tiny(vocab_size=len(smollm2.tokenizer)).save_pretrained(folder)
     smollm2.tokenizer.save_pretrained(folder)
     data.write_text(novel[:20_000], encoding="utf-8")
     arguments = ["train", "--model", str(folder), "--data", str(data), "--out", str(out)]
@@ -99,3 +99,21 @@ def test_train_writes_gates_that_load(tiny, tmp_path, novel, capsys, smollm2):
     assert len((out / "checkpoint" / "log.jsonl").read_text().splitlines()) == 3
     (row,) = about["evaluation"]["quality"]
     assert row["length"] == 64
+
+    calibrated = tmp_path / "calibrated"
+    arguments = ["calibrate", "--model", str(folder), "--gates", str(out), "--data", str(data)]
+    assert main([*arguments, "--length", "64", "--out", str(calibrated)]) == 0
+    assert capsys.readouterr().out.count("\n") >= 4
+    after = json.loads((calibrated / "gates.json").read_text())
+    assert after["training"]["command"] == about["training"]["command"]
+    assert after["training"]["calibration"].startswith("saa calibrate")
+    assert len(after["calibration"]) == 2
+
+    arguments = ["train", "--model", str(folder), "--data", str(data), "--steps", "1"]
+    arguments += ["--lengths", "64", "--windows", "1", "--gates", str(out)]
+    assert main([*arguments, "--out", str(tmp_path / "more")]) == 0
+    more = json.loads((tmp_path / "more" / "gates.json").read_text())
+    assert more["training"]["continues"]["command"] == about["training"]["command"]
+    assert main([*arguments, "--fresh", "--out", str(tmp_path / "fresh")]) == 0
+    fresh = json.loads((tmp_path / "fresh" / "gates.json").read_text())
+    assert "continues" not in fresh["training"]
