@@ -263,11 +263,11 @@ def window_rows(
         raise ValueError(f"frame.size={frame.size} is more than {WINDOW} tokens")
     names = labels(trace)
     part = (slice(frame.q, frame.q + frame.size), slice(frame.k, frame.k + frame.size))
-    q, k = np.nonzero(trace.allowed(layer)[part])
+    q, k = np.nonzero(trace.allowed(layer, part))
+    reasons = [REASONS[code] for code in trace.reason_map(layer, head, part)[q, k]]
+    scores = trace.score_map(layer, head, part)[q, k]
     q, k = q + frame.q, k + frame.k
-    reasons = [REASONS[code] for code in trace.reason_map(layer, head)[q, k]]
-    scores = trace.score_map(layer, head)[q, k]
-    thresholds = trace.maps(layer).threshold[head][q // trace.block[0]]
+    thresholds = trace.decision(layer, head).threshold[q // trace.block[0]]
     return pd.DataFrame(
         {
             "q": q,

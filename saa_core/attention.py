@@ -113,8 +113,9 @@ class Call:
                 watch.lap("gate")
             forced = plan.forced_for(layer, self.policy, score.shape[1])
             rule = rules.RULES[self.policy.rule_name]
-            keep, threshold = rule(score, forced, plan.count, gate.target(self.policy))
-            decision = Decision(plan.grid.block, keep, score, threshold, forced, plan.count)
+            target = gate.target(self.policy)
+            keep, threshold = rule(score, forced, plan.count, target)
+            decision = Decision(plan.grid.block, keep, score, threshold, forced, plan.count, target)
             if watch:
                 watch.lap("rule")
             out = _execute(plan.kernel, q_BHQD, k_BGKD, v_BGKD, decision, plan.allowed, scale)

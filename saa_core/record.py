@@ -166,6 +166,7 @@ def build_trace(
         last=last,
         forced=forced,
         plan=plan,
+        targets=np.array([1.0 if d is None else d.target for d in decisions], np.float32),
         layers=InMemory(packed) if packed else None,
     )
 

@@ -28,6 +28,8 @@ from saa_core.types import BELOW, DENSE, GATE, NOT_ALLOWED, Policy, Timing
 TRACE_FORMAT = 2
 """2: layers may differ in what is allowed and forced (``plan``). Files of format 1 are still read."""
 Array = NDArray[Any]
+Part = tuple[slice, slice]
+WHOLE: Part = (slice(None), slice(None))
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,15 @@ class Packed:
 @dataclass(frozen=True)
 class LayerMaps:
     """One layer's decision per block: keep [H, M, S], score [H, M, S], threshold [H, M]."""
+
+    keep: Array
+    score: Array
+    threshold: Array
+
+
+@dataclass(frozen=True)
+class HeadMaps:
+    """One head's decision per block: keep [M, S], score [M, S], threshold [M]."""
 
     keep: Array
     score: Array
@@ -122,6 +133,7 @@ class Trace:
         first, last: first and last key that each query may see, int32 [U, Q]; last < first: none.
         forced: reason code of blocks that are kept, or excluded, in any case, uint8
             [U, 1 or H, M, S]; 0 = none. [U, 1, 1, 1] where there is no policy.
+        targets: what the rule aimed at in each layer, calibration included, [L].
         hidden: final hidden states, [N, E], or None.
         top_ids, top_probs: the five most likely next tokens at each position, [N, 5], or None.
         timing: measured latencies of this text, if they were measured.
@@ -146,6 +158,7 @@ class Trace:
     last: Array
     forced: Array
     plan: Array
+    targets: Array
     hidden: Array | None = None
     top_ids: Array | None = None
     top_probs: Array | None = None
@@ -153,6 +166,7 @@ class Trace:
     events: tuple[Mapping[str, Any], ...] = ()
     layers: Layers | None = field(default=None, repr=False)
     head: Callable[[Array], Array] | None = field(default=None, repr=False)
+    _last: list[tuple[int, Packed]] = field(default_factory=list, repr=False, init=False)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -179,16 +193,17 @@ class Trace:
         found: Array = counts[self.plan]
         return found
 
-    def allowed(self, layer: int) -> Array:
-        """Pairs that the dense model would compute in a layer, bool [Q, K].
+    def allowed(self, layer: int, part: Part = WHOLE) -> Array:
+        """Pairs that the dense model would compute in a layer, bool [Q, K], or a part of them.
 
         Raises:
             TraceError: the layer does not exist.
         """
         self._check("layer", layer, self.shape[0])
-        kind = self.plan[layer]
-        k = np.arange(self.keys, dtype=np.int32)
-        found: Array = (k >= self.first[kind][:, None]) & (k <= self.last[kind][:, None])
+        kind, (rows, columns) = self.plan[layer], part
+        k = np.arange(self.keys, dtype=np.int32)[columns]
+        first, last = self.first[kind][rows], self.last[kind][rows]
+        found: Array = (k >= first[:, None]) & (k <= last[:, None])
         return found
 
     def maps(self, layer: int) -> LayerMaps:
@@ -197,41 +212,60 @@ class Trace:
         Raises:
             TraceError: the layer does not exist, or the trace is a summary.
         """
-        self._check("layer", layer, self.shape[0])
-        H = self.shape[1]
-        if self.policy is None:
-            return LayerMaps(
-                keep=np.ones((H, self.queries, self.keys), bool),
-                score=np.zeros((H, self.queries, self.keys), np.float32),
-                threshold=np.zeros((H, self.queries), np.float32),
-            )
+        heads = [self.decision(layer, head) for head in range(self.shape[1])]
+        return LayerMaps(
+            np.stack([head.keep for head in heads]),
+            np.stack([head.score for head in heads]),
+            np.stack([head.threshold for head in heads]),
+        )
+
+    def _packed(self, layer: int) -> Packed:
+        """One layer as stored; the last one is kept, since views ask for it again and again."""
         if self.layers is None:
             raise TraceError("this trace is a summary; record it with record='full' to see maps")
-        packed = self.layers.read(layer)
-        bits = np.unpackbits(packed.keep, axis=-1, count=self.forced.shape[-1]).astype(bool)
-        return LayerMaps(bits, packed.score.astype(np.float32), packed.threshold)
+        if not self._last or self._last[0][0] != layer:
+            self._last[:] = [(layer, self.layers.read(layer))]
+        return self._last[0][1]
 
-    def keep_map(self, layer: int, head: int) -> Array:
-        """Kept pairs, bool [Q, K]."""
-        self._check("head", head, self.shape[1])
-        return self._expand(self.maps(layer).keep[head]) & self.allowed(layer)
+    def decision(self, layer: int, head: int) -> HeadMaps:
+        """The decision of one head at the granularity it was made.
 
-    def score_map(self, layer: int, head: int) -> Array:
-        """Predicted mass of the block that each pair lies in, float32 [Q, K]; 0 if not allowed."""
+        Raises:
+            TraceError: the layer or head does not exist, or the trace is a summary.
+        """
+        self._check("layer", layer, self.shape[0])
         self._check("head", head, self.shape[1])
-        score = self._expand(self.maps(layer).score[head])
-        return np.where(self.allowed(layer), score, np.float32(0))
-
-    def reason_map(self, layer: int, head: int) -> Array:
-        """Why each pair is kept or dropped, codes into ``REASONS``, uint8 [Q, K]."""
-        self._check("head", head, self.shape[1])
-        kept = self._expand(self.maps(layer).keep[head])
         if self.policy is None:
-            codes = np.full(kept.shape, DENSE, np.uint8)
-        else:
-            forced = self._expand(self.forced_codes(layer, head))
-            codes = np.where(forced > 0, forced, np.where(kept, GATE, BELOW)).astype(np.uint8)
-        return np.where(self.allowed(layer), codes, np.uint8(NOT_ALLOWED))
+            whole = (self.queries, self.keys)
+            zeros = np.broadcast_to(np.float32(0), whole)
+            return HeadMaps(np.broadcast_to(True, whole), zeros, zeros[:, 0])
+        packed = self._packed(layer)
+        return HeadMaps(
+            np.unpackbits(packed.keep[head], axis=-1, count=self.forced.shape[-1]).astype(bool),
+            packed.score[head].astype(np.float32),
+            packed.threshold[head],
+        )
+
+    def keep_map(self, layer: int, head: int, part: Part = WHOLE) -> Array:
+        """Kept pairs, bool [Q, K], or those of a part of the map, such as ``np.s_[:64, 100:]``."""
+        kept = self._expand(self.decision(layer, head).keep, part)
+        return kept & self.allowed(layer, part)
+
+    def score_map(self, layer: int, head: int, part: Part = WHOLE) -> Array:
+        """Predicted mass of the block that each pair lies in, float32 [Q, K]; 0 if not allowed."""
+        score = self._expand(self.decision(layer, head).score, part)
+        return np.where(self.allowed(layer, part), score, np.float32(0))
+
+    def reason_map(self, layer: int, head: int, part: Part = WHOLE) -> Array:
+        """Why each pair is kept or dropped, codes into ``REASONS``, uint8 [Q, K]."""
+        allowed = self.allowed(layer, part)
+        if self.policy is None:
+            self._check("head", head, self.shape[1])
+            return np.where(allowed, np.uint8(DENSE), np.uint8(NOT_ALLOWED))
+        kept = self.decision(layer, head).keep
+        forced = self.forced_codes(layer, head)
+        codes = np.where(forced > 0, forced, np.where(kept, GATE, BELOW)).astype(np.uint8)
+        return np.where(allowed, self._expand(codes, part), np.uint8(NOT_ALLOWED))
 
     def forced_codes(self, layer: int, head: int) -> Array:
         """Reason codes of the blocks on which the gate had no say, uint8 [M, S]; 0 = none."""
@@ -243,11 +277,14 @@ class Trace:
         """What a notebook shows."""
         return html(self)
 
-    def _expand(self, blocks: Array) -> Array:
-        if self.block == (1, 1):
-            return blocks
-        wide = blocks.repeat(self.block[0], 0).repeat(self.block[1], 1)
-        return wide[: self.queries, : self.keys]
+    def _expand(self, blocks: Array, part: Part) -> Array:
+        """A part of the map, pair by pair, from the blocks that it touches."""
+        rows, columns = part
+        if self.block == (1, 1) or self.policy is None:
+            return blocks[rows, columns]
+        q = np.arange(self.queries)[rows] // self.block[0]
+        k = np.arange(self.keys)[columns] // self.block[1]
+        return blocks[q[:, None], k]
 
     def _check(self, argument: str, value: int, count: int) -> None:
         if not 0 <= value < count:
@@ -310,6 +347,8 @@ class Trace:
                 arrays = {name: stored.get_tensor(name) for name in ARRAYS if name in names}
             if version == "1":
                 arrays["plan"] = np.zeros(len(arrays["density"]), np.int32)
+                aim = 1.0 if about["policy"] is None else about["policy"]["mass"]
+                arrays["targets"] = np.full(len(arrays["density"]), aim, np.float32)
                 arrays |= {name: arrays[name][None] for name in ("first", "last")}
                 arrays["forced"] = arrays["forced"][None, None]
             full = any(name.startswith("layer.") for name in names)
@@ -345,6 +384,7 @@ ARRAYS = (
     "last",
     "forced",
     "plan",
+    "targets",
     "hidden",
     "top_ids",
     "top_probs",

@@ -253,6 +253,7 @@ class Decision:
         forced: reason code per block that is kept in any case, or EXCLUDED; uint8
             [B or 1, 1 or H, M, S], 0 = none.
         count: allowed pairs per block, int32 [B or 1, 1, M, S].
+        target: what the rule aimed at in this layer, calibration included; NaN if unknown.
     """
 
     block: tuple[int, int]
@@ -261,6 +262,7 @@ class Decision:
     threshold: Tensor
     forced: Tensor
     count: Tensor
+    target: float = math.nan
 
     @property
     def density(self) -> Tensor:

@@ -483,5 +483,6 @@ def synthetic(tokens: int) -> saa.Trace:
         last=np.arange(tokens, dtype=np.int32)[None],
         forced=np.zeros((1, 1, tokens, tokens), np.uint8),
         plan=np.zeros(1, np.int32),
+        targets=np.full(1, 0.95, np.float32),
         layers=InMemory({0: pack(keep, score, threshold)}),
     )

@@ -1,5 +1,6 @@
 """The chosen pair in words: kept or dropped, why, with which score. Knows one pair of a trace."""
 
+import numpy as np
 import streamlit as st
 from charts import labels, threshold_text
 from text import Words, plain
@@ -10,10 +11,11 @@ from saa_core import REASONS, Policy, Trace
 def inspector(trace: Trace, layer: int, head: int, q: int, k: int, words: Words) -> None:
     """Draws the card of one pair."""
     names = labels(trace)
-    reason = REASONS[trace.reason_map(layer, head)[q, k]]
+    one = np.s_[q : q + 1, k : k + 1]
+    reason = REASONS[trace.reason_map(layer, head, one).item()]
     bq, bk = trace.block
-    score = words.percent(float(trace.score_map(layer, head)[q, k]), 2)
-    threshold = threshold_text(float(trace.maps(layer).threshold[head][q // bq]), words)
+    score = words.percent(trace.score_map(layer, head, one).item(), 2)
+    threshold = threshold_text(float(trace.decision(layer, head).threshold[q // bq]), words)
     policy = trace.policy or Policy()
     with st.container(border=True, key="inspector"):
         left, right = st.columns([3, 2], gap="large", vertical_alignment="center")

@@ -51,7 +51,7 @@ def _maps(result: session.Result, words: Words) -> None:
             words("strip.title", position=at, share=words.percent(float(share), 1))
             for at, share in enumerate(received)
         ]
-    kept = np.flatnonzero(trace.keep_map(layer, head)[q]) if has_maps else ()
+    kept = np.flatnonzero(trace.keep_map(layer, head, np.s_[q : q + 1, :])) if has_maps else ()
     token_strip(
         pieces(trace),
         shades=shades,
@@ -171,8 +171,9 @@ def strongest(trace: Trace, layer: int, head: int, q: int) -> int:
     """The key with the highest score that the gate itself kept for a query; else the query."""
     if trace.policy is None or trace.layers is None:
         return q
-    codes = trace.reason_map(layer, head)[q]
-    score = np.where(codes == REASONS.index("gate"), trace.score_map(layer, head)[q], -1)
+    row = np.s_[q : q + 1, :]
+    codes, score = trace.reason_map(layer, head, row)[0], trace.score_map(layer, head, row)[0]
+    score = np.where(codes == REASONS.index("gate"), score, -1)
     return int(score.argmax()) if score.max() > 0 else q
 
 

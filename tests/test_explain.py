@@ -1,0 +1,74 @@
+"""What would have changed a decision, checked by running the changed policy; parts add up."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import saa_core as saa
+from saa_core.explain import LayerInputs, boundary
+
+TEXT = "The ferry left the harbour late, because the fog had not lifted and nobody could see the buoys."
+
+
+@pytest.fixture(scope="module", params=["pair", "block"])
+def policy(request):
+    return saa.Policy(mass=0.9, granularity=request.param, sink=1, local=2)
+
+
+@pytest.fixture(scope="module")
+def trace(smollm2, novel, policy):
+    return saa.run(smollm2, TEXT if policy.granularity == "pair" else novel[:1500], policy)
+
+
+@pytest.mark.parametrize("layer", [0, 3, 17])
+def test_the_decision_turns_at_the_boundary(smollm2, trace, policy, layer):
+    """Layer 0 sees the same queries and keys under every policy, so there it must be exact."""
+    reasons = trace.reason_map(layer, 2)
+    for reason in ("gate", "below"):
+        places = np.argwhere(reasons == saa.REASONS.index(reason))
+        for query, key in places[:: max(1, len(places) // 4)][:4]:
+            found = boundary(trace, layer, 2, query, key)
+            assert found.kept == (reason == "gate")
+            close = found.margin is not None and abs(found.margin) < 1e-3  # stored as float16
+            assert close or found.margin is None or (found.margin > 0) == found.kept
+            assert close or (found.value < policy.mass) == found.kept
+            if layer:
+                continue
+            for mass, expected in ((found.value + 2e-3, True), (found.value - 2e-3, False)):
+                if 0 < mass < 1:
+                    again = saa.run(smollm2, trace.text, dataclasses.replace(policy, mass=mass))
+                    assert again.keep_map(0, 2)[query, key] == expected
+
+
+def test_forced_pairs_have_no_boundary(trace):
+    assert boundary(trace, 4, 1, 9, 0).value is None
+    assert boundary(trace, 4, 1, 9, 0).kept
+    assert boundary(trace, 4, 1, 3, 20).value is None
+    assert not boundary(trace, 4, 1, 3, 20).kept
+    with pytest.raises(saa.TraceError, match="do not exist"):
+        boundary(trace, 4, 1, 3, 10_000)
+
+
+def test_parts_make_the_score(smollm2, trace):
+    """The softmax over a row of logits is the score, where one pooled row makes a block's score."""
+    if trace.block != (1, 1):
+        pytest.skip("blocks average two pooled rows")
+    inputs = LayerInputs(smollm2, trace, 6)
+    query = 14
+    logits = [inputs.parts(4, query, key).logit for key in range(query + 1)]
+    expected = torch.tensor(logits).softmax(0)
+    np.testing.assert_allclose(trace.score_map(6, 4)[query, : query + 1], expected, rtol=2e-3)
+
+
+def test_the_true_weights_of_a_row_sum_to_one(smollm2, trace):
+    inputs = LayerInputs(smollm2, trace, 6)
+    query = 14
+    found = [inputs.parts(4, query, key) for key in range(query + 1)]
+    assert sum(parts.weight for parts in found) == pytest.approx(1, abs=1e-4)
+    assert found[2].block_weight >= found[2].weight
+    with pytest.raises(saa.TraceError):
+        inputs.parts(99, 0, 0)
+    with pytest.raises(saa.TraceError, match="layer=30"):
+        LayerInputs(smollm2, trace, 30)
