@@ -5,6 +5,7 @@ freeze on huge charts, so no chart here has more than `RECTS` marks; larger maps
 picture in which no kept pair vanishes.
 """
 
+import functools
 import io
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +17,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from text import Words
 
+import saa_core as saa
 from saa_core import REASONS, Timing, Trace
 
 RECTS = 4096
+ARCS = 60
+NAMED = 12
+"""Arcs drawn for one token, and how many of their ends are named."""
 WINDOW = 64
 PICTURE = 512
 FAINTEST = 0.3
 """Share of full blue that a cell with a single kept pair among many gets."""
-FORCED = ("sink", "local")
+FORCED = ("sink", "local", "forced")
 
 
 @dataclass(frozen=True)
@@ -71,18 +76,73 @@ def visible(token: str) -> str:
     return bare or "␣"
 
 
+def measures(trace: Trace) -> list[str]:
+    """What the grid of heads can show of this trace."""
+    found = ["density"]
+    if trace.retained_mass is not None:
+        found += ["retained", "sink"]
+    if trace.policy is not None and trace.layers is not None:
+        found.append("near")
+    return found
+
+
+@functools.lru_cache(maxsize=16)
+def head_values(trace: Trace, measure: str) -> NDArray[np.float64]:
+    """One share per layer and head, [L, H].
+
+    Args:
+        measure: "density" and "retained" as the trace has them; "sink" is the share of the dense
+            model's attention on the first `sink` tokens; "near" is 1 minus the mean distance of
+            kept pairs over that of allowed pairs, so 0 is as far as chance and 1 is next door.
+    """
+    if measure == "density":
+        return trace.density.astype(np.float64)
+    if measure == "retained":
+        return np.asarray(trace.retained_mass, np.float64)
+    if measure == "sink":
+        return _sink_share(trace)
+    return np.stack([_nearness(trace, layer) for layer in range(trace.shape[0])])
+
+
+def _sink_share(trace: Trace) -> NDArray[np.float64]:
+    sink = trace.policy.sink if trace.policy is not None else saa.Policy().sink
+    received = np.asarray(trace.received, np.float64)[:, :, :sink]
+    viewers = np.stack(
+        [trace.allowed(layer, np.s_[:, :sink]).sum(0) for layer in range(trace.shape[0])]
+    )
+    return np.clip((received * viewers[:, None]).sum(2) / trace.queries, 0, 1)
+
+
+def _nearness(trace: Trace, layer: int) -> NDArray[np.float64]:
+    bq, bk = trace.block
+    kind = trace.plan[layer]
+    starts = np.arange(0, trace.keys, bk)
+    ends = np.minimum(starts + bk, trace.keys)
+    first, last = trace.first[kind][:, None], trace.last[kind][:, None] + 1
+    seen = np.maximum(np.minimum(ends, last) - np.maximum(starts, first), 0)
+    count = np.add.reduceat(seen, np.arange(0, trace.queries, bq), 0)
+    middle_q = np.minimum(np.arange(0, trace.queries, bq) + bq / 2, trace.queries)
+    away = np.abs(middle_q[:, None] - (starts + bk / 2)) * count
+    chance = away.sum() / max(count.sum(), 1)
+    found = []
+    for head in range(trace.shape[1]):
+        keep = trace.decision(layer, head).keep
+        mean = (away * keep).sum() / max((count * keep).sum(), 1)
+        found.append(1 - mean / max(chance, 1e-9))
+    return np.clip(np.array(found), 0, 1)
+
+
 def head_grid(
     trace: Trace, measure: str, chosen: tuple[int, int], words: Words, dark: bool
 ) -> alt.Chart:
     """One cell per layer and head. A click selects (layer, head) under the name "cell".
 
     Args:
-        measure: "density" or "retained".
+        measure: one of `measures`.
     """
     colours = palette(dark)
-    values = trace.density if measure == "density" or trace.retained_mass is None else None
     retained = trace.retained_mass
-    table = np.asarray(values if values is not None else retained)
+    table = head_values(trace, measure)
     L, H = trace.shape
     rows = pd.DataFrame(
         {
@@ -97,8 +157,8 @@ def head_grid(
     ).head(RECTS)
     rows["chosen"] = (rows.layer == chosen[0]) & (rows["head"] == chosen[1])
     rows = rows.sort_values("chosen", kind="stable")  # drawn last, its frame lies on top
-    top = colours.kept if values is not None else colours.retained
-    low = 0.0 if values is not None else float(np.floor(table.min() * 20) / 20)
+    top = {"density": colours.kept, "retained": colours.retained}.get(measure, colours.received)
+    low = 0.0 if measure != "retained" else float(np.floor(table.min() * 20) / 20)
     tooltip = [
         alt.Tooltip("layer:O", title=words("chart.layer")),
         alt.Tooltip("head:O", title=words("chart.head")),
@@ -106,6 +166,8 @@ def head_grid(
     ]
     if retained is not None:
         tooltip.append(alt.Tooltip("held:Q", title=words("chart.retained"), format=".1%"))
+    if measure in ("sink", "near"):
+        tooltip.append(alt.Tooltip("value:Q", title=words(f"maps.{measure}"), format=".1%"))
     cell = alt.selection_point(name="cell", fields=["layer", "head"], empty=False, toggle=False)
     return (
         alt.Chart(rows)
@@ -293,7 +355,7 @@ def threshold_text(threshold: float, words: Words) -> str:
 def _kind(reason: str) -> str:
     if reason in FORCED:
         return "kept_always"
-    return "dropped" if reason in ("below", "not allowed") else "kept_gate"
+    return "dropped" if reason in ("below", "excluded", "not allowed") else "kept_gate"
 
 
 def _key(reason: str) -> str:
@@ -303,6 +365,82 @@ def _key(reason: str) -> str:
 def _prefixed(position: int, names: list[str]) -> str:
     """Repeated tokens stay apart; the axis cuts the first six characters off."""
     return f"{position:05d} {names[position]}"
+
+
+def arcs(
+    trace: Trace, layer: int, head: int, token: int, reads: bool, words: Words, dark: bool
+) -> tuple[alt.Chart, int, int]:
+    """What one token reads, or who reads it: arcs over the text, strongest first.
+
+    Args:
+        reads: True for the keys that the token reads as a query, False for its readers.
+
+    Returns:
+        the chart, the number of arcs drawn and the number of kept pairs.
+    """
+    part = np.s_[token : token + 1, :] if reads else np.s_[:, token : token + 1]
+    kept = trace.keep_map(layer, head, part).ravel()
+    score = trace.score_map(layer, head, part).ravel()
+    codes = trace.reason_map(layer, head, part).ravel()
+    names = labels(trace)
+    others = np.flatnonzero(kept)
+    others = others[np.argsort(-score[others], kind="stable")]
+    drawn = others[:ARCS]
+    top = max(float(score[drawn].max(initial=0)), 1e-9)
+    rows = []
+    for other in drawn:
+        left, right = sorted((int(other), token))
+        width = max(right - left, 1)
+        for step in range(13):
+            turn = step / 12
+            rows.append(
+                {
+                    "arc": int(other),
+                    "x": left + turn * (right - left),
+                    "y": float(np.sqrt(width) * np.sin(np.pi * turn)),
+                    "strength": float(score[other]) / top,
+                    "other": f"{names[other]} ({other})",
+                    "score": words.percent(float(score[other]), 2),
+                    "reason": words(f"reason.{_key(REASONS[codes[other]])}"),
+                }
+            )
+    colours = palette(dark)
+    data = pd.DataFrame(rows, columns=["arc", "x", "y", "strength", "other", "score", "reason"])
+    side = words("chart.key" if reads else "chart.query")
+    lines = (
+        alt.Chart(data)
+        .mark_line(interpolate="monotone", strokeWidth=2)
+        .encode(
+            x=alt.X(
+                "x:Q",
+                title=words("chart.position"),
+                scale=alt.Scale(domain=[0, max(trace.keys - 1, 1)]),
+                axis=alt.Axis(grid=False, tickMinStep=1),
+            ),
+            y=alt.Y("y:Q", axis=None),
+            detail="arc:N",
+            opacity=alt.Opacity("strength:Q", legend=None, scale=alt.Scale(range=[0.2, 1])),
+            color=alt.value(colours.kept),
+            tooltip=[
+                alt.Tooltip("other:N", title=side),
+                alt.Tooltip("score:N", title=words("chart.score")),
+                alt.Tooltip("reason:N", title=words("chart.reason")),
+            ],
+        )
+    )
+    ends = [{"x": token, "name": names[token], "own": True}]
+    ends += [{"x": int(at), "name": names[at], "own": False} for at in drawn[:NAMED] if at != token]
+    marks = (
+        alt.Chart(pd.DataFrame(ends))
+        .mark_text(align="right", angle=270, dx=-4, limit=90, fontSize=11)
+        .encode(
+            x="x:Q",
+            y=alt.value(170),
+            text="name:N",
+            color=alt.condition("datum.own", alt.value(colours.received), alt.value(colours.ink)),
+        )
+    )
+    return (lines + marks).properties(height=170), len(drawn), len(others)
 
 
 def samples(dense: Timing, sparse: Timing, words: Words, dark: bool) -> alt.Chart:

@@ -28,6 +28,7 @@ class Figures:
     agreement: float | None
     agreeing: int | None
     next_same: bool | None
+    cosine: float | None
     kl: float | None
     kl_p95: float | None
     dense_ms: Quartiles | None
@@ -72,6 +73,7 @@ def figures(result: Result) -> Figures:
         agreement=None if same is None else float(same.mean()),
         agreeing=None if same is None else int(same.sum()),
         next_same=None if same is None else bool(same[-1]),
+        cosine=None if comparison is None else comparison.embedding_cosine,
         kl=None if kl is None else float(kl.mean()),
         kl_p95=None if kl is None else float(np.percentile(kl, 95)),
         dense_ms=dense_ms,

@@ -8,7 +8,7 @@ import streamlit as st
 
 LONGEST_TEXT = 1500
 """Bytes of a text that may stand in an address."""
-WHOLE = ("layer", "head", "q", "k")
+WHOLE = ("layer", "head", "q", "k", "window")
 
 
 def read(models: tuple[str, ...], examples: dict[str, str], languages: tuple[str, ...]) -> None:

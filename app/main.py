@@ -22,7 +22,12 @@ LOWEST_MASS, HIGHEST_MASS = 0.5, 1.0
 link.read(session.MODELS, examples.texts(), tuple(text.LANGUAGES))
 words = text.load(st.session_state.lang)
 st.set_page_config(page_title="SAA", page_icon=str(ROOT / "assets" / "icon.svg"), layout="wide")
-page = st.navigation([st.Page("views/explore.py", title=words("page.explore"), default=True)])
+page = st.navigation(
+    [
+        st.Page("views/explore.py", title=words("page.explore"), default=True),
+        st.Page("views/gate_map.py", title=words("page.gate_map"), url_path="gate_map"),
+    ]
+)
 st.logo(str(ROOT / "assets" / "logo.svg"), size="large")
 client = session.Client()
 

@@ -17,8 +17,9 @@ import streamlit as st
 
 import saa_core as saa
 from saa_core import fetch
+from saa_core.explain import LayerInputs
 
-MODELS = ("smollm2",)
+MODELS = ("smollm2", "minilm")
 """Aliases that can be chosen from the list; any hub id or folder can be typed."""
 MODELS_KEPT = 2
 RESULTS_KEPT = 6
@@ -112,11 +113,21 @@ class Client:
         model = self.model(name)
         text = novel()
         ids = model.tokenizer(text[: 12 * WARM_UP[step]], return_offsets_mapping=True)
-        offsets = ids["offset_mapping"][: WARM_UP[step]]
+        offsets = ids["offset_mapping"][: min(WARM_UP[step], model.max_length - 8)]
         with shop().lock:
             for policy in (None, model.spec.policy):
                 saa.run(model, text[: offsets[-1][1]], policy)
         shop().warm.setdefault(name, set()).add(step)
+
+    def inputs(self, result: Result, layer: int) -> LayerInputs:
+        """What a layer saw, to take scores apart; runs the model once more, the first time.
+
+        Raises:
+            TraceError: the result was not made by a model of this process.
+        """
+        if result.request is None:
+            raise saa.TraceError("a recorded trace has no model to ask")
+        return _inputs(self.model(result.request.model), result.trace, layer)
 
     def run(self, request: Request, report: Report, earlier: Result | None = None) -> Result:
         """Runs a text dense and with SAA, compares the two, times them, lets both go on writing.
@@ -166,7 +177,21 @@ class Client:
         )
 
 
-def _write(model: saa.Model, text: str, policy: saa.Policy | None) -> str:
+def _inputs(model: saa.Model, trace: saa.Trace, layer: int) -> LayerInputs:
+    """Queries and keys of a layer of the visitor's current text, kept until another is asked for."""
+    kept = st.session_state.get("inputs")
+    if kept is None or kept[:2] != (id(trace), layer):
+        with shop().lock:
+            kept = (id(trace), layer, LayerInputs(model, trace, layer))
+        st.session_state["inputs"] = kept
+    found: LayerInputs = kept[2]
+    return found
+
+
+def _write(model: saa.Model, text: str, policy: saa.Policy | None) -> str | None:
+    """The continuation; None for an encoder, which writes nothing."""
+    if not model.causal:
+        return None
     return "".join(saa.generate(model, text, policy, max_new_tokens=NEW_TOKENS))
 
 

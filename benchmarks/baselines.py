@@ -29,7 +29,7 @@ class Scorer(nn.Module):
         super().__init__()
         self.layer = layer
 
-    def target(self, policy: Policy) -> float:
+    def target(self, policy: Policy, block: tuple[int, int]) -> float:
         return policy.aim
 
     def forward(self, q_BHQD: Tensor, k_BGKD: Tensor, allowed: Allowed, grid: Grid) -> Tensor:

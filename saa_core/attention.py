@@ -113,7 +113,7 @@ class Call:
                 watch.lap("gate")
             forced = plan.forced_for(layer, self.policy, score.shape[1])
             rule = rules.RULES[self.policy.rule_name]
-            target = gate.target(self.policy)
+            target = gate.target(self.policy, plan.block)
             keep, threshold = rule(score, forced, plan.count, target)
             decision = Decision(plan.grid.block, keep, score, threshold, forced, plan.count, target)
             if watch:

@@ -54,10 +54,12 @@ class Calibration:
     Args:
         slack: predicted mass that this layer may miss, as a multiple of what the policy lets it miss.
         share: pairs that this layer needs, as a multiple of the mean over the layers.
+        pairwise: measured pair by pair; otherwise in blocks. It is used for that granularity only.
     """
 
     slack: float = 1.0
     share: float = 1.0
+    pairwise: bool = False
 
 
 class PairGate(nn.Module):
@@ -86,11 +88,13 @@ class PairGate(nn.Module):
             self.query[:, :D] += basis * math.sqrt(max(D / R, 1.0))
             self.key[:, :D] += basis
 
-    def target(self, policy: Policy) -> float:
-        """What the policy's rule aims at in this layer."""
+    def target(self, policy: Policy, block: tuple[int, int]) -> float:
+        """What the policy's rule aims at in this layer, where such blocks are decided."""
+        fits = self.calibration.pairwise == (block == (1, 1))
+        calibration = self.calibration if fits else Calibration()
         if policy.budget is None:
-            return max(0.0, 1.0 - (1.0 - policy.aim) * self.calibration.slack)
-        share = self.calibration.share if policy.budget_over == "call" else 1.0
+            return max(0.0, 1.0 - (1.0 - policy.aim) * calibration.slack)
+        share = calibration.share if policy.budget_over == "call" else 1.0
         return min(policy.aim * share, 1.0)
 
     def forward(self, q_BHQD: Tensor, k_BGKD: Tensor, allowed: Allowed, grid: "Grid") -> Tensor:

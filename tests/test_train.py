@@ -168,7 +168,8 @@ def test_calibration_is_measured_stored_and_read(tiny, tmp_path):
     again = saa.attach(saa.detach(model), Letters(), gates=folder)
     assert [gate.calibration for gate in again.gates] == found
     gate = again.gates[0]
-    assert gate.target(policy) == pytest.approx(1 - 0.3 * found[0].slack)
+    assert gate.target(policy, (1, 1)) == pytest.approx(1 - 0.3 * found[0].slack)
+    assert gate.target(policy, (32, 16)) == 0.7, "measured pair by pair, used pair by pair"
     over = saa.Policy(budget=0.3, budget_over="call")
-    assert gate.target(over) == pytest.approx(0.3 * found[0].share)
-    assert gate.target(saa.Policy(budget=0.3)) == 0.3
+    assert gate.target(over, (1, 1)) == pytest.approx(0.3 * found[0].share)
+    assert gate.target(saa.Policy(budget=0.3), (1, 1)) == 0.3

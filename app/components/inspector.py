@@ -1,11 +1,14 @@
 """The chosen pair in words: kept or dropped, why, with which score. Knows one pair of a trace."""
 
 import numpy as np
+import session
 import streamlit as st
 from charts import labels, threshold_text
 from text import Words, plain
 
+from components.message import failure
 from saa_core import REASONS, Policy, Trace
+from saa_core.explain import boundary
 
 
 def inspector(trace: Trace, layer: int, head: int, q: int, k: int, words: Words) -> None:
@@ -42,7 +45,8 @@ def inspector(trace: Trace, layer: int, head: int, q: int, k: int, words: Words)
         )
         if trace.policy is None or reason == "not allowed":
             return
-        kept = words("inspector.dropped" if reason == "below" else "inspector.kept")
+        gone = reason in ("below", "excluded")
+        kept = words("inspector.dropped" if gone else "inspector.kept")
         values = {"decision": kept, "score": score, "threshold": threshold}
         for column, (name, value) in zip(right.columns(3), values.items(), strict=True):
             column.caption(words(f"inspector.{name}"))
@@ -58,3 +62,65 @@ def inspector(trace: Trace, layer: int, head: int, q: int, k: int, words: Words)
                     k1=min(k0 + bk, trace.keys) - 1,
                 )
             )
+
+
+def details(
+    result: session.Result,
+    choice: session.Choice,
+    client: session.Client,
+    layer: int,
+    head: int,
+    q: int,
+    k: int,
+    words: Words,
+) -> None:
+    """What would have changed the decision; on request the parts of the score and the truth."""
+    trace = result.trace
+    found = boundary(trace, layer, head, q, k)
+    with st.container(border=True, key="details"):
+        st.markdown(f"**{words('details.header')}**")
+        rule = trace.policy.rule_name if trace.policy is not None else ""
+        if found.value is None:
+            st.markdown(words(f"details.fixed_{'kept' if found.kept else 'dropped'}"))
+        elif found.kept:
+            st.markdown(words("details.turns_dropped", rule=rule, value=max(found.value, 0.0)))
+        elif found.value < 1:
+            st.markdown(words("details.turns_kept", rule=rule, value=found.value))
+        else:
+            st.markdown(words("details.only_all"))
+        if found.margin is not None:
+            sign = "+" if found.margin >= 0 else "−"
+            margin = sign + words.percent(abs(found.margin), 2)
+            st.caption(words("details.margin", margin=margin))
+        st.caption(_characters(trace, q, k, words))
+        if result.request is None or choice.model is None:
+            st.caption(words("details.recorded"))
+            return
+        if st.button(words("details.explain"), key="explain", help=words("details.explain_help")):
+            st.session_state.explained = (id(trace), layer)
+        if st.session_state.get("explained") != (id(trace), layer):
+            return
+        try:
+            with st.spinner(words("details.working")):
+                parts = client.inputs(result, layer).parts(head, q, k)
+        except Exception as error:
+            failure(error, words)
+            return
+        values = {
+            "content": f"{parts.content:+.2f}",
+            "distance": f"{parts.distance:+.2f}",
+            "first": f"{parts.first:+.2f}",
+            "visible": f"{np.log(max(parts.visible, 1e-9)):+.2f}",
+            "weight": words.percent(parts.weight, 2),
+            "block_weight": words.percent(parts.block_weight, 2),
+        }
+        for column, (name, value) in zip(st.columns(len(values)), values.items(), strict=True):
+            column.metric(words(f"details.{name}"), value, help=words(f"details.{name}_help"))
+
+
+def _characters(trace: Trace, q: int, k: int, words: Words) -> str:
+    """Where the two tokens stand in the text."""
+    if trace.offsets is None:
+        return words("details.no_offsets")
+    (q0, q1), (k0, k1) = trace.offsets[q], trace.offsets[k]
+    return words("details.offsets", q0=q0, q1=q1, k0=k0, k1=k1)

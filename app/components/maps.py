@@ -19,6 +19,7 @@ from components.token_strip import token_strip
 from saa_core import REASONS, Trace
 
 SIZES = (16, 32, 64)
+CURSOR = ("layer", "head", "q", "k")
 
 
 @st.fragment
@@ -35,7 +36,7 @@ def _maps(result: session.Result, words: Words) -> None:
     dark = st.context.theme.type == "dark"
     colours = charts.palette(dark)
     start_at(trace)
-    layer, head, q, k = state.layer, state.head, state.q, state.k
+    layer, head, q = state.layer, state.head, state.q
     has_maps = trace.policy is None or trace.layers is not None
 
     st.subheader(words("strip.header"), anchor="tokens")
@@ -68,6 +69,16 @@ def _maps(result: session.Result, words: Words) -> None:
     st.subheader(words("maps.header"), anchor="pairs")
     st.caption(words("maps.caption"))
     measure, size = selectors(trace, words)
+    if three_maps(trace, measure, size, words):
+        inspector(trace, state.layer, state.head, state.q, state.k, words)
+    remember(size)
+
+
+def three_maps(trace: Trace, measure: str, size: int, words: Words) -> bool:
+    """Heads, overview and window; False if the trace is a summary, which has only the first."""
+    state = st.session_state
+    dark = st.context.theme.type == "dark"
+    layer, head, q, k = state.layer, state.head, state.q, state.k
     left, middle, right = st.columns([20, 33, 47], gap="medium")
     with left:
         st.markdown(f"**{words('maps.heads')}**")
@@ -78,9 +89,9 @@ def _maps(result: session.Result, words: Words) -> None:
             on_select=lambda: choose_head(state[grid_key]),
             selection_mode="cell",
         )
-    if not has_maps:
+    if trace.policy is not None and trace.layers is None:
         middle.info(words("maps.summary"))
-        return
+        return False
     frame = current_frame(trace, q, k, size)
     with middle:
         st.markdown(f"**{words('maps.overview', layer=layer, head=head)}**")
@@ -90,7 +101,7 @@ def _maps(result: session.Result, words: Words) -> None:
             frame=(frame.q, frame.k, frame.size),
             chosen=(q, k),
             label=words("maps.overview_label"),
-            colour=colours.ink,
+            colour=charts.palette(dark).ink,
             on_choose=lambda: choose_region(trace, state.overview.pair),
             key="overview",
         )
@@ -108,8 +119,14 @@ def _maps(result: session.Result, words: Words) -> None:
             on_select=lambda: choose_pair(trace, state[window_key]),
             selection_mode="pair",
         )
-    inspector(trace, layer, head, q, k, words)
-    link.write(layer=layer, head=head, q=q, k=k)
+    return True
+
+
+def remember(size: int) -> None:
+    """The cursor goes into the address and to the other pages."""
+    state = st.session_state
+    state.cursor = {name: state[name] for name in CURSOR}
+    link.write(**state.cursor, window=size)
 
 
 def selectors(trace: Trace, words: Words) -> tuple[str, int]:
@@ -128,14 +145,24 @@ def selectors(trace: Trace, words: Words) -> tuple[str, int]:
         )
     measure: str = columns[4].selectbox(
         words("maps.colour_by"),
-        ["density"] if trace.retained_mass is None else ["density", "retained"],
+        charts.measures(trace),
         format_func=lambda name: words(f"maps.{name}"),
         key="measure",
     )
     size: int = columns[5].selectbox(
-        words("maps.window_size"), SIZES, index=1, key="window_size", on_change=forget_frame
+        words("maps.window_size"),
+        SIZES,
+        index=SIZES.index(state_size()),
+        key="window_size",
+        on_change=forget_frame,
     )
     return measure, size
+
+
+def state_size() -> int:
+    """Window size that the address asked for, or the middle one."""
+    wanted = st.session_state.get("window")
+    return wanted if wanted in SIZES else SIZES[1]
 
 
 def start_at(trace: Trace) -> None:
@@ -143,6 +170,8 @@ def start_at(trace: Trace) -> None:
     state = st.session_state
     L, H = trace.shape
     ends = {"layer": L, "head": H, "q": trace.queries, "k": trace.keys}
+    for name in set(state.get("cursor", {})) - set(state):
+        state[name] = state.cursor[name]  # another page drew the widgets last
     for name, end in ends.items():
         if not 0 <= state.get(name, -1) < end:
             state.pop(name, None)

@@ -14,10 +14,11 @@ import streamlit as st
 from figures import Figures
 from text import Words, plain
 
+from saa_core.families import FAMILIES
 from saa_core.types import PAIR_LIMIT
 
 
-def verdict(found: Figures, words: Words) -> None:
+def verdict(found: Figures, result: session.Result, words: Words) -> None:
     """One sentence that says what was saved and what was risked."""
     share = words.percent(found.dropped)
     if found.dropped == 0:
@@ -27,9 +28,14 @@ def verdict(found: Figures, words: Words) -> None:
     else:
         pairs = words("verdict.dropped_decided", share=share)
     same = {True: "next_same", False: "next_differs", None: "next_unknown"}[found.next_same]
+    if is_encoder(result) and found.cosine is not None:
+        same = "embedding"
+    cosine = 0.0 if found.cosine is None else found.cosine
     time = words(f"verdict.{_time_key(found)}", ratio=_times(found))
     st.header(
-        words("verdict.sentence", pairs=pairs, next=words(f"verdict.{same}"), time=time),
+        words(
+            "verdict.sentence", pairs=pairs, next=words(f"verdict.{same}", cosine=cosine), time=time
+        ),
         anchor="verdict",
     )
 
@@ -68,6 +74,12 @@ def time_note(found: Figures, result: session.Result, words: Words) -> None:
     st.info(words(f"note.{key}", tokens=found.tokens, limit=PAIR_LIMIT) + gap + wins)
 
 
+def is_encoder(result: session.Result) -> bool:
+    """The model makes embeddings, not text."""
+    family = FAMILIES.get(result.trace.model.family)
+    return family is not None and not family.causal
+
+
 def four_figures(found: Figures, result: session.Result, words: Words) -> None:
     """Unit, spread and one line of meaning each, and a link to the part that explains it."""
     pairs, retained, agreement, time = (
@@ -99,7 +111,17 @@ def four_figures(found: Figures, result: session.Result, words: Words) -> None:
         )
     else:
         _missing(retained, words("figure.retained"), words)
-    if found.agreement is not None:
+    if found.cosine is not None and is_encoder(result):
+        _figure(
+            agreement,
+            words("figure.embedding"),
+            f"{found.cosine:.4f}",
+            words("figure.embedding_spread"),
+            words("figure.embedding_meaning"),
+            "#measured",
+            words,
+        )
+    elif found.agreement is not None:
         _figure(
             agreement,
             words("figure.agreement"),
@@ -268,7 +290,7 @@ def _facts(found: Figures, result: session.Result, words: Words) -> list[tuple[s
             words("measured.policy_dense")
             if policy is None
             else words(
-                "measured.policy_value", mass=policy.mass, sink=policy.sink, local=policy.local
+                "measured.policy_value", policy=policy, sink=policy.sink, local=policy.local
             ),
         ),
         (

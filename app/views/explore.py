@@ -5,26 +5,18 @@ computed in figures.py, what it looks like in charts.py.
 """
 
 import figures as numbers
-import link
 import session
 import streamlit as st
 import text
 from components import sections
 from components.maps import maps
-from components.message import failure
-from examples import examples, texts
+from components.outcome import ask, outcome
+from examples import examples
 
 words = text.load(st.session_state.lang)
 state = st.session_state
 choice: session.Choice = state.choice
 client = session.Client()
-
-
-def ask(content: str | None = None) -> None:
-    """A button was pressed: run the text in the box, or this one."""
-    if content is not None:
-        state.text = content
-    state.pending = True
 
 
 st.title(words("app.title"))
@@ -55,47 +47,7 @@ with st.expander(words("explore.examples"), expanded=nothing_yet):
             card.caption(words("explore.tokens", tokens=count))
 
 # 2. The run.
-result: session.Result | None = None
-if choice.recording is not None:
-    try:
-        result = session.open_trace(choice.recording.name, choice.recording.getvalue())
-    except Exception as error:
-        failure(error, words)
-        st.stop()
-    st.info(words("explore.recorded", name=text.plain(choice.recording.name)))
-elif state.get("pending") and choice.model is not None:
-    request = session.Request(choice.name, state.text, choice.policy)
-    earlier, state.shown, state.failed = session.recall(state.get("shown")), request, None
-    if session.recall(request) is None:
-        bar = st.progress(0.0)
-        try:
-            session.remember(
-                client.run(
-                    request,
-                    lambda step, done: bar.progress(done, text=words(f"progress.{step}")),
-                    earlier,
-                )
-            )
-        except Exception as error:
-            state.failed = error
-        bar.empty()
-    # Only now: a run that was interrupted by another click starts again.
-    state.pending = False
-    state.linked = link.write_text(request.text, texts())
-    link.write(
-        lang=words.lang,
-        mass=f"{request.policy.mass:.2f}",
-        model=request.model if request.model in session.MODELS else None,
-    )
-
-if result is None and state.get("failed") is not None:
-    failure(state.failed, words, model=choice.name, text=state.shown.text)
-    if getattr(state.failed, "cut_at", None) is not None:
-        cut = state.shown.text[: state.failed.cut_at]
-        st.button(words("error.cut"), type="primary", on_click=ask, args=(cut,), key="cut")
-    st.stop()
-if result is None and "shown" in state:
-    result = session.recall(state.shown)
+result = outcome(choice, client, words)
 if result is None:
     st.stop()
 
@@ -125,15 +77,17 @@ if result.request is not None and result.request.policy != choice.policy:
         key="again",
         width="stretch",
     )
-sections.verdict(found, words)
+sections.verdict(found, result, words)
 sections.time_note(found, result, words)
 sections.four_figures(found, result, words)
 
 # 4. What each would write next.
-sections.continuations(result, words)
+if not sections.is_encoder(result):
+    sections.continuations(result, words)
 
 # 5. and 6. Which pairs were kept, and why.
 maps(result, words)
+st.page_link("views/gate_map.py", label=words("explore.to_map"), icon=":material/grid_on:")
 
 # 7. How it was measured.
 sections.measured(found, result, words)

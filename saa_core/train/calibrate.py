@@ -7,7 +7,7 @@ assumption that movements of single layers add up. Knows models and gates, not w
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -65,6 +65,7 @@ def calibrate(
     """
     if len(model.gates) < 2:
         raise ModelError("model needs at least two layers to share anything out")
+    pairwise = policy.block_for(length) == (1, 1)
     measured = sensitivities(model, texts, policy, length, windows, progress)
     slacks = share_out(measured, exponent)
     at_one = SLACKS.index(1.0)
@@ -72,7 +73,7 @@ def calibrate(
     found = []
     for gate, layer, slack in zip(model.gates, measured, slacks, strict=True):
         share = layer.density[SLACKS.index(slack)] / (mean / len(measured))
-        gate.calibration = Calibration(slack=slack, share=share)
+        gate.calibration = Calibration(slack, share, pairwise)
         found.append(gate.calibration)
     assert layer.density[at_one] > 0
     return found
@@ -98,6 +99,7 @@ def sensitivities(
     layers = len(before)
     movement = [0.0] * layers
     density = torch.zeros(layers, len(SLACKS))
+    pairwise = policy.block_for(length) == (1, 1)
     try:
         with torch.inference_mode():
             for done, tokens in enumerate(batches):
@@ -105,8 +107,8 @@ def sensitivities(
                 dense = _Outcome(model, forward(model, tokens, Call(observe=curves.layer)))
                 for layer, gate in enumerate(model.gates):
                     for other in model.gates:
-                        other.calibration = Calibration(slack=0.0)
-                    gate.calibration = Calibration(slack=1.0)
+                        other.calibration = Calibration(slack=0.0, pairwise=pairwise)
+                    gate.calibration = Calibration(pairwise=pairwise)
                     movement[layer] += dense.distance(forward(model, tokens, Call(policy)))
                     if progress:
                         progress(done * layers + layer + 1, len(batches) * layers)
@@ -163,8 +165,8 @@ class _Curves:
         score = self.gates[layer](q, k, allowed, grid(allowed, block))
         for index, slack in enumerate(SLACKS):
             gate = self.gates[layer]
-            gate.calibration = replace(gate.calibration, slack=slack)
-            keep, _ = rules.mass(score, forced, count, gate.target(self.policy))
+            gate.calibration = Calibration(slack=slack, pairwise=block == (1, 1))
+            keep, _ = rules.mass(score, forced, count, gate.target(self.policy, block))
             kept = (keep * count).sum((1, 2, 3)) / count.expand_as(keep).sum((1, 2, 3))
             self.density[layer, index] += float(kept.mean())
 

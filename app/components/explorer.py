@@ -1,0 +1,60 @@
+"""The gate map: selectors, grid of heads, overview, window, arcs of one token, one pair in full.
+
+One fragment, like the small maps of Explore, whose parts it uses; both share one cursor.
+"""
+
+import charts
+import session
+import streamlit as st
+from text import Words
+
+from components.inspector import details, inspector
+from components.maps import remember, selectors, start_at, three_maps
+from components.message import failure
+
+
+@st.fragment
+def explorer(
+    result: session.Result, choice: session.Choice, client: session.Client, words: Words
+) -> None:
+    """Draws the page's body; a trace that cannot be read ends in a sentence."""
+    try:
+        _explorer(result, choice, client, words)
+    except Exception as error:
+        failure(error, words)
+
+
+def _explorer(
+    result: session.Result, choice: session.Choice, client: session.Client, words: Words
+) -> None:
+    trace, state = result.trace, st.session_state
+    start_at(trace)
+    measure, size = selectors(trace, words)
+    st.caption(words(f"gate_map.about_{measure}"))
+    if three_maps(trace, measure, size, words):
+        inspector(trace, state.layer, state.head, state.q, state.k, words)
+        if trace.policy is not None:
+            details(result, choice, client, state.layer, state.head, state.q, state.k, words)
+        _arcs(result, words)
+    remember(size)
+
+
+def _arcs(result: session.Result, words: Words) -> None:
+    trace, state = result.trace, st.session_state
+    dark = st.context.theme.type == "dark"
+    st.subheader(words("arcs.header"), anchor="arcs")
+    side = st.segmented_control(
+        words("arcs.side"),
+        ("reads", "read_by"),
+        default="reads",
+        required=True,
+        format_func=lambda name: words(f"arcs.{name}"),
+        key="arcs_side",
+    )
+    token = state.q if side == "reads" else state.k
+    chart, drawn, kept = charts.arcs(
+        trace, state.layer, state.head, token, side == "reads", words, dark
+    )
+    name = charts.labels(trace)[token]
+    st.caption(words(f"arcs.{side}_caption", token=name, position=token, drawn=drawn, kept=kept))
+    st.altair_chart(chart, key="arcs")

@@ -1,0 +1,74 @@
+"""From what a visitor asked for to a result: a recording that was opened, or a run with progress.
+
+The same for every page that shows a result. What cannot be run ends in a sentence.
+"""
+
+import link
+import session
+import streamlit as st
+import text
+from examples import texts
+from text import Words
+
+from components.message import failure
+
+
+def outcome(choice: session.Choice, client: session.Client, words: Words) -> session.Result | None:
+    """The result to show, or None; runs a text that is pending, with progress."""
+    if choice.recording is not None:
+        return _recorded(choice, words)
+    state = st.session_state
+    if state.get("pending") and choice.model is not None:
+        _run(choice, client, words)
+    shown = state.get("shown")
+    if state.get("failed") is not None:
+        failure(state.failed, words, model=choice.name, text=shown.text)
+        if getattr(state.failed, "cut_at", None) is not None:
+            cut = shown.text[: state.failed.cut_at]
+            st.button(words("error.cut"), type="primary", on_click=ask, args=(cut,), key="cut")
+        return None
+    return None if shown is None else session.recall(shown)
+
+
+def ask(content: str | None = None) -> None:
+    """A button was pressed: run the text in the box, or this one."""
+    if content is not None:
+        st.session_state.text = content
+    st.session_state.pending = True
+
+
+def _recorded(choice: session.Choice, words: Words) -> session.Result | None:
+    try:
+        result = session.open_trace(choice.recording.name, choice.recording.getvalue())
+    except Exception as error:
+        failure(error, words)
+        return None
+    st.info(words("explore.recorded", name=text.plain(choice.recording.name)))
+    return result
+
+
+def _run(choice: session.Choice, client: session.Client, words: Words) -> None:
+    state = st.session_state
+    request = session.Request(choice.name, state.text, choice.policy)
+    earlier, state.shown, state.failed = session.recall(state.get("shown")), request, None
+    if session.recall(request) is None:
+        bar = st.progress(0.0)
+        try:
+            session.remember(
+                client.run(
+                    request,
+                    lambda step, done: bar.progress(done, text=words(f"progress.{step}")),
+                    earlier,
+                )
+            )
+        except Exception as error:
+            state.failed = error
+        bar.empty()
+    # Only now: a run that was interrupted by another click starts again.
+    state.pending = False
+    state.linked = link.write_text(request.text, texts())
+    link.write(
+        lang=words.lang,
+        mass=f"{request.policy.mass:.2f}",
+        model=request.model if request.model in session.MODELS else None,
+    )

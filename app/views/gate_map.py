@@ -1,0 +1,42 @@
+"""Gate map: every decision of one run, from the grid of heads down to one pair and its reasons.
+
+A script that is read from top to bottom. It shows the result that Explore made, a recording, or
+what its address asks for.
+"""
+
+import session
+import streamlit as st
+import text
+from components.explorer import explorer
+from components.outcome import outcome
+
+words = text.load(st.session_state.lang)
+choice: session.Choice = st.session_state.choice
+client = session.Client()
+
+st.title(words("page.gate_map"))
+st.caption(words("gate_map.tagline"))
+
+result = outcome(choice, client, words)
+if result is None:
+    st.info(words("gate_map.nothing"))
+    st.page_link(
+        "views/explore.py", label=words("gate_map.to_explore"), icon=":material/edit_note:"
+    )
+    st.stop()
+
+trace = result.trace
+state = words("gate_map.trained" if trace.model.trained else "gate_map.untrained")
+st.markdown(
+    words(
+        "gate_map.what",
+        model=text.plain(trace.model.name),
+        gate=text.plain(trace.model.gate),
+        state=state,
+        tokens=trace.keys,
+        policy=text.plain(str(trace.policy or words("measured.policy_dense"))),
+    )
+)
+if not trace.model.trained:
+    st.error(words("untrained.banner", model=text.plain(trace.model.name)))
+explorer(result, choice, client, words)
