@@ -407,6 +407,8 @@ def arcs(
     colours = palette(dark)
     data = pd.DataFrame(rows, columns=["arc", "x", "y", "strength", "other", "score", "reason"])
     side = words("chart.key" if reads else "chart.query")
+    tallest = max(1.0, *(row["y"] for row in rows)) if rows else 1.0
+    height = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[-0.6 * tallest, tallest]))
     lines = (
         alt.Chart(data)
         .mark_line(interpolate="monotone", strokeWidth=2)
@@ -417,7 +419,7 @@ def arcs(
                 scale=alt.Scale(domain=[0, max(trace.keys - 1, 1)]),
                 axis=alt.Axis(grid=False, tickMinStep=1),
             ),
-            y=alt.Y("y:Q", axis=None),
+            y=height,
             detail="arc:N",
             opacity=alt.Opacity("strength:Q", legend=None, scale=alt.Scale(range=[0.2, 1])),
             color=alt.value(colours.kept),
@@ -429,18 +431,23 @@ def arcs(
         )
     )
     ends = [{"x": token, "name": names[token], "own": True}]
-    ends += [{"x": int(at), "name": names[at], "own": False} for at in drawn[:NAMED] if at != token]
+    apart = max(1, trace.keys // 60)  # names that would lie on each other are left out
+    for at in drawn:
+        if len(ends) <= NAMED and all(abs(int(at) - end["x"]) >= apart for end in ends):
+            ends.append({"x": int(at), "name": names[at], "own": False})
+    for end in ends:
+        end["y"] = -0.04 * tallest
     marks = (
         alt.Chart(pd.DataFrame(ends))
-        .mark_text(align="right", angle=270, dx=-4, limit=90, fontSize=11)
+        .mark_text(align="right", baseline="middle", angle=270, limit=76, fontSize=11)
         .encode(
             x="x:Q",
-            y=alt.value(170),
+            y=height,
             text="name:N",
             color=alt.condition("datum.own", alt.value(colours.received), alt.value(colours.ink)),
         )
     )
-    return (lines + marks).properties(height=170), len(drawn), len(others)
+    return (lines + marks).properties(height=230), len(drawn), len(others)
 
 
 def samples(dense: Timing, sparse: Timing, words: Words, dark: bool) -> alt.Chart:
