@@ -1,5 +1,6 @@
 """The pages without a browser: what they show against what the library says, and their errors."""
 
+import dataclasses
 import json
 import re
 import tomllib
@@ -18,6 +19,8 @@ from streamlit.testing.v1 import AppTest
 
 import saa_core as saa
 from saa_core import fetch
+from saa_core.explain import LayerInputs, boundary
+from saa_core.trace import Execution, InMemory, ModelInfo, pack
 
 ROOT = Path(__file__).parent.parent
 TEXT = (
@@ -457,8 +460,6 @@ def test_a_visit_starts_at_a_pair_that_the_gate_kept(trace: saa.Trace) -> None:
 
 def synthetic(tokens: int) -> saa.Trace:
     """A trace of one layer and two heads with random decisions, made without a model."""
-    from saa_core.trace import Execution, InMemory, ModelInfo, pack
-
     random = np.random.default_rng(tokens)
     allowed = np.tril(np.ones((tokens, tokens), bool))
     keep = (random.random((2, tokens, tokens)) < 0.001) & allowed
@@ -486,3 +487,86 @@ def synthetic(tokens: int) -> saa.Trace:
         targets=np.full(1, 0.95, np.float32),
         layers=InMemory({0: pack(keep, score, threshold)}),
     )
+
+
+@pytest.fixture(scope="module")
+def mapped() -> AppTest:
+    """The gate map after a run of a short text on Explore."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session.Client, "cold", lambda self, name: [])
+        at = press(app(layer="5", head="2", q="40", k="7").run(), TEXT)
+        return at.switch_page("views/gate_map.py").run()
+
+
+def test_the_gate_map_shows_the_run_of_the_other_page_at_the_same_pair(mapped, trace) -> None:
+    assert not mapped.exception
+    assert f"{trace.keys} tokens" in page_text(mapped)
+    assert [mapped.number_input(key=name).value for name in ("layer", "head", "q", "k")] == [
+        5,
+        2,
+        40,
+        7,
+    ]
+    shown = page_text(mapped)
+    found = boundary(trace, 5, 2, 40, 7)
+    assert f"**{found.value:.3f}**" in shown
+    q0, q1 = trace.offsets[40]
+    assert f"query {q0} to {q1}" in shown
+
+
+def test_a_score_is_taken_apart_on_request(mapped, model, trace) -> None:
+    mapped.button(key="explain").click().run()
+    parts = LayerInputs(model, trace, 5).parts(2, 40, 7)
+    assert figure(mapped, "Content") == f"{parts.content:+.2f}"
+    assert figure(mapped, "Distance") == f"{parts.distance:+.2f}"
+    assert spoken(figure(mapped, "True attention")).endswith("%")
+
+
+def test_a_gate_map_without_a_run_says_where_to_start() -> None:
+    at = app().run().switch_page("views/gate_map.py").run()
+    assert not at.exception
+    assert "no run to show" in page_text(at)
+
+
+@pytest.mark.parametrize("measure", ["density", "retained", "sink", "near"])
+def test_every_measure_of_the_grid_is_a_share(measure, trace) -> None:
+    values = charts.head_values(trace, measure)
+    assert measure in charts.measures(trace)
+    assert values.shape == trace.shape
+    assert values.min() >= 0
+    assert values.max() <= 1
+    assert values.std() > 0.001
+
+
+def test_heads_that_look_near_and_at_the_start_are_told_apart() -> None:
+    made = synthetic(64)
+    keep = np.zeros((2, 64, 64), bool)
+    keep[0][np.arange(64), np.arange(64)] = True
+    keep[1][:, 0] = True
+    packed = pack(keep, keep.astype(np.float32), np.zeros((2, 64), np.float32))
+    near = charts.head_values(dataclasses.replace(made, layers=InMemory({0: packed})), "near")[0]
+    assert near[0] > 0.95
+    assert near[1] == 0
+
+
+def test_arcs_are_the_kept_pairs_of_a_token_strongest_first(trace) -> None:
+    words = text.load("en")
+    for reads in (True, False):
+        chart, drawn, kept = charts.arcs(trace, 5, 2, 40, reads, words, dark=False)
+        keep = trace.keep_map(5, 2)
+        others = np.flatnonzero(keep[40] if reads else keep[:, 40])
+        assert kept == len(others)
+        assert drawn == min(kept, charts.ARCS)
+        assert set(chart.layer[0].data["arc"]) <= set(others)
+    scores = trace.score_map(5, 2)[40]
+    data = charts.arcs(trace, 5, 2, 40, True, words, dark=False)[0].layer[0].data
+    left_out = set(np.flatnonzero(trace.keep_map(5, 2)[40])) - set(data["arc"])
+    assert all(scores[list(left_out)] <= scores[data["arc"].unique()].min() + 1e-6)
+
+
+def test_an_encoder_shows_its_embedding_and_no_continuation() -> None:
+    at = press(app(model="minilm").run(), TEXT)
+    assert not at.exception
+    assert 0.9 < float(figure(at, "Cosine with dense")) <= 1
+    assert "What each would write next" not in page_text(at)
+    assert "cosine" in at.header[0].value

@@ -20,6 +20,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CHROMIUM = Path("/usr/bin/chromium")
 README_SCREENSHOT = ROOT / "docs" / "images" / "explore.png"
+MAP_SCREENSHOT = ROOT / "docs" / "images" / "gate_map.png"
 SCREENSHOTS = ROOT / "tests" / "screenshots"
 ARGUMENTS = [
     "--no-sandbox",
@@ -191,6 +192,35 @@ def test_type_a_text_read_the_figures_and_follow_a_pair(address: str) -> None:
         page.wait_for_function(f"!location.search.includes('layer={layer}&')")
         settle(page)
         assert box(page, "Layer").input_value() != layer
+
+
+def test_the_gate_map_opens_at_the_same_pair_in_another_browser(address: str) -> None:
+    with visit(address, "/?lang=en&example=story&layer=4&head=2&q=80&k=20") as page:
+        page.get_by_text("Open the gate map").click()
+        page.locator(".st-key-details").wait_for()
+        settle(page)
+        assert "mass were above" in page.locator(".st-key-details").inner_text()
+        page.get_by_role("button", name="Take the score apart").click()
+        page.locator('[data-testid="stMetricValue"]').nth(5).wait_for()
+        settle(page)
+        whole_page(page, MAP_SCREENSHOT)
+
+        click(page.locator("canvas[role=application]"), 0.4, 0.7)
+        page.wait_for_function("!location.search.includes('q=80&')")
+        settle(page)
+        q, k = box(page, "Query token").input_value(), box(page, "Key token").input_value()
+        inspector = page.locator(".st-key-inspector").inner_text()
+        details = page.locator(".st-key-details").inner_text()
+        link = page.url
+    assert f"q={q}&k={k}" in link
+    with visit(address, link.removeprefix(address)) as page:
+        page.locator(".st-key-details").wait_for()
+        settle(page)
+        assert page.locator(".st-key-inspector").inner_text() == inspector
+        assert (
+            page.locator(".st-key-details").inner_text().split("Take")[0]
+            == (details.split("Take")[0])
+        )
 
 
 def chart(page, which: int):

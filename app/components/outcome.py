@@ -27,7 +27,16 @@ def outcome(choice: session.Choice, client: session.Client, words: Words) -> ses
             cut = shown.text[: state.failed.cut_at]
             st.button(words("error.cut"), type="primary", on_click=ask, args=(cut,), key="cut")
         return None
-    return None if shown is None else session.recall(shown)
+    if shown is None:
+        return None
+    # Every time: a visitor who comes from another page has left the address behind.
+    state.linked = link.write_text(shown.text, texts())
+    link.write(
+        lang=words.lang,
+        mass=f"{shown.policy.aim:.2f}",
+        model=shown.model if shown.model in session.MODELS else None,
+    )
+    return session.recall(shown)
 
 
 def ask(content: str | None = None) -> None:
@@ -66,9 +75,3 @@ def _run(choice: session.Choice, client: session.Client, words: Words) -> None:
         bar.empty()
     # Only now: a run that was interrupted by another click starts again.
     state.pending = False
-    state.linked = link.write_text(request.text, texts())
-    link.write(
-        lang=words.lang,
-        mass=f"{request.policy.mass:.2f}",
-        model=request.model if request.model in session.MODELS else None,
-    )
