@@ -1,13 +1,9 @@
-"""Why one pair was decided as it was: what its score is made of, and what would have changed it.
+"""Why one pair was kept or dropped, and what would have changed it.
 
-Reads traces; for the parts of a score and the true weight, which no trace holds, it runs the model
-once more on the trace's own tokens. Changes neither.
-
-Shapes: H query heads, G key/value heads, Q, K positions, D head size, M, S query and key blocks,
-P pooled query rows (a few per query block).
+`boundary` needs only a trace. `explain` runs the model once more to take the score apart and to
+read the true attention weight; it changes nothing.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,211 +13,147 @@ from torch import Tensor
 from saa_core.attach import Model
 from saa_core.attention import Call
 from saa_core.errors import TraceError
-from saa_core.gates import Calibration, PairGate, grid, pool_keys, pool_queries
+from saa_core.gates import PairGate, grid, pool_keys, pool_queries
 from saa_core.runner import forward
-from saa_core.trace import Array, Trace
-from saa_core.types import EXCLUDED, Allowed, Policy
-
-TOLERANCE = 2e-3
-"""How far a recomputed score may lie from the stored one, which has 11 bits."""
+from saa_core.trace import Trace
+from saa_core.types import EXCLUDED, Allowed
 
 
 @dataclass(frozen=True)
-class Captured:
-    """What one layer saw in a run: queries [1, H, Q, D] and keys [1, G, K, D] after rotation."""
-
-    layer: int
-    gate: PairGate
-    q_BHQD: Tensor
-    k_BGKD: Tensor
-    allowed: Allowed
-    scale: float
-
-
-@dataclass(frozen=True)
-class PairParts:
-    """One pair's score, taken apart, and the attention that it really gets.
-
-    The first four add up to ``logit``, a point on a logarithmic scale: 0.69 more doubles what the
-    gate expects of this block against the other blocks of the row.
+class Boundary:
+    """Where a policy would decide the other way about one pair, all else being equal.
 
     Args:
-        content: product of the pooled queries and keys.
-        distance: the learned bias for how far the block lies from the query.
-        sink: the learned bias of the block that holds the first key.
-        visible: logarithm of the number of keys in the block that the query may see.
-        row: logarithm of the sum over the row; exp(logit - row) is the row's predicted share.
-        score: predicted share, averaged over the pooled rows of the query block, in [0, 1].
-        threshold: what a block of this row needed; inf where no block but forced ones was kept.
-        weight: true attention weight of this one pair, in [0, 1]: the softmax over all keys that the
-            query may see, on the queries and keys of this run.
+        kept: the pair is kept now.
+        value: mass or budget at the boundary: above it the pair is kept, at or below it dropped.
+            None if no value changes the decision (forced, excluded or not allowed).
+        margin: score minus threshold of its block; None where there is none.
+    """
+
+    kept: bool
+    value: float | None
+    margin: float | None
+
+
+def boundary(trace: Trace, layer: int, head: int, query: int, key: int) -> Boundary:
+    """The policy value at which the decision about one pair would turn.
+
+    For rule "mass" it follows from the scores of the pair's row; for a budget per layer from all
+    scores of the layer.
+
+    Raises:
+        TraceError: the trace is dense or a summary, or the pair does not exist.
+    """
+    if trace.policy is None:
+        raise TraceError("the trace is of a dense run, in which nothing was decided")
+    if not (0 <= query < trace.queries and 0 <= key < trace.keys):
+        raise TraceError(
+            f"query={query!r}, key={key!r} do not exist; choose 0 to {trace.queries - 1} and 0 to "
+            f"{trace.keys - 1}"
+        )
+    part = np.s_[query : query + 1, key : key + 1]
+    maps = trace.decision(layer, head)
+    m, s = query // trace.block[0], key // trace.block[1]
+    kept = bool(trace.keep_map(layer, head, part).item())
+    codes = trace.forced_codes(layer, head)
+    if codes[m, s] or not trace.allowed(layer, part).item():
+        return Boundary(kept, None, None)
+    score = float(maps.score[m, s])
+    margin = score - float(maps.threshold[m])
+    if trace.policy.rule_name == "mass":
+        row, forced = maps.score[m].astype(np.float64), codes[m]
+        total = row[forced != EXCLUDED].sum()
+        before = row[(forced > 0) & (forced != EXCLUDED)].sum()
+        before += row[(forced == 0) & (row > score)].sum()
+        wanted = before / max(total, 1e-12)
+        missed = 1.0 - float(trace.policy.aim)
+        slack = (1.0 - float(trace.targets[layer])) / missed if missed > 0 else 1.0
+        value = float(1.0 - (1.0 - wanted) / slack) if slack > 0 else None
+        return Boundary(kept, value, margin if np.isfinite(margin) else None)
+    return Boundary(kept, None, margin if np.isfinite(margin) else None)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The score of one pair taken apart, and the truth beside it.
+
+    The logit is ``content + distance + first + log(visible)``; a softmax over the row's blocks and
+    the mean over the query block's pooled rows make the score.
+
+    Args:
+        content: product of the projected query and key.
+        distance: learned bias for how far apart they are.
+        first: learned bias of the first block; 0 elsewhere.
+        visible: keys of the block that the query may see.
+        weight: the dense model's attention weight on this pair, a probability.
+        block_weight: the same, summed over the keys of the block.
     """
 
     content: float
     distance: float
-    sink: float
+    first: float
     visible: float
-    row: float
-    score: float
-    threshold: float
     weight: float
+    block_weight: float
 
     @property
     def logit(self) -> float:
-        return self.content + self.distance + self.sink + self.visible
+        return self.content + self.distance + self.first + float(np.log(max(self.visible, 1e-9)))
 
 
-class _Reached(Exception):  # noqa: N818, not an error: the layer was reached, the rest is not needed
-    pass
-
-
-def capture(model: Model, trace: Trace, layer: int) -> Captured:
-    """Runs the trace's tokens once more, up to one layer, under the trace's policy.
-
-    Raises:
-        TraceError: the layer does not exist, or the model has other layers than the trace.
-    """
-    if len(model.gates) != trace.shape[0]:
-        raise TraceError(
-            f"the trace has {trace.shape[0]} layers and the model {len(model.gates)}; it takes the "
-            "model that made the trace"
-        )
-    if not 0 <= layer < trace.shape[0]:
-        raise TraceError(f"layer={layer!r} does not exist; choose 0 to {trace.shape[0] - 1}")
-    found: list[Captured] = []
-
-    def observe(at: int, q: Tensor, k: Tensor, allowed: Allowed, scale: float) -> None:
-        if at == layer:
-            found.append(Captured(layer, model.gates[layer], q, k, allowed, scale))
-            raise _Reached
-
-    ids = torch.as_tensor(trace.token_ids, device=model.device)[None]
-    try:
-        with torch.inference_mode():
-            forward(model, ids, Call(trace.policy, observe=observe))
-    except _Reached:
-        pass
-    return found[0]
-
-
-@torch.inference_mode()
-def explain_pair(captured: Captured, trace: Trace, head: int, query: int, key: int) -> PairParts:
-    """The parts of one pair's score, and its true attention weight.
+class LayerInputs:
+    """Queries and keys of one layer of one text, kept so that many pairs can be explained.
 
     Args:
-        captured: of the same trace, by :func:`capture`.
+        model: the model that made the trace, with the same gates.
 
     Raises:
-        TraceError: the pair is not allowed, the trace is dense, or the model gives this pair another
-            score than the trace holds, so it is not the model that made the trace.
+        TraceError: the trace is dense, or the layer does not exist.
     """
-    layer, gate, allowed = captured.layer, captured.gate, captured.allowed
-    if trace.policy is None:
-        raise TraceError("a dense run has no scores to explain")
-    if not trace.allowed(layer)[query, key]:
-        raise TraceError(f"query={query} may not see key={key} in layer {layer}")
-    bq, bk = trace.block
-    m, s = query // bq, key // bk
-    laid = grid(allowed, trace.block, torch.tensor([m], device=captured.q_BHQD.device))
-    p = query % bq // (bq // laid.share)  # the pooled row that holds the query
-    group = head // (gate.config.heads // gate.config.key_heads)
-    rows_PE = pool_queries(captured.q_BHQD[:, head : head + 1], laid)[0, 0].to(gate.query.dtype)
-    keys_SE = pool_keys(captured.k_BGKD[:, group : group + 1], allowed, bk)[0, 0]
-    query_PR = rows_PE @ (gate.query[head] / math.sqrt(captured.q_BHQD.shape[-1]))
-    key_SR = keys_SE.to(gate.key.dtype) @ gate.key[group]
-    content_PS = (query_PR @ key_SR.T).float()
-    distance_PS = gate.distance[head].float()[laid.bucket(gate.config.directed).long()]
-    visible_PS = laid.log_visible[0, 0].expand_as(content_PS)
-    is_first = torch.zeros_like(content_PS)
-    is_first[:, 0] = 1.0
-    if laid.first is not None:
-        is_first = laid.first[0, 0].expand_as(content_PS)
-    sink_PS = gate.first[head].float() * is_first
-    logit_PS = content_PS + distance_PS + visible_PS + sink_PS
-    score = float(logit_PS.softmax(-1).mean(0)[s])
-    stored = trace.maps(layer)
-    expected = float(stored.score[head, m, s])
-    if not math.isclose(score, expected, rel_tol=10 * TOLERANCE, abs_tol=TOLERANCE):
-        raise TraceError(
-            f"the model scores this pair {score:.4f}, the trace says {expected:.4f}; it takes the "
-            "model and gate that made the trace"
+
+    def __init__(self, model: Model, trace: Trace, layer: int) -> None:
+        if trace.policy is None:
+            raise TraceError("the trace is of a dense run, in which nothing was scored")
+        if not 0 <= layer < len(model.gates):
+            raise TraceError(f"layer={layer!r} does not exist; choose 0 to {len(model.gates) - 1}")
+        self.block = trace.block
+        self.gate: PairGate = model.gates[layer]
+        self._seen: list[tuple[Tensor, Tensor, Allowed, float]] = []
+
+        def observe(index: int, q: Tensor, k: Tensor, allowed: Allowed, scale: float) -> None:
+            if index == layer:
+                self._seen.append((q.float(), k.float(), allowed, scale))
+
+        ids = torch.from_numpy(trace.token_ids)[None].to(model.device)
+        with torch.inference_mode():
+            forward(model, ids, Call(trace.policy, observe=observe))
+
+    @torch.inference_mode()
+    def parts(self, head: int, query: int, key: int) -> Parts:
+        """Takes the score of one pair apart.
+
+        Raises:
+            TraceError: the head or the pair does not exist.
+        """
+        q_BHQD, k_BGKD, allowed, scale = self._seen[0]
+        H, Q, D = q_BHQD.shape[1:]
+        if not (0 <= head < H and 0 <= query < Q and 0 <= key < allowed.keys):
+            raise TraceError(f"head={head!r}, query={query!r}, key={key!r} do not exist")
+        gate, (bq, bk) = self.gate, self.block
+        whole = grid(allowed, self.block)
+        size = bq // whole.share
+        row, block, group = query // size, key // bk, head // (H // k_BGKD.shape[1])
+        pooled_q = pool_queries(q_BHQD, whole)[0, head, row].to(gate.query.dtype)
+        pooled_k = pool_keys(k_BGKD, allowed, bk)[0, group, block].to(gate.key.dtype)
+        content = (pooled_q @ gate.query[head] / D**0.5) @ (pooled_k @ gate.key[group])
+        bucket = int(whole.bucket(gate.config.directed)[row, block])
+        products = (k_BGKD[0, group] @ q_BHQD[0, head, query]) * scale
+        weights = products.masked_fill(~allowed.pairs[0, 0, query], -torch.inf).softmax(-1)
+        return Parts(
+            content=float(content),
+            distance=float(gate.distance[head, bucket]),
+            first=float(gate.first[head]) if block == 0 else 0.0,
+            visible=float(whole.log_visible[0, 0, row, block].exp()),
+            weight=float(weights[key]),
+            block_weight=float(weights[block * bk : (block + 1) * bk].sum()),
         )
-    return PairParts(
-        content=float(content_PS[p, s]),
-        distance=float(distance_PS[p, s]),
-        sink=float(sink_PS[p, s]),
-        visible=float(visible_PS[p, s]),
-        row=float(logit_PS[p].logsumexp(-1)),
-        score=score,
-        threshold=float(stored.threshold[head, m]),
-        weight=_weight(captured, head, group, query, key),
-    )
-
-
-def _weight(captured: Captured, head: int, group: int, query: int, key: int) -> float:
-    """The true softmax of one query, at one key."""
-    q_D = captured.q_BHQD[0, head, query].float()
-    dots_K = captured.k_BGKD[0, group].float() @ q_D * captured.scale
-    seen_K = captured.allowed.pairs[0, 0, query]
-    return float(dots_K.masked_fill(~seen_K, -torch.inf).softmax(-1)[key])
-
-
-def turning_point(trace: Trace, layer: int, head: int, query: int, key: int) -> float | None:
-    """Where the decision on a pair's block turns, as the target of the rule in this layer.
-
-    Exact for the scores that the trace holds. Under rule "mass" the block is kept if the target is
-    above this share of the row's predicted mass (or 1), and dropped if it is not; under rule
-    "budget" it is kept if the target is at least this share of the layer's allowed pairs. What a
-    policy must say for that, :func:`aim_for` knows.
-
-    Returns:
-        None where no target changes anything: a dense run, a pair that is not allowed, and blocks on
-        which the gate has no say (sink, local, or a person).
-    """
-    bq, bk = trace.block
-    m, s = query // bq, key // bk
-    if trace.policy is None or not trace.allowed(layer)[query, key]:
-        return None
-    if trace.forced_codes(layer, head)[m, s]:
-        return None
-    if trace.policy.rule == "budget":
-        return _budget_point(trace, layer, head, m, s)
-    score = trace.maps(layer).score[head, m].astype(np.float64)
-    codes = trace.forced_codes(layer, head)[m]
-    score[codes == EXCLUDED] = 0.0
-    held = score[codes > 0].sum()
-    free = np.where(codes > 0, 0.0, score)
-    total = held + free.sum()
-    return float((held + free[free > free[s]].sum()) / total) if total > 0 else 1.0
-
-
-def _budget_point(trace: Trace, layer: int, head: int, m: int, s: int) -> float:
-    """Pairs of all heads that are paid for before this block, itself included, over all allowed."""
-    score = trace.maps(layer).score
-    count = block_counts(trace, layer)
-    codes = np.stack([trace.forced_codes(layer, h) for h in range(trace.shape[1])])
-    wide = np.broadcast_to(count, score.shape)
-    before = (codes > 0) & (codes != EXCLUDED)
-    before |= (score >= score[head, m, s]) & (codes == 0)
-    return float(wide[before].sum() / wide.sum())
-
-
-def block_counts(trace: Trace, layer: int) -> Array:
-    """Allowed pairs per block, int64 [M, S]."""
-    bq, bk = trace.block
-    kind = trace.plan[layer]
-    first, end = trace.first[kind][:, None].astype(np.int64), trace.last[kind][:, None] + 1
-    start = np.arange(0, trace.keys, bk)[None]
-    seen = np.clip(np.minimum(end, start + bk) - np.maximum(first, start), 0, None)
-    counts: Array = np.add.reduceat(seen, np.arange(0, trace.queries, bq), axis=0)
-    return counts
-
-
-def aim_for(policy: Policy, calibration: Calibration, target: float) -> float:
-    """What a policy must aim at for one layer's rule to aim at ``target``.
-
-    The inverse of :meth:`saa_core.gates.PairGate.target`; outside (0, 1] no policy does it.
-    """
-    if policy.rule == "mass":
-        return 1.0 - (1.0 - target) / calibration.slack
-    return target / (calibration.share if policy.budget_over == "call" else 1.0)
