@@ -5,6 +5,7 @@ freeze on huge charts, so no chart here has more than `RECTS` marks; larger maps
 picture in which no kept pair vanishes.
 """
 
+import collections
 import functools
 import io
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ import saa_core as saa
 from saa_core import REASONS, Timing, Trace
 
 RECTS = 4096
+CONTINUED = "·"
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+"""A token that only continues a character, in the strip and by number."""
 ARCS = 60
 NAMED = 12
 """Arcs drawn for one token, and how many of their ends are named."""
@@ -58,9 +62,18 @@ def palette(dark: bool) -> Palette:
 
 
 def labels(trace: Trace) -> list[str]:
-    """What each token looks like to a reader: its characters, white space made visible."""
+    """What each token looks like to a reader: its characters, white space made visible.
+
+    Tokens that share a character, as in Japanese, are numbered: "朝₁", "朝₂".
+    """
     if trace.text is not None and trace.offsets is not None:
         raw = [trace.text[start:end] for start, end in trace.offsets]
+        shared = collections.Counter(trace.offsets)
+        seen: collections.Counter[tuple[int, int]] = collections.Counter()
+        for at, place in enumerate(trace.offsets):
+            if shared[place] > 1 and place[1] > place[0]:
+                seen[place] += 1
+                raw[at] += str(seen[place]).translate(SUBSCRIPTS)
     elif trace.tokens is not None:
         raw = [
             token.replace("Ġ", " ").replace("▁", " ").replace("Ċ", "\n") for token in trace.tokens
@@ -115,12 +128,8 @@ def _sink_share(trace: Trace) -> NDArray[np.float64]:
 
 def _nearness(trace: Trace, layer: int) -> NDArray[np.float64]:
     bq, bk = trace.block
-    kind = trace.plan[layer]
+    count = trace.allowed_count(layer)
     starts = np.arange(0, trace.keys, bk)
-    ends = np.minimum(starts + bk, trace.keys)
-    first, last = trace.first[kind][:, None], trace.last[kind][:, None] + 1
-    seen = np.maximum(np.minimum(ends, last) - np.maximum(starts, first), 0)
-    count = np.add.reduceat(seen, np.arange(0, trace.queries, bq), 0)
     middle_q = np.minimum(np.arange(0, trace.queries, bq) + bq / 2, trace.queries)
     away = np.abs(middle_q[:, None] - (starts + bk / 2)) * count
     chance = away.sum() / max(count.sum(), 1)

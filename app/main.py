@@ -39,7 +39,8 @@ def remember_language() -> None:
 def model_and_gate() -> tuple[str, saa.Model | None]:
     """The chosen model, loaded, and what its gate is worth; None if it could not be loaded."""
     listed = st.selectbox(words("sidebar.model"), session.MODELS, key="model")
-    name = st.session_state.get("custom", "").strip() or listed
+    custom, gates = (st.session_state.get(key, "").strip() for key in ("custom", "gates"))
+    name = session.identify(custom or listed, gates)
     try:
         with st.spinner(words("load.starting")):
             model = client.model(name)
@@ -82,6 +83,7 @@ def policy_for(default: saa.Policy) -> saa.Policy:
             help=words("sidebar.granularity_help"),
         )
         st.text_input(words("sidebar.custom"), key="custom", help=words("sidebar.custom_help"))
+        st.text_input(words("sidebar.gates"), key="gates", help=words("sidebar.gates_help"))
     if mass == round(default.mass, 2):
         mass = default.mass
     return replace(default, mass=mass, kernel=kernel, granularity=granularity)

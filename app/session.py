@@ -74,6 +74,7 @@ class Shop:
     """What all sessions share: loaded models and the lock that keeps runs apart."""
 
     models: dict[str, saa.Model] = field(default_factory=dict)
+    sources: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     warm: dict[str, set[str]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -83,12 +84,24 @@ def shop() -> Shop:
     return Shop()
 
 
+def identify(model: str, gates: str) -> str:
+    """One name for a model with a gate folder of the visitor's; the model's own name without one."""
+    if not gates:
+        return model
+    name = f"{model} + {gates}"
+    shop().sources[name] = (model, gates)
+    return name
+
+
 class Client:
     """Runs requests in this process, one at a time, so that people do not spoil each other's
     latencies. A page that is left in the middle stops at the next report."""
 
     def model(self, name: str, report: fetch.Progress | None = None) -> saa.Model:
         """A loaded model, shared by all sessions; nobody's choices are kept on it.
+
+        Args:
+            name: what `identify` gave, or an alias, hub id or folder.
 
         Raises:
             ModelError, FetchError, GateError: see :func:`saa_core.load`.
@@ -97,7 +110,8 @@ class Client:
         if name not in shared.models:
             with shared.lock:
                 if name not in shared.models:
-                    model = saa.load(name, progress=report)
+                    source, gates = shared.sources.get(name, (name, None))
+                    model = saa.load(source, gates=gates, progress=report)
                     for old in list(shared.models)[: 1 - MODELS_KEPT]:
                         del shared.models[old]
                         shared.warm.pop(old, None)
@@ -180,9 +194,9 @@ class Client:
 def _inputs(model: saa.Model, trace: saa.Trace, layer: int) -> LayerInputs:
     """Queries and keys of a layer of the visitor's current text, kept until another is asked for."""
     kept = st.session_state.get("inputs")
-    if kept is None or kept[:2] != (id(trace), layer):
+    if kept is None or kept[0] is not trace or kept[1] != layer:
         with shop().lock:
-            kept = (id(trace), layer, LayerInputs(model, trace, layer))
+            kept = (trace, layer, LayerInputs(model, trace, layer))
         st.session_state["inputs"] = kept
     found: LayerInputs = kept[2]
     return found

@@ -18,7 +18,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 import saa_core as saa
 from saa_core import fetch
@@ -30,17 +30,22 @@ RESULTS = ROOT / "benchmarks" / "results"
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 ARGUMENTS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-WATCH = """() => {
-  const drawn = () => [...document.querySelectorAll('[class*="st-key-window-"]')]
-    .find((box) => box.querySelector('canvas, svg'));
-  const name = () => drawn()?.className;
-  const canvas = document.querySelector('canvas[role=application]');
+WATCH = """(canvas, [query, key, near]) => {
+  // The window names its first query and key; only the one that was clicked for is the answer.
+  const there = () => [...document.querySelectorAll('[class*="st-key-window-"]')].some((box) => {
+    const found = box.className.match(/st-key-window-\\d+-(\\d+)-(\\d+)-/);
+    return found && Math.abs(found[1] - query) <= near && Math.abs(found[2] - key) <= near
+      && box.querySelector('canvas, svg');
+  });
+  window.answered = null;
   canvas.addEventListener('pointerdown', () => {
-    const start = performance.now(), before = name();
+    const start = performance.now();
     const look = () => {
-      const now = name();
-      if (now && now !== before) window.answered = performance.now() - start;
-      else requestAnimationFrame(look);
+      if (!there()) return requestAnimationFrame(look);
+      // Two frames on, what was drawn is on the screen.
+      requestAnimationFrame(() => requestAnimationFrame(() => {
+        window.answered = performance.now() - start;
+      }));
     };
     look();
   }, { once: true, capture: true });
@@ -82,59 +87,77 @@ def still(page: Page) -> None:
     page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
 
 
-def click_times(page: Page, clicks: int) -> list[float]:
+def click_times(page: Page, clicks: int, tokens: int, window: int) -> list[float]:
     """ms from each click in the overview to the redrawn window."""
     draw = random.Random(0)
     canvas = page.locator("canvas[role=application]")
     samples = []
     for _ in range(clicks):
         still(page)
-        page.evaluate(WATCH)
+        page.wait_for_timeout(300)  # the page before is at rest
         area = canvas.bounding_box()
         assert area is not None
         down = draw.uniform(0.15, 0.95)
         across = draw.uniform(0.05, down)
         place = {"x": across * area["width"], "y": down * area["height"]}
-        page.evaluate("() => { window.answered = null }")
+        # Where the window will start, and how many tokens a pixel is off.
+        first = [
+            min(max(0, int(x * tokens) - window // 2), tokens - window) for x in (down, across)
+        ]
+        canvas.evaluate(WATCH, [*first, 3 * tokens / area["width"]])
         canvas.click(position=place, force=True)
         page.wait_for_function("() => window.answered")
         samples.append(float(page.evaluate("() => window.answered")))
     return samples
 
 
+def answer(
+    browser: Browser, address: str, trace: Path, tokens: int, window: int, clicks: int
+) -> dict[str, Any]:
+    """Opens the trace in a page of its own and times clicks at one window size."""
+    page = browser.new_page(viewport={"width": 1440, "height": 1000})
+    page.set_default_timeout(120_000)
+    page.goto(f"{address}/gate_map?lang=en&window={window}")
+    page.locator('input[type="file"]').set_input_files(trace)
+    page.locator("canvas[role=application]").wait_for()
+    click_times(page, 2, tokens, window)  # the first ones load code
+    samples = click_times(page, clicks, tokens, window)
+    page.close()
+    low, middle, high = quartiles(samples)
+    print(f"{tokens} tokens, window of {window}: median {middle:.0f} ms ({low:.0f} to {high:.0f})")
+    return {
+        "what": "click in the overview to redrawn window, ms",
+        "tokens": tokens,
+        "window": window,
+        "median_ms": middle,
+        "quartiles_ms": [low, high],
+        "samples_ms": samples,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--trace", type=Path, help="a recorded trace to open instead of a new one")
+    parser.add_argument("--windows", type=int, nargs="+", default=[32, 64], choices=(16, 32, 64))
     parser.add_argument("--clicks", type=int, default=25)
     parser.add_argument("--out", type=Path, default=RESULTS / "ui.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        trace = record(options.tokens, folder)
+        trace = options.trace or record(options.tokens, folder)
         server, address = serve(folder)
         try:
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-                page = browser.new_page(viewport={"width": 1440, "height": 1000})
-                page.set_default_timeout(120_000)
-                page.goto(f"{address}/gate_map?lang=en")
-                page.locator('input[type="file"]').set_input_files(trace)
-                page.locator("canvas[role=application]").wait_for()
-                click_times(page, 2)  # the first ones load code
-                samples = click_times(page, options.clicks)
+                found = [
+                    answer(browser, address, trace, options.tokens, window, options.clicks)
+                    for window in options.windows
+                ]
                 browser.close()
         finally:
             server.terminate()
             server.wait(30)
-    low, middle, high = quartiles(samples)
-    found: dict[str, Any] = {
-        "what": "click in the overview to redrawn window, ms",
-        "tokens": options.tokens,
-        "median_ms": middle,
-        "quartiles_ms": [low, high],
-        "samples_ms": samples,
-    }
-    print(f"{options.tokens} tokens: median {middle:.0f} ms ({low:.0f} to {high:.0f})")
     write_json(options.out, {"gate_map_click": found})
 
 

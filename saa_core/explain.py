@@ -25,8 +25,8 @@ class Boundary:
 
     Args:
         kept: the pair is kept now.
-        value: mass or budget at the boundary: above it the pair is kept, at or below it dropped.
-            None if no value changes the decision (forced, excluded or not allowed).
+        value: mass or budget at the boundary: above it the pair is kept, below it dropped. None if
+            no value changes the decision (forced, excluded or not allowed).
         margin: score minus threshold of its block; None where there is none.
     """
 
@@ -69,8 +69,23 @@ def boundary(trace: Trace, layer: int, head: int, query: int, key: int) -> Bound
         missed = 1.0 - float(trace.policy.aim)
         slack = (1.0 - float(trace.targets[layer])) / missed if missed > 0 else 1.0
         value = float(1.0 - (1.0 - wanted) / slack) if slack > 0 else None
-        return Boundary(kept, value, margin if np.isfinite(margin) else None)
-    return Boundary(kept, None, margin if np.isfinite(margin) else None)
+    else:
+        value = _budget_boundary(trace, layer, score)
+    return Boundary(kept, value, margin if np.isfinite(margin) else None)
+
+
+def _budget_boundary(trace: Trace, layer: int, score: float) -> float:
+    """The budget that pays for everything in the layer that scores at least this much."""
+    assert trace.policy is not None
+    count = trace.allowed_count(layer)
+    total = needed = 0
+    for head in range(trace.shape[1]):
+        codes, maps = trace.forced_codes(layer, head), trace.decision(layer, head)
+        paid = (codes > 0) & (codes != EXCLUDED)
+        total += int(count.sum())
+        needed += int(count[paid | ((codes == 0) & (maps.score >= score))].sum())
+    share = float(trace.targets[layer]) / trace.policy.aim
+    return needed / max(total, 1) / max(share, 1e-9)
 
 
 @dataclass(frozen=True)

@@ -206,6 +206,16 @@ class Trace:
         found: Array = (k >= first[:, None]) & (k <= last[:, None])
         return found
 
+    def allowed_count(self, layer: int) -> Array:
+        """Allowed pairs per decided block, int64 [M, S]."""
+        (bq, bk), kind = self.block, self.plan[layer]
+        starts = np.arange(0, self.keys, bk)
+        first, last = self.first[kind][:, None], self.last[kind][:, None] + 1
+        seen = np.minimum(starts + bk, last) - np.maximum(starts, first)
+        rows = np.maximum(seen, 0).astype(np.int64)
+        found: Array = np.add.reduceat(rows, np.arange(0, self.queries, bq), 0)
+        return found
+
     def maps(self, layer: int) -> LayerMaps:
         """The decision of one layer at the granularity it was made.
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -452,6 +454,16 @@ def test_the_strip_holds_the_whole_text(trace: saa.Trace) -> None:
     assert 0 == min(shades) < max(shades) == 1
 
 
+def test_characters_of_several_tokens_are_shown_once(model: saa.Model) -> None:
+    japanese = saa.run(model, "毎朝六時に、灯台守は", saa.Policy())
+    shown = pieces(japanese)
+    assert len(shown) == japanese.keys
+    assert "".join(shown).replace(charts.CONTINUED, "") == japanese.text
+    names = charts.labels(japanese)
+    assert "毎₁" in names
+    assert len({name for name in names if name.startswith("毎")}) == names.count("毎₁") + 1
+
+
 def test_a_visit_starts_at_a_pair_that_the_gate_kept(trace: saa.Trace) -> None:
     kept = trace.reason_map(4, 0) == saa.REASONS.index("gate")
     q, k = start_pair(trace, 4, 0)
@@ -509,7 +521,7 @@ def test_the_gate_map_shows_the_run_of_the_other_page_at_the_same_pair(mapped, t
     ]
     shown = page_text(mapped)
     found = boundary(trace, 5, 2, 40, 7)
-    assert f"**{found.value:.3f}**" in shown
+    assert f"**{math.ceil(1000 * found.value) / 1000:.3f}**" in shown
     q0, q1 = trace.offsets[40]
     assert f"query {q0} to {q1}" in shown
 
@@ -570,3 +582,17 @@ def test_an_encoder_shows_its_embedding_and_no_continuation() -> None:
     assert 0.9 < float(figure(at, "Cosine with dense")) <= 1
     assert "What each would write next" not in page_text(at)
     assert "cosine" in at.header[0].value
+
+
+def test_a_gate_folder_can_be_chosen_and_its_state_is_shown(tmp_path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(fetch.assets() / "gates" / "smollm2", folder)
+    about = json.loads((folder / "gates.json").read_text())
+    (folder / "gates.json").write_text(json.dumps(about | {"id": "mine", "trained": False}))
+    at = app().run()
+    at.text_input(key="gates").set_value(str(folder)).run()
+    assert not at.exception
+    assert any("UNTRAINED" in badge.value for badge in at.markdown)
+    at.text_input(key="gates").set_value(str(tmp_path / "nothing")).run()
+    assert not at.exception
+    assert "gate" in at.error[0].value.lower()

@@ -52,14 +52,34 @@ def test_forced_pairs_have_no_boundary(trace):
 
 
 def test_parts_make_the_score(smollm2, trace):
-    """The softmax over a row of logits is the score, where one pooled row makes a block's score."""
-    if trace.block != (1, 1):
-        pytest.skip("blocks average two pooled rows")
+    """Softmax over a row of logits, averaged over the pooled rows of the block, is the score."""
     inputs = LayerInputs(smollm2, trace, 6)
-    query = 14
-    logits = [inputs.parts(4, query, key).logit for key in range(query + 1)]
-    expected = torch.tensor(logits).softmax(0)
-    np.testing.assert_allclose(trace.score_map(6, 4)[query, : query + 1], expected, rtol=2e-3)
+    bq, bk = trace.block
+    first = 64 if bq > 1 else 14
+    rows = range(first, first + bq, 16)
+    shares = []
+    for query in rows:
+        logits = [inputs.parts(4, query, key).logit for key in range(0, first + bq, bk)]
+        shares.append(torch.tensor(logits).softmax(0))
+    expected = torch.stack(shares).mean(0)
+    found = trace.decision(6, 4).score[first // bq, : len(expected)]
+    np.testing.assert_allclose(found, expected, rtol=5e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("over", ["layer", "call"])
+def test_a_budget_turns_where_it_says(smollm2, novel, over):
+    policy = saa.Policy(budget=0.4, budget_over=over, granularity="block")
+    trace = saa.run(smollm2, novel[:1500], policy)
+    reasons = trace.reason_map(0, 2)
+    for reason in ("gate", "below"):
+        places = np.argwhere(reasons == saa.REASONS.index(reason))
+        query, key = places[len(places) // 2]
+        found = boundary(trace, 0, 2, query, key)
+        assert found.kept == (reason == "gate")
+        assert (found.value <= 0.4) == found.kept
+        for budget, expected in ((found.value * 1.02, True), (found.value * 0.98, False)):
+            again = saa.run(smollm2, trace.text, dataclasses.replace(policy, budget=budget))
+            assert again.keep_map(0, 2)[query, key] == expected
 
 
 def test_the_true_weights_of_a_row_sum_to_one(smollm2, trace):

@@ -1,5 +1,7 @@
 """The chosen pair in words: kept or dropped, why, with which score. Knows one pair of a trace."""
 
+from math import ceil
+
 import numpy as np
 import session
 import streamlit as st
@@ -83,9 +85,17 @@ def details(
         if found.value is None:
             st.markdown(words(f"details.fixed_{'kept' if found.kept else 'dropped'}"))
         elif found.kept:
-            st.markdown(words("details.turns_dropped", rule=rule, value=max(found.value, 0.0)))
+            st.markdown(
+                words(
+                    "details.turns_dropped",
+                    rule=rule,
+                    value=max(ceil(1000 * found.value), 0) / 1000,
+                )
+            )
         elif found.value < 1:
-            st.markdown(words("details.turns_kept", rule=rule, value=found.value))
+            st.markdown(
+                words("details.turns_kept", rule=rule, value=ceil(1000 * found.value) / 1000)
+            )
         else:
             st.markdown(words("details.only_all"))
         if found.margin is not None:
@@ -96,9 +106,10 @@ def details(
         if result.request is None or choice.model is None:
             st.caption(words("details.recorded"))
             return
+        asked = st.session_state.get("explained", (None, None))
         if st.button(words("details.explain"), key="explain", help=words("details.explain_help")):
-            st.session_state.explained = (id(trace), layer)
-        if st.session_state.get("explained") != (id(trace), layer):
+            asked = st.session_state.explained = (trace, layer)
+        if asked[0] is not trace or asked[1] != layer:
             return
         try:
             with st.spinner(words("details.working")):

@@ -80,19 +80,31 @@ def three_maps(trace: Trace, measure: str, size: int, words: Words) -> bool:
     dark = st.context.theme.type == "dark"
     layer, head, q, k = state.layer, state.head, state.q, state.k
     left, middle, right = st.columns([20, 33, 47], gap="medium")
+    has_maps = trace.policy is None or trace.layers is not None
+    if has_maps:
+        frame = current_frame(trace, q, k, size)
+        # First, because it is what a visitor waits for; what is drawn below it comes after.
+        with right:
+            st.markdown(f"**{words('maps.window')}**")
+            window_key = f"window-{state.get('moves', 0)}-{frame.q}-{frame.k}-{layer}-{head}"
+            st.altair_chart(
+                charts.window(trace, layer, head, frame, (q, k), words, dark),
+                key=window_key,
+                on_select=lambda: choose_pair(trace, state[window_key]),
+                selection_mode="pair",
+            )
     with left:
         st.markdown(f"**{words('maps.heads')}**")
-        grid_key = f"grid-{state.get('moves', 0)}"
+        grid_key = f"grid-{state.get('grid_moves', 0)}"
         st.altair_chart(
             charts.head_grid(trace, measure, (layer, head), words, dark),
             key=grid_key,
             on_select=lambda: choose_head(state[grid_key]),
             selection_mode="cell",
         )
-    if trace.policy is not None and trace.layers is None:
+    if not has_maps:
         middle.info(words("maps.summary"))
         return False
-    frame = current_frame(trace, q, k, size)
     with middle:
         st.markdown(f"**{words('maps.overview', layer=layer, head=head)}**")
         pair_map(
@@ -110,15 +122,6 @@ def three_maps(trace: Trace, measure: str, size: int, words: Words) -> bool:
         step = -(-trace.keys // charts.PICTURE)
         if step > 1:
             st.caption(words("maps.pooled", step=step))
-    with right:
-        st.markdown(f"**{words('maps.window')}**")
-        window_key = f"window-{state.get('moves', 0)}-{frame.q}-{frame.k}-{layer}-{head}"
-        st.altair_chart(
-            charts.window(trace, layer, head, frame, (q, k), words, dark),
-            key=window_key,
-            on_select=lambda: choose_pair(trace, state[window_key]),
-            selection_mode="pair",
-        )
     return True
 
 
@@ -206,9 +209,16 @@ def strongest(trace: Trace, layer: int, head: int, q: int) -> int:
     return int(score.argmax()) if score.max() > 0 else q
 
 
-def bump() -> None:
-    """A chart that is asked twice for the same cell stays silent; a new key makes it new."""
-    st.session_state.moves = st.session_state.get("moves", 0) + 1
+def bump(grid: bool = True) -> None:
+    """A chart that is asked twice for the same cell stays silent; a new key makes it new.
+
+    Args:
+        grid: the grid of heads too, which is slow to draw and stays where only a pair was chosen.
+    """
+    state = st.session_state
+    state.moves = state.get("moves", 0) + 1
+    if grid:
+        state.grid_moves = state.get("grid_moves", 0) + 1
 
 
 def choose_head(event: object) -> None:
@@ -227,7 +237,7 @@ def choose_pair(trace: Trace, event: object) -> None:
         q, k = int(points[0]["q"]), int(points[0]["k"])
         if 0 <= q < trace.queries and 0 <= k < trace.keys:
             st.session_state.q, st.session_state.k = q, k
-            bump()
+            bump(grid=False)
 
 
 def choose_token(trace: Trace, q: int) -> None:
@@ -242,7 +252,7 @@ def choose_region(trace: Trace, pair: dict[str, int]) -> None:
     state.q = min(max(0, int(pair["q"])), trace.queries - 1)
     state.k = min(max(0, int(pair["k"])), trace.keys - 1)
     forget_frame()
-    bump()
+    bump(grid=False)
 
 
 def forget_frame() -> None:
@@ -261,23 +271,26 @@ def current_frame(trace: Trace, q: int, k: int, size: int) -> Frame:
 
 def overview(trace: Trace, layer: int, head: int, dark: bool) -> bytes:
     """The picture, kept as long as trace, head and theme are the same."""
-    wanted = (id(trace), layer, head, dark)
+    wanted = (layer, head, dark)
     kept = st.session_state.get("picture")
-    if kept is None or kept[0] != wanted:
-        kept = (wanted, charts.overview_png(trace, layer, head, dark))
+    if kept is None or kept[0] is not trace or kept[1] != wanted:
+        kept = (trace, wanted, charts.overview_png(trace, layer, head, dark))
         st.session_state.picture = kept
-    return kept[1]
+    return kept[2]
 
 
 def pieces(trace: Trace) -> list[str]:
-    """The text cut at the end of each token, so that no space is lost."""
+    """The text cut at the end of each token, so that no space is lost and nothing is doubled.
+
+    A character of several tokens, as in Japanese, stands in the first; the others are dots.
+    """
     if trace.text is None or trace.offsets is None:
         return charts.labels(trace)
-    ends = [0, *(end for _, end in trace.offsets)]
-    return [
-        trace.text[min(before, start) : end]
-        for before, (start, end) in zip(ends, trace.offsets, strict=False)
-    ]
+    found, done = list[str](), 0
+    for _, end in trace.offsets:
+        found.append(trace.text[done:end] or charts.CONTINUED)
+        done = max(done, end)
+    return found
 
 
 def shade(received: np.ndarray) -> list[float]:
