@@ -32,6 +32,7 @@ def measure(
     *,
     text: str | None = None,
     repeats: int = 7,
+    warm_up: bool = True,
     progress: Report | None = None,
 ) -> list[Timing]:
     """Times forward passes of each policy at each length.
@@ -41,6 +42,8 @@ def measure(
         policies: None is dense attention as the model does it without SAA.
         text: an excerpt of a novel by default. ``lengths=()`` times the text as it is.
         repeats: rounds; in each round every policy runs once, in turn.
+        warm_up: one more round before the first, which is not timed; False is for a text that has
+            just run under the same policies. Density and compile time are found out in it.
         progress: called with (what, done, total).
 
     Returns:
@@ -64,11 +67,12 @@ def measure(
                 f"lengths holds {length!r}; {model.spec.name} takes 1 to {model.max_length} tokens"
             )
     found = []
-    total, done = len(lengths) * len(policies) * (repeats + 1), 0
+    turns = range(0 if warm_up else 1, repeats + 1)
+    total, done = len(lengths) * len(policies) * len(turns), 0
     for length in lengths:
         tokens = torch.tensor([(ids * (length // len(ids) + 1))[:length]], device=model.device)
         tracks = [_Track(policy) for policy in policies]
-        for turn in range(repeats + 1):
+        for turn in turns:
             # Every other round runs backwards, so that no side always comes first.
             for track in tracks if turn % 2 else tracks[::-1]:
                 track.warm_up(model, tokens) if turn == 0 else track.round(model, tokens)
@@ -90,7 +94,7 @@ class _Track:
     kernel: str = "dense"
     compile_ms: float = 0.0
     peak: int | None = None
-    density: float = 1.0
+    density: float | None = None
 
     @property
     def name(self) -> str:
@@ -109,6 +113,7 @@ class _Track:
         call = Call(self.policy, clock=True)
         started = time.perf_counter()
         _forward(model, tokens, call)
+        self.kernel = call.kernel
         self.samples.append(1000 * (time.perf_counter() - started))
         self.attention.append(1000 * sum(call.seconds.values()))
         for stage, seconds in call.seconds.items():

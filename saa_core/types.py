@@ -303,7 +303,7 @@ class Timing:
         device, dtype, threads, kernel, versions: what ran.
         compile_ms: time spent compiling before the rounds, not part of any sample.
         peak_bytes: highest memory of the process (CPU) or the device during the rounds, if known.
-        density: kept / allowed pairs in the warm-up, 1.0 for dense.
+        density: kept / allowed pairs in the warm-up, 1.0 for dense; None without a warm-up.
     """
 
     name: str
@@ -318,7 +318,7 @@ class Timing:
     compile_ms: float
     peak_bytes: int | None
     versions: dict[str, str]
-    density: float
+    density: float | None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "samples_ms", tuple(self.samples_ms))

@@ -379,3 +379,15 @@ def test_a_notebook_shows_a_summary_and_the_map_and_no_markup_of_the_text(traces
     hostile = named._repr_html_()
     assert "<script" not in hostile
     assert "UNTRAINED" in hostile
+
+
+def test_measuring_without_a_warm_up_has_the_same_rounds_and_no_density(smollm2):
+    policies = (None, saa.Policy(mass=0.9))
+    seen = []
+    found = saa.measure(
+        smollm2, (40,), policies, repeats=2, warm_up=False, progress=lambda *x: seen.append(x)
+    )
+    assert [len(timing.samples_ms) for timing in found] == [2, 2]
+    assert [timing.density for timing in found] == [None, None]
+    assert [timing.kernel for timing in found][0] == "dense"
+    assert seen[-1][1:] == (4, 4)
