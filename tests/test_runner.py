@@ -389,5 +389,5 @@ def test_measuring_without_a_warm_up_has_the_same_rounds_and_no_density(smollm2)
     )
     assert [len(timing.samples_ms) for timing in found] == [2, 2]
     assert [timing.density for timing in found] == [None, None]
-    assert [timing.kernel for timing in found][0] == "dense"
+    assert found[0].kernel == "dense"
     assert seen[-1][1:] == (4, 4)
