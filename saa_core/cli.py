@@ -120,6 +120,7 @@ def _model_options(command: argparse.ArgumentParser) -> None:
 
 def _policy_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--mass", type=float, help="share of predicted mass to keep, up to 1")
+    command.add_argument("--budget", type=float, help="share of the pairs to compute at most")
     command.add_argument("--granularity", choices=GRANULARITIES)
     command.add_argument("--kernel", choices=("auto", *KERNELS))
     command.add_argument("--block", type=int, nargs=2, metavar=("QUERIES", "KEYS"))
@@ -196,9 +197,11 @@ def _load(options: argparse.Namespace) -> Model:
 def _policy(options: argparse.Namespace, default: Policy) -> Policy:
     given = {
         name: getattr(options, name)
-        for name in ("mass", "granularity", "kernel", "block", "sink", "local")
+        for name in ("mass", "budget", "granularity", "kernel", "block", "sink", "local")
         if getattr(options, name) is not None
     }
+    if "budget" in given:
+        given.setdefault("mass", None)  # the shipped default's; one that was asked for stays
     return Policy(**{**asdict(default), **given})
 
 

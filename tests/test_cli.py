@@ -24,6 +24,16 @@ def test_run_prints_a_table_and_writes_a_trace_that_opens(text_file, tmp_path, c
     assert str(out) in printed
 
 
+def test_run_takes_a_budget_in_place_of_the_mass(text_file, novel, tmp_path, capsys):
+    out = tmp_path / "one.saa"
+    text_file.write_text(novel[:700], encoding="utf-8")
+    assert main(["run", "--budget", "0.5", "--out", str(out), str(text_file)]) == 0
+    assert "budget 0.5" in capsys.readouterr().out
+    trace = saa.Trace.load(out)
+    assert trace.policy.mass is None
+    assert trace.density.mean() <= 0.5
+
+
 def test_run_goes_to_the_store_by_default(text_file, tmp_path):
     assert main(["run", "--dense", "--store", str(tmp_path / "store"), str(text_file)]) == 0
     (file,) = (tmp_path / "store").iterdir()
@@ -35,6 +45,7 @@ def test_run_goes_to_the_store_by_default(text_file, tmp_path):
     [
         (["run", "no-such-file.txt"], "FILE='no-such-file.txt'"),
         (["run", "--mass", "7", "{text}"], "mass=7.0"),
+        (["run", "--mass", "0.9", "--budget", "0.4", "{text}"], "exclude each other"),
         (["run", "--model", "no/such", "{text}"], "smollm2"),
         (["run", "--gates", "nowhere", "{text}"], "gates='nowhere'"),
         (["run", "--device", "abacus", "{text}"], "device='abacus'"),

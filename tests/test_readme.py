@@ -33,7 +33,7 @@ def test_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=["use", "own-model"])
+@pytest.mark.parametrize("code", blocks("python"), ids=["use", "own-model", "encoder"])
 def test_python_runs(code, tmp_path, monkeypatch, capsys, smollm2):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
