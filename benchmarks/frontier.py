@@ -22,7 +22,7 @@ import saa_core as saa
 from saa_core.families import family_of
 from saa_core.files import write_json
 from saa_core.train import corpus
-from saa_core.train.evaluate import interval, loss, percent, spread
+from saa_core.train.evaluate import cut, interval, loss, percent
 
 RESULTS = Path(__file__).parent / "results"
 LEARNED = "SAA, distilled"
@@ -123,9 +123,7 @@ def main() -> None:
             ]
             if not todo:
                 continue
-            ids = model.tokenize(text)
-            starts = spread(len(ids), length, options.windows)
-            batches = [torch.tensor([ids[start : start + length]]) for start in starts]
+            batches = cut(model, text, length, options.windows)
             dense = [loss(model, tokens, saa.Call()) for tokens in batches]
             for method, aim in todo:
                 if options.minutes and time.monotonic() - started > 60 * options.minutes:

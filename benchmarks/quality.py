@@ -2,8 +2,8 @@
 
     python benchmarks/quality.py            # writes benchmarks/results/quality.json and .svg
 
-Resumable: a finished (text, length) is not measured again unless --fresh is given. --publish
-writes the figures of the shipped policy into the gate folder and the table into the README.
+Resumable: a finished (text, length) is not measured again unless --fresh is given. publish.py carries the figures
+into the gate folder and the README.
 """
 
 import argparse

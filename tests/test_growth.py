@@ -10,9 +10,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FAMILY = """
 from saa_core.families import gpt2
-from saa_core.families.base import Family
+from saa_core.families.base import Family, ungrouped_heads
 
-FAMILY = Family("toy", ("gpt_neox_toy",), gpt2._attentions, gpt2._gate_config, causal=True)
+FAMILY = Family("toy", ("gpt_neox_toy",), gpt2._attentions, ungrouped_heads, causal=True)
 """
 RULE = '''
 import torch

@@ -14,6 +14,13 @@ def positions(config: Any) -> int:
     return int(config.max_position_embeddings)
 
 
+def ungrouped_heads(attention: nn.Module) -> GateConfig:
+    """As many key heads as query heads, which share the hidden size."""
+    config: Any = attention.config
+    heads = config.num_attention_heads
+    return GateConfig(heads=heads, key_heads=heads, head_size=config.hidden_size // heads)
+
+
 @dataclass(frozen=True)
 class Family:
     """One model family.

@@ -4,8 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from saa_core.families.base import Family
-from saa_core.gates import GateConfig
+from saa_core.families.base import Family, ungrouped_heads
 
 
 def _attentions(hf: nn.Module) -> list[nn.Module]:
@@ -13,12 +12,6 @@ def _attentions(hf: nn.Module) -> list[nn.Module]:
     if hasattr(encoder, "transformer"):  # DistilBERT
         return [layer.attention for layer in encoder.transformer.layer]
     return [layer.attention.self for layer in encoder.encoder.layer]
-
-
-def _gate_config(attention: nn.Module) -> GateConfig:
-    config: Any = attention.config
-    heads = config.num_attention_heads
-    return GateConfig(heads=heads, key_heads=heads, head_size=config.hidden_size // heads)
 
 
 def _max_length(config: Any) -> int:
@@ -31,7 +24,7 @@ FAMILY = Family(
     name="bert",
     model_types=("bert", "roberta", "xlm-roberta", "distilbert"),
     attentions=_attentions,
-    gate_config=_gate_config,
+    gate_config=ungrouped_heads,
     causal=False,
     max_length=_max_length,
 )

@@ -4,8 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from saa_core.families.base import Family
-from saa_core.gates import GateConfig
+from saa_core.families.base import Family, ungrouped_heads
 
 
 def _attentions(hf: nn.Module) -> list[nn.Module]:
@@ -13,16 +12,10 @@ def _attentions(hf: nn.Module) -> list[nn.Module]:
     return [layer.attn for layer in decoder.h]
 
 
-def _gate_config(attention: nn.Module) -> GateConfig:
-    config: Any = attention.config
-    heads = config.num_attention_heads
-    return GateConfig(heads=heads, key_heads=heads, head_size=config.hidden_size // heads)
-
-
 FAMILY = Family(
     name="gpt2",
     model_types=("gpt2",),
     attentions=_attentions,
-    gate_config=_gate_config,
+    gate_config=ungrouped_heads,
     causal=True,
 )

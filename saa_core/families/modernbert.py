@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from saa_core.families.base import Family
-from saa_core.gates import GateConfig
+from saa_core.families.base import Family, ungrouped_heads
 
 
 def _attentions(hf: nn.Module) -> list[nn.Module]:
@@ -16,16 +15,10 @@ def _attentions(hf: nn.Module) -> list[nn.Module]:
     return [layer.attn for layer in encoder.layers]
 
 
-def _gate_config(attention: nn.Module) -> GateConfig:
-    config: Any = attention.config
-    heads = config.num_attention_heads
-    return GateConfig(heads=heads, key_heads=heads, head_size=int(attention.head_dim))  # type: ignore[arg-type]
-
-
 FAMILY = Family(
     name="modernbert",
     model_types=("modernbert",),
     attentions=_attentions,
-    gate_config=_gate_config,
+    gate_config=ungrouped_heads,
     causal=False,
 )

@@ -60,13 +60,11 @@ def evaluate(
     """
     if not model.causal:
         raise ModelError(f"model={model.spec.name!r} is an encoder and has no perplexity")
-    ids = model.tokenize(text)
-    places = spread(len(ids), length, windows)
+    batches = cut(model, text, length, windows)
     dense = list[float]()
     losses: list[list[float]] = [[] for _ in policies]
     densities: list[list[float]] = [[] for _ in policies]
-    for done, start in enumerate(places):
-        tokens = torch.tensor([ids[start : start + length]], device=model.device)
+    for done, tokens in enumerate(batches):
         dense.append(loss(model, tokens, Call()))
         for index, policy in enumerate(policies):
             call = Call(policy, record="summary")
@@ -74,7 +72,7 @@ def evaluate(
             layers = torch.stack([record.density for record in call.layers.values()])
             densities[index].append(float(layers.mean()))
         if progress:
-            progress(done + 1, len(places))
+            progress(done + 1, len(batches))
     found = []
     for policy, sparse, density in zip(policies, losses, densities, strict=True):
         added = [after - before for before, after in zip(dense, sparse, strict=True)]
@@ -85,7 +83,7 @@ def evaluate(
                 text=name,
                 mass=policy.aim,
                 block=policy.block_for(length),
-                windows=len(places),
+                windows=len(batches),
                 ppl_dense=math.exp(sum(dense) / len(dense)),
                 ppl_increase_pct=percent(sum(added) / len(added)),
                 lo=percent(lo),
@@ -134,12 +132,8 @@ def evaluate_encoder(
     Raises:
         TextError: the text is shorter than one window.
     """
-    ids = model.tokenize(text)
     found = []
-    batches = [
-        torch.tensor([model.framed(ids[start : start + length])], device=model.device)
-        for start in spread(len(ids), length, windows)
-    ]
+    batches = cut(model, text, length, windows)
     with torch.inference_mode():
         dense = [forward(model, tokens, Call())[0].mean(0) for tokens in batches]
         for policy in policies:
@@ -164,6 +158,19 @@ def evaluate_encoder(
                 )
             )
     return found
+
+
+def cut(model: Model, text: str, length: int, windows: int) -> list[Tensor]:
+    """Windows of token ids [1, length], as the model wants them, spread evenly over a text.
+
+    Raises:
+        TextError: the text is shorter than one window.
+    """
+    ids = model.tokenize(text)
+    return [
+        torch.tensor([model.framed(ids[start : start + length])], device=model.device)
+        for start in spread(len(ids), length, windows)
+    ]
 
 
 def spread(total: int, length: int, windows: int) -> list[int]:
