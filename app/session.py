@@ -7,8 +7,9 @@ works in this process; one that talks to a backend would have the same two metho
 import hashlib
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What came out, live or recorded. None is what this kind of result does not have."""
+    """What came out, live or recorded. None is what this kind of result does not have, or not yet:
+    times and continuations follow when the rest is on the page."""
 
     trace: saa.Trace
     request: Request | None = None
@@ -65,6 +67,7 @@ class Result:
     timing: saa.Timing | None = None
     dense_words: str | None = None
     words: str | None = None
+    written: bool = False
     recorded_as: str | None = None
     keep_alive: Any = field(default=None, repr=False)
 
@@ -144,7 +147,7 @@ class Client:
         return _inputs(self.model(result.request.model), result.trace, layer)
 
     def run(self, request: Request, report: Report, earlier: Result | None = None) -> Result:
-        """Runs a text dense and with SAA, compares the two, times them, lets both go on writing.
+        """Runs a text dense and with SAA and compares the two; times and words are still to come.
 
         Args:
             earlier: a result whose dense side is used again if it is of the same text and model.
@@ -154,42 +157,56 @@ class Client:
         """
         report("wait", 0.0)
         model = self.model(request.model)
-        text, policy = request.text, request.policy
+        text = request.text
         same = earlier is not None and earlier.request is not None
         same = same and (earlier.request.model, earlier.request.text) == (request.model, text)
         with shop().lock:
-            report("dense", 0.02)
+            report("dense", 0.05)
             dense = earlier.dense if same else saa.run(model, text)
-            report("sparse", 0.12)
-            trace = saa.run(model, text, policy)
-            report("compare", 0.22)
+            report("sparse", 0.45)
+            trace = saa.run(model, text, request.policy)
+            report("compare", 0.9)
             comparison = saa.compare(dense, trace)
-            report("time", 0.26)
+        report("done", 1.0)
+        return Result(
+            trace=trace, request=request, spec=model.spec, dense=dense, comparison=comparison
+        )
+
+    def time(self, result: Result, report: Report) -> Result:
+        """The result with the times of both sides, measured in turns."""
+        assert result.request is not None
+        model = self.model(result.request.model)
+        report("wait", 0.0)
+        with shop().lock:
             dense_timing, timing = saa.measure(
                 model,
                 lengths=(),
-                policies=(None, policy),
-                text=text,
+                policies=(None, result.request.policy),
+                text=result.request.text,
                 repeats=REPEATS,
                 warm_up=False,  # the text has just run both ways
-                progress=lambda _what, done, total: report("time", 0.26 + 0.54 * done / total),
+                progress=lambda _what, done, total: report("time", done / total),
             )
-            report("write", 0.8)
-            dense_words = earlier.dense_words if same else _write(model, text, None)
-            report("write", 0.9)
-            words = _write(model, text, policy)
-        report("done", 1.0)
-        return Result(
-            trace=replace(trace, timing=(dense_timing, timing)),
-            request=request,
-            spec=model.spec,
-            dense=dense,
-            comparison=comparison,
-            dense_timing=dense_timing,
-            timing=timing,
-            dense_words=dense_words,
-            words=words,
-        )
+        trace = replace(result.trace, timing=(dense_timing, timing))
+        return replace(result, trace=trace, dense_timing=dense_timing, timing=timing)
+
+    def write(self, result: Result) -> Iterator[Result]:
+        """The result again and again, while both sides go on writing behind the text."""
+        assert result.request is not None
+        model = self.model(result.request.model)
+        sides = [
+            saa.generate(model, result.request.text, policy, max_new_tokens=NEW_TOKENS)
+            for policy in (None, result.request.policy)
+        ]
+        steps, written = zip_longest(*sides, fillvalue=""), ["", ""]
+        while True:
+            with shop().lock:  # step by step: a page that is left in the middle must not keep it
+                pieces = next(steps, None)
+            if pieces is None:
+                break
+            written = [so_far + piece for so_far, piece in zip(written, pieces, strict=True)]
+            yield replace(result, dense_words=written[0], words=written[1])
+        yield replace(result, dense_words=written[0], words=written[1], written=True)
 
 
 def _inputs(model: saa.Model, trace: saa.Trace, layer: int) -> LayerInputs:
@@ -201,13 +218,6 @@ def _inputs(model: saa.Model, trace: saa.Trace, layer: int) -> LayerInputs:
         st.session_state["inputs"] = kept
     found: LayerInputs = kept[2]
     return found
-
-
-def _write(model: saa.Model, text: str, policy: saa.Policy | None) -> str | None:
-    """The continuation; None for an encoder, which writes nothing."""
-    if not model.causal:
-        return None
-    return "".join(saa.generate(model, text, policy, max_new_tokens=NEW_TOKENS))
 
 
 def remember(result: Result) -> None:

@@ -3,8 +3,10 @@
     python benchmarks/frontier.py           # writes benchmarks/results/frontier.json and .svg
 
 Same model, windows, blocks, forced pairs, rule and kernel for all; only the scores differ (see
-baselines.py). "sink + window" is no scorer: it keeps the first and the nearest keys only. Texts are
-those that no gate was trained on. Resumable: what stands in the file is not measured again.
+baselines.py). "sink + window" is no scorer: it keeps the first and the nearest keys only. "SAA, joint"
+is the model with the adapter that was trained with its gates; "adapter alone" is that model dense.
+Every increase is counted from the original dense model. Texts are those that no gate was trained on.
+Resumable: what stands in the file is not measured again.
 """
 
 import argparse
@@ -26,9 +28,13 @@ from saa_core.train.evaluate import cut, interval, loss, percent
 
 RESULTS = Path(__file__).parent / "results"
 LEARNED = "SAA, distilled"
+JOINT = "SAA, joint"
+ADAPTER = "adapter alone"
 WINDOW = "sink + window"
-METHODS = (LEARNED, *SCORERS, WINDOW)
+METHODS = (LEARNED, JOINT, ADAPTER, *SCORERS, WINDOW)
 AIMS = {
+    JOINT: (0.75, 0.8, 0.85, 0.9, 0.93, 0.95),
+    ADAPTER: (1.0,),
     LEARNED: (0.85, 0.9, 0.93, 0.95, 0.97),
     "oracle": (0.75, 0.85, 0.9, 0.95),
     "mean keys": (0.8, 0.9, 0.95, 0.98),
@@ -99,6 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--gates", help="gate folder; the shipped one by default")
+    parser.add_argument("--adapter", help="shipped adapter or folder; left out without one")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--texts", nargs="+", default=["austen", "wikipedia"])
@@ -107,6 +114,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "frontier.json")
     options = parser.parse_args()
     model = saa.load(options.model, gates=options.gates, device="cpu")
+    joint = None
+    if options.adapter:
+        joint = saa.load(options.model, adapter=options.adapter, device="cpu")
+    methods = [m for m in options.methods if joint is not None or m not in (JOINT, ADAPTER)]
     texts = corpus.joined(corpus.documents(options.texts), "heldout")
     rows: list[dict[str, Any]] = (
         json.loads(options.out.read_text()) if options.out.is_file() else []
@@ -117,7 +128,7 @@ def main() -> None:
         for name, text in texts.items():
             todo = [
                 (method, aim)
-                for method in options.methods
+                for method in methods
                 for aim in AIMS[method]
                 if (method, aim, length, name) not in done
             ]
@@ -129,9 +140,10 @@ def main() -> None:
                 if options.minutes and time.monotonic() - started > 60 * options.minutes:
                     print("time is up; run again to go on", file=sys.stderr)
                     return
+                used = joint if joint is not None and method in (JOINT, ADAPTER) else model
                 about = {"method": method, "aim": aim, "length": length, "text": name}
-                about |= {"gate": model.spec.gate, "windows": len(batches)}
-                rows.append(about | measure(model, method, aim, batches, dense))
+                about |= {"gate": used.spec.gate, "windows": len(batches)}
+                rows.append(about | measure(used, method, aim, batches, dense))
                 write_json(options.out, rows)
                 row = rows[-1]
                 print(

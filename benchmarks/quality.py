@@ -34,6 +34,7 @@ def measure(
     masses: list[float],
     windows: int,
     out: Path,
+    baseline: saa.Model | None = None,
 ) -> list[dict[str, object]]:
     """Rows of all texts and lengths; those already in ``out`` are kept."""
     rows = json.loads(out.read_text()) if out.is_file() else []
@@ -47,7 +48,12 @@ def measure(
             def report(done: int, total: int, where: str = f"{name}, {length} tokens") -> None:
                 print(f"{where}: window {done} of {total}", file=sys.stderr, flush=True)
 
-            found = evaluate(model, text, name, length, todo, windows=windows, progress=report)
+            found = evaluate(
+                *(model, text, name, length, todo),
+                windows=windows,
+                baseline=baseline,
+                progress=report,
+            )
             rows += [{"method": "saa", "gate": model.spec.gate} | asdict(row) for row in found]
             write_json(out, rows)
             for row in found:
@@ -91,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--gates", help="gate folder; the shipped one by default")
+    parser.add_argument("--adapter", help="of the model; the increase counts from the original")
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048])
     parser.add_argument("--masses", type=float, nargs="+", default=list(MASSES))
     parser.add_argument("--windows", type=int, default=6)
@@ -100,9 +107,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.fresh:
         options.out.unlink(missing_ok=True)
-    model = saa.load(options.model, gates=options.gates, device="cpu")
+    model = saa.load(options.model, gates=options.gates, adapter=options.adapter, device="cpu")
+    baseline = saa.load(options.model, device="cpu") if options.adapter else None
     texts = corpus.joined(corpus.documents(options.texts), "heldout")
-    rows = measure(model, texts, options.lengths, options.masses, options.windows, options.out)
+    rows = measure(
+        *(model, texts, options.lengths, options.masses, options.windows, options.out, baseline)
+    )
     plot(rows, options.out.with_suffix(".svg"))
     print(f"lowest mass within {LIMIT_PCT} % everywhere: {choose(rows)}")
 

@@ -1,23 +1,21 @@
-"""How fast the gate map answers: from a click in the overview to the redrawn window, in Chromium.
+"""How fast the app answers in Chromium: from Run to the figures, from a click to the redrawn window.
 
     python benchmarks/ui.py                 # writes benchmarks/results/ui.json
 
-Starts the app on a free loopback port, opens a recorded trace (4,096 tokens by default) and clicks
-at places spread over the map. The clock runs in the page: from the pointer going down until the new
-window is drawn.
+Starts the app on a free loopback port. "run": a text of about 110 tokens, another in each fresh page,
+warm model; from the click on Run until the first figures, all figures, and the page at rest. "map":
+opens a recorded trace (4,096 tokens by default) and clicks at places spread over the map, until the
+new window is drawn. The clock runs in the page, from the pointer going down.
 """
 
 import argparse
+import json
 import random
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
+from browser import ARGUMENTS, CHROMIUM, ROOT, serve, settle
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import saa_core as saa
@@ -25,11 +23,7 @@ from saa_core import fetch
 from saa_core.files import write_json
 from saa_core.types import quartiles
 
-ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-CHROMIUM = "/usr/bin/chromium"
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-ARGUMENTS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 WATCH = """(canvas, [query, key, near]) => {
   // The window names its first query and key; only the one that was clicked for is the answer.
   const there = () => [...document.querySelectorAll('[class*="st-key-window-"]')].some((box) => {
@@ -52,6 +46,30 @@ WATCH = """(canvas, [query, key, near]) => {
 }"""
 
 
+FIGURES = """(button) => {
+  const values = () => [...document.querySelectorAll('[data-testid="stMetricValue"]')]
+    .map((value) => value.innerText.trim());
+  const rest = () => document.querySelector(
+    '[data-testid="stApp"][data-test-script-state="notRunning"]');
+  const stages = {
+    first: () => values().length === 4,
+    all: () => values().length === 4 && !values().includes('…'),
+    rest: () => rest() && document.querySelector('#continuations'),
+  };
+  window.reached = {};
+  button.addEventListener('pointerdown', () => {
+    const start = performance.now();
+    const look = () => {
+      for (const [name, reached] of Object.entries(stages)) {
+        if (reached()) { window.reached[name] = performance.now() - start; delete stages[name]; }
+        else return requestAnimationFrame(look);
+      }
+    };
+    look();
+  }, { once: true, capture: true });
+}"""
+
+
 def record(tokens: int, folder: Path) -> Path:
     """A real run of SmolLM2 on a novel, in blocks."""
     model = saa.load("smollm2", device="cpu")
@@ -66,34 +84,13 @@ def record(tokens: int, folder: Path) -> Path:
     return saa.run(model, text[: offsets[tokens - 1][1]], policy).save(folder / "long.saa")
 
 
-def serve(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(port)]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=(folder / "log").open("wb"), stderr=-2)
-    address = f"http://127.0.0.1:{port}"
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(f"{address}/_stcore/health", timeout=5).close()
-            return server, address
-        except OSError:
-            time.sleep(0.2)
-    server.terminate()
-    raise SystemExit("the app did not answer")
-
-
-def still(page: Page) -> None:
-    page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
-
-
 def click_times(page: Page, clicks: int, tokens: int, window: int) -> list[float]:
     """ms from each click in the overview to the redrawn window."""
     draw = random.Random(0)
     canvas = page.locator("canvas[role=application]")
     samples = []
     for _ in range(clicks):
-        still(page)
+        settle(page)
         page.wait_for_timeout(300)  # the page before is at rest
         area = canvas.bounding_box()
         assert area is not None
@@ -135,30 +132,67 @@ def answer(
     }
 
 
+def texts(count: int, tokens: int) -> list[str]:
+    """Different excerpts of a novel, of about so many tokens of SmolLM2."""
+    novel = (fetch.assets() / "examples" / "persuasion.txt").read_text(encoding="utf-8")
+    words = " ".join(novel.split()).split(" ")
+    share = int(tokens / 1.3)
+    return [" ".join(words[at * share : (at + 1) * share]) for at in range(1, count + 1)]
+
+
+def run_times(browser: Browser, address: str, pages: int) -> dict[str, Any]:
+    """ms from the click on Run, each in a fresh page and with another text; the first warms up."""
+    found: dict[str, list[float]] = {"first": [], "all": [], "rest": []}
+    for turn, text in enumerate(texts(pages + 1, 105)):
+        page = browser.new_page(viewport={"width": 1440, "height": 1000})
+        page.set_default_timeout(120_000)
+        page.goto(f"{address}/?lang=en")
+        settle(page)
+        page.get_by_label("Your text").fill(text)
+        button = page.get_by_role("button", name="Run", exact=True)
+        page.wait_for_timeout(500)
+        button.evaluate(FIGURES)
+        button.click()
+        page.wait_for_function("() => window.reached && window.reached.rest")
+        if turn:
+            for name, values in found.items():
+                values.append(float(page.evaluate(f"() => window.reached.{name}")))
+        page.close()
+    medians = {name: quartiles(values)[1] for name, values in found.items()}
+    print("click on Run to " + ", ".join(f"{name}: {ms:.0f} ms" for name, ms in medians.items()))
+    return {
+        "what": "click on Run to first figures, all figures, page at rest, ms",
+        "tokens": 105,
+        "median_ms": medians,
+        "samples_ms": found,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--what", nargs="+", default=["run", "map"], choices=("run", "map"))
+    parser.add_argument("--tokens", type=int, default=4096, help="of the trace behind the map")
     parser.add_argument("--trace", type=Path, help="a recorded trace to open instead of a new one")
     parser.add_argument("--windows", type=int, nargs="+", default=[32, 64], choices=(16, 32, 64))
     parser.add_argument("--clicks", type=int, default=25)
+    parser.add_argument("--pages", type=int, default=7)
     parser.add_argument("--out", type=Path, default=RESULTS / "ui.json")
     options = parser.parse_args()
+    found = json.loads(options.out.read_text()) if options.out.is_file() else {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        trace = options.trace or record(options.tokens, folder)
-        server, address = serve(folder)
-        try:
-            with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-                found = [
+        with serve(folder / "log") as address, sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+            if "run" in options.what:
+                found["run"] = run_times(browser, address, options.pages)
+            if "map" in options.what:
+                trace = options.trace or record(options.tokens, folder)
+                found["gate_map_click"] = [
                     answer(browser, address, trace, options.tokens, window, options.clicks)
                     for window in options.windows
                 ]
-                browser.close()
-        finally:
-            server.terminate()
-            server.wait(30)
-    write_json(options.out, {"gate_map_click": found})
+            browser.close()
+    write_json(options.out, found)
 
 
 if __name__ == "__main__":

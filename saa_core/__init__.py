@@ -20,6 +20,7 @@ from saa_core.measure import measure
 from saa_core.runner import generate, run
 from saa_core.trace import Comparison, Trace, compare
 from saa_core.train.distil import TrainConfig, TrainStep, train_gates
+from saa_core.train.joint import JointConfig, JointStep, save_adapter, train_joint
 from saa_core.types import REASONS, Force, Policy, Timing
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "FetchError",
     "Force",
     "GateError",
+    "JointConfig",
+    "JointStep",
     "KernelError",
     "Model",
     "ModelError",
@@ -49,6 +52,8 @@ __all__ = [
     "load",
     "measure",
     "run",
+    "save_adapter",
     "save_gates",
     "train_gates",
+    "train_joint",
 ]

@@ -39,6 +39,7 @@ class Spec:
         licence: of the model's weights, if known.
         note: what a user should know about the weights.
         gate: id of the trained gates, or "untrained".
+        adapter: name of the low-rank adapter that was merged into the weights, if any.
         trained: False where the gates are fresh; their decisions then mean nothing.
         training: how the gates were trained, as stored with them.
         evaluation: what was measured when the gates were trained, as stored with them.
@@ -50,10 +51,16 @@ class Spec:
     licence: str = "unknown"
     note: str = ""
     gate: str = "untrained"
+    adapter: str | None = None
     trained: bool = False
     training: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
+
+    @property
+    def title(self) -> str:
+        """Name with adapter, so that nobody takes the one model for the other."""
+        return self.name if self.adapter is None else f"{self.name} + {self.adapter}"
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,7 @@ def load(
     device: str = "auto",
     dtype: torch.dtype | None = None,
     gates: str | os.PathLike[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     progress: fetch.Progress | None = None,
 ) -> Model:
     """Loads a model and attaches gates; fetches a pinned model once if it is missing.
@@ -119,14 +127,21 @@ def load(
         device: "auto" (cuda, mps or cpu), or a device that torch knows.
         dtype: of the weights; float32 on a CPU and bfloat16 elsewhere by default.
         gates: folder of trained gates. By default those shipped for an alias; a hub id or folder
-            gets fresh, untrained ones.
+            gets fresh, untrained ones. An adapter brings its own.
+        adapter: name of a shipped low-rank adapter, or a folder written by :func:`save_adapter`; it
+            is merged into the weights. The model is then another one, also when it is called
+            without a policy.
 
     Raises:
-        ModelError: the name is no alias, folder or reachable hub id, or the family is unsupported.
+        ModelError: the name is no alias, folder or reachable hub id, the family is unsupported, or
+            the adapter is broken or made for another model.
         FetchError: a pinned model could not be downloaded or verified.
         GateError: the gate folder is broken or made for another model.
     """
     target = pick_device(device)
+    lora = None if adapter is None else _adapter_folder(name, adapter)
+    if gates is None and lora is not None:
+        gates = lora / "gates"
     if gates is not None:
         read_gates(gates)  # refused before anything is downloaded
     dtype = dtype or (torch.float32 if target.type == "cpu" else torch.bfloat16)
@@ -147,14 +162,44 @@ def load(
     shipped = fetch.assets() / "gates" / name
     if gates is None and pinned and (shipped / "gates.json").is_file():
         gates = shipped
+    if lora is not None:
+        hf = _merged(hf, lora)
     model = attach(hf.to(target).eval(), tokenizer, gates=gates)
     described = replace(
         model.spec,
         name=name,
         licence=pinned.licence if pinned else "unknown",
         note=pinned.note if pinned else "",
+        adapter=None if lora is None else lora.name,
     )
     return replace(model, spec=described)
+
+
+def _adapter_folder(model: str, adapter: str | os.PathLike[str]) -> Path:
+    """A shipped adapter by name, or a folder."""
+    shipped = fetch.assets() / "adapters" / model
+    for folder in (shipped / Path(adapter).name, Path(adapter)):
+        if (folder / "adapter_config.json").is_file():
+            return folder
+    known = sorted(path.name for path in shipped.glob("*") if path.is_dir())
+    raise ModelError(
+        f"adapter={str(adapter)!r} is neither a folder with adapter_config.json nor shipped for "
+        f"model={model!r}; shipped: {', '.join(known) or 'none'}"
+    )
+
+
+def _merged(hf: Any, folder: Path) -> Any:
+    """The model with the adapter added to its weights; the adapter itself is gone."""
+    from peft import PeftModel  # here: importing it takes a second
+
+    try:
+        adapted = PeftModel.from_pretrained(hf, folder)
+        return adapted.merge_and_unload()
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelError(
+            f"adapter={str(folder)!r} does not fit this model or is broken: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
 
 
 def pick_device(device: str) -> torch.device:
@@ -371,7 +416,7 @@ def save_gates(
         about = {
             "format": GATE_FORMAT,
             "id": name or path.name,
-            "model": model.spec.name,
+            "model": model.spec.title,
             "trained": bool(training) or model.spec.trained,
             "sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
             "layers": [gate.config.as_dict() for gate in model.gates],

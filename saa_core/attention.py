@@ -25,6 +25,9 @@ from saa_core.kernels import (
     flex_unavailable,
     native_refuses,
 )
+from saa_core.kernels import (
+    dense as dense_everywhere,
+)
 from saa_core.record import LayerRecord, build_trace, record_layer
 from saa_core.trace import Trace
 from saa_core.types import Allowed, Decision, Force, Policy
@@ -48,6 +51,7 @@ class Call:
         layers: what was recorded, by layer index.
         seconds: wall time by stage ("gate", "rule", "kernel", or "dense"), if ``clock``.
         kernel: name of the kernel that ran, with the reason for the choice in ``kernel_reason``.
+        used: the policy that was followed: None also where it fell back to dense.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Call:
         self.observe = observe
         self.layers: dict[int, LayerRecord] = {}
         self.seconds: dict[str, float] = {}
+        self.used = policy
         self.kernel = "dense"
         self.kernel_reason = "no policy was given"
         self._plans: dict[tuple[int, int, int, bool], _Plan] = {}
@@ -81,7 +86,7 @@ class Call:
         Raises:
             TraceError: nothing was recorded, or the item does not exist.
         """
-        return build_trace(self.layers, self.policy, self.kernel, self.kernel_reason, item, **known)
+        return build_trace(self.layers, self.used, self.kernel, self.kernel_reason, item, **known)
 
     def attend(
         self,
@@ -100,27 +105,31 @@ class Call:
         if self.observe is not None:
             self.observe(layer, q_BHQD, k_BGKD, plan.allowed, scale)
         watch = _Watch(self.seconds, q_BHQD.device) if self.clock else None
-        decision = None
-        if self.policy is None:
+        decision, policy, dtype = None, plan.policy, q_BHQD.dtype
+        if not plan.as_is:
+            q_BHQD, k_BGKD, v_BGKD = _fast_dtype(q_BHQD, k_BGKD, v_BGKD)
+        if plan.as_is:
             out = dense()
-            if watch:
-                watch.lap("dense")
+        elif policy is None:
+            out = dense_everywhere(q_BHQD, k_BGKD, v_BGKD, plan.allowed, scale)
         else:
             assert plan.grid is not None
             assert plan.count is not None
             score = gate(q_BHQD, k_BGKD, plan.allowed, plan.grid)
             if watch:
                 watch.lap("gate")
-            forced = plan.forced_for(layer, self.policy, score.shape[1])
-            rule = rules.RULES[self.policy.rule_name]
-            target = gate.target(self.policy, plan.block)
+            forced = plan.forced_for(layer, policy, score.shape[1])
+            rule = rules.RULES[policy.rule_name]
+            target = gate.target(policy, plan.block)
             keep, threshold = rule(score, forced, plan.count, target)
             decision = Decision(plan.grid.block, keep, score, threshold, forced, plan.count, target)
             if watch:
                 watch.lap("rule")
-            out = _execute(plan.kernel, q_BHQD, k_BGKD, v_BGKD, decision, plan.allowed, scale)
-            if watch:
-                watch.lap("kernel")
+            kernel = KERNELS[plan.kernel]
+            out = kernel(q_BHQD, k_BGKD, v_BGKD, decision, plan.allowed, scale)
+        out = out.to(dtype)
+        if watch:
+            watch.lap("dense" if policy is None else "kernel")
         if self.record != "none":
             self.layers[layer] = record_layer(
                 q_BHQD, k_BGKD, decision, plan.allowed, scale, full=self.record == "full"
@@ -136,12 +145,17 @@ class Call:
         key = (id(mask), Q, K, causal)
         if key not in self._plans:
             allowed = Allowed(Q, K, causal and Q > 1, q_BHQD.device, _as_bool(mask))
-            self._plans[key] = _Plan(allowed, mask, self.policy)
-            if self.policy is not None:
-                self.kernel, self.kernel_reason = choose_kernel(
-                    self.policy, self._plans[key].block, allowed, q_BHQD
+            policy = self.policy
+            if policy is not None and policy.falls_back(K):
+                self.kernel_reason = (
+                    f"{K} tokens are fewer than the crossover of {policy.crossover}, and the "
+                    "policy falls back to dense there"
                 )
-                self._plans[key].kernel = self.kernel
+                self.used = policy = None
+            plan = self._plans[key] = _Plan(allowed, mask, policy, as_is=self.policy is None)
+            if policy is not None:
+                self.kernel, self.kernel_reason = choose_kernel(policy, plan.block, allowed, q_BHQD)
+                plan.kernel = self.kernel
         return self._plans[key]
 
 
@@ -153,8 +167,12 @@ class _Plan:
     forced: Tensor | None = None
     count: Tensor | None = None
 
-    def __init__(self, allowed: Allowed, mask: Tensor | None, policy: Policy | None) -> None:
+    def __init__(
+        self, allowed: Allowed, mask: Tensor | None, policy: Policy | None, *, as_is: bool
+    ) -> None:
         self.allowed = allowed
+        self.policy = policy  # what is followed; None is dense
+        self.as_is = as_is  # dense exactly as the model does it, and not in what is fastest
         self.mask = mask  # held, so that its id stays its own for as long as the call lives
         self.by_person: dict[tuple[Force, ...], Tensor] = {}
         self.block = (1, 1) if policy is None else policy.block_for(allowed.keys)
@@ -197,20 +215,11 @@ def choose_kernel(
     return "gather", f"{fast} cannot run here: {reason}"
 
 
-def _execute(
-    kernel: str,
-    q_BHQD: Tensor,
-    k_BGKD: Tensor,
-    v_BGKD: Tensor,
-    decision: Decision,
-    allowed: Allowed,
-    scale: float,
-) -> Tensor:
-    """Runs the kernel; on a CPU in fp32, where half precision attention is slower than fp32."""
-    dtype = q_BHQD.dtype
-    if q_BHQD.device.type == "cpu" and dtype != torch.float32:
-        q_BHQD, k_BGKD, v_BGKD = q_BHQD.float(), k_BGKD.float(), v_BGKD.float()
-    return KERNELS[kernel](q_BHQD, k_BGKD, v_BGKD, decision, allowed, scale).to(dtype)
+def _fast_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """float32 on a CPU, where attention in half precision is slower."""
+    if tensors[0].device.type == "cpu":
+        return tuple(tensor.float() for tensor in tensors)
+    return tensors
 
 
 def _as_bool(mask: Tensor | None) -> Tensor | None:

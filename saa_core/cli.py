@@ -28,7 +28,8 @@ from saa_core.train import corpus
 from saa_core.train.calibrate import calibrate
 from saa_core.train.distil import TrainConfig, train_gates
 from saa_core.train.evaluate import EncoderQuality, Quality, evaluate, evaluate_encoder
-from saa_core.types import GRANULARITIES, Policy, Timing, quartiles
+from saa_core.train.joint import JointConfig, save_adapter, train_joint
+from saa_core.types import FALLBACKS, GRANULARITIES, Policy, Timing, quartiles
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -99,6 +100,21 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--windows", type=int, default=4, help="held-out windows to evaluate on")
     command.set_defaults(run=_train)
 
+    command = commands.add_parser(
+        "joint", help="train model and gates together, under the sparse mask (LoRA)"
+    )
+    _model_options(command)
+    command.add_argument("--data", nargs="+", required=True, metavar="NAME|FILE")
+    command.add_argument("--steps", type=int, default=JointConfig.steps)
+    command.add_argument("--lengths", type=int, nargs="+", default=list(JointConfig.lengths))
+    command.add_argument("--rank", type=int, default=JointConfig.rank, help="of the adapter")
+    command.add_argument("--rate", type=float, default=JointConfig.rate, help="learning rate")
+    command.add_argument("--masses", type=float, nargs=2, default=list(JointConfig.masses))
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--out", required=True, help="folder for the adapter and its gates")
+    command.add_argument("--checkpoint", help="folder to resume from (default: OUT/checkpoint)")
+    command.set_defaults(run=_joint)
+
     command = commands.add_parser("calibrate", help="share missed mass out over the layers")
     _model_options(command)
     command.add_argument("--data", nargs="+", required=True, metavar="NAME|FILE")
@@ -114,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
 def _model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", default="smollm2", help="alias, hub id or folder")
     command.add_argument("--gates", help="folder of trained gates")
+    command.add_argument("--adapter", help="shipped adapter or folder, merged into the weights")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     command.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights")
 
@@ -126,6 +143,12 @@ def _policy_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--block", type=int, nargs=2, metavar=("QUERIES", "KEYS"))
     command.add_argument("--sink", type=int, help="first tokens that are always kept")
     command.add_argument("--local", type=int, help="nearest tokens that are always kept")
+    command.add_argument(
+        "--fallback",
+        choices=FALLBACKS,
+        help="dense: compute shorter texts than --crossover densely",
+    )
+    command.add_argument("--crossover", type=int, help="tokens from which deciding pays")
 
 
 class _Bars:
@@ -181,7 +204,12 @@ def _load(options: argparse.Namespace) -> Model:
     dtype = getattr(torch, options.dtype) if options.dtype else None
     try:
         model = load(
-            options.model, device=options.device, dtype=dtype, gates=options.gates, progress=bars
+            options.model,
+            device=options.device,
+            dtype=dtype,
+            gates=options.gates,
+            adapter=options.adapter,
+            progress=bars,
         )
     finally:
         bars.close()
@@ -195,9 +223,10 @@ def _load(options: argparse.Namespace) -> Model:
 
 
 def _policy(options: argparse.Namespace, default: Policy) -> Policy:
+    names = ("mass", "budget", "granularity", "kernel", "block", "sink", "local")
     given = {
         name: getattr(options, name)
-        for name in ("mass", "budget", "granularity", "kernel", "block", "sink", "local")
+        for name in (*names, "fallback", "crossover")
         if getattr(options, name) is not None
     }
     if "budget" in given:
@@ -333,6 +362,48 @@ def _evaluated(
     return [asdict(row) for row in rows]
 
 
+def _joint(options: argparse.Namespace) -> None:
+    config = JointConfig(
+        steps=options.steps,
+        lengths=tuple(options.lengths),
+        rank=options.rank,
+        rate=options.rate,
+        masses=tuple(options.masses),
+        seed=options.seed,
+        checkpoint=options.checkpoint or str(Path(options.out) / "checkpoint"),
+    )
+    bars = _Bars()
+    texts = corpus.joined(corpus.documents(options.data, bars), "train")
+    bars.close()
+    model = _load(options)
+    log = Path(config.checkpoint or options.out) / "log.jsonl"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as lines, tqdm(total=config.steps, unit="step") as bar:
+        for step in train_joint(model, texts, config):
+            lines.write(json.dumps(asdict(step)) + "\n")
+            lines.flush()
+            bar.n = step.step
+            bar.set_postfix(divergence=f"{step.divergence:.4f}", gate=f"{step.gate_loss:.3f}")
+    training = _provenance(model, options.command, config, texts)
+    print(f"adapter: {save_adapter(model, options.out, training=training)}")
+
+
+def _provenance(
+    model: Model, command: str, config: TrainConfig | JointConfig, texts: dict[str, str]
+) -> dict[str, Any]:
+    """How gates came about: stored with them."""
+    found: dict[str, Any] = {
+        "command": command,
+        "config": asdict(config) | {"checkpoint": None},
+        "data_sha256": {
+            source: hashlib.sha256(text.encode()).hexdigest() for source, text in texts.items()
+        },
+    }
+    if model.spec.training:
+        found["continues"] = dict(model.spec.training)
+    return found
+
+
 def _train(options: argparse.Namespace) -> None:
     config = TrainConfig(
         steps=options.steps,
@@ -347,8 +418,9 @@ def _train(options: argparse.Namespace) -> None:
     bars.close()
     model = _load(options)
     if options.fresh:
-        model = attach(detach(model), model.tokenizer)
-        model = replace(model, spec=replace(model.spec, name=options.model))
+        fresh = attach(detach(model), model.tokenizer)
+        named = replace(fresh.spec, name=options.model, adapter=model.spec.adapter)
+        model = replace(fresh, spec=named)
     texts = corpus.joined(documents, "train")
     log = Path(config.checkpoint or options.out) / "log.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -359,15 +431,7 @@ def _train(options: argparse.Namespace) -> None:
             bar.n = step.step
             bar.set_postfix(loss=f"{step.loss:.3f}", density=f"{step.density:.2f}")
     evaluation = _evaluated(model, corpus.joined(documents, "heldout"), config, options.windows)
-    training: dict[str, Any] = {
-        "command": options.command,
-        "config": asdict(config) | {"checkpoint": None},
-        "data_sha256": {
-            source: hashlib.sha256(text.encode()).hexdigest() for source, text in texts.items()
-        },
-    }
-    if model.spec.training:
-        training["continues"] = dict(model.spec.training)
+    training = _provenance(model, options.command, config, texts)
     folder = save_gates(
         model,
         options.out,

@@ -48,7 +48,7 @@ def run(
         tokens=tuple(model.tokenizer.convert_ids_to_tokens(encoded["input_ids"])),
         offsets=tuple((int(a), int(b)) for a, b in encoded["offset_mapping"]),
         token_ids=np.asarray(encoded["input_ids"], np.int64),
-        model=ModelInfo(model.spec.name, model.spec.family, model.spec.gate, model.spec.trained),
+        model=ModelInfo(model.spec.title, model.spec.family, model.spec.gate, model.spec.trained),
         dtype=str(model.dtype).removeprefix("torch."),
         hidden=hidden.float().cpu().numpy(),
         head=head,

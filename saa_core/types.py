@@ -16,6 +16,7 @@ from torch import Tensor
 from saa_core.errors import PolicyError, choice
 
 GRANULARITIES = ("auto", "block", "pair")
+FALLBACKS = ("never", "dense")
 BUDGET_CHOICES = ("layer", "call")
 DEFAULT_MASS = 0.95
 PAIR_LIMIT = 512
@@ -84,6 +85,9 @@ class Policy:
             that works here.
         rule: what turns scores into a decision, a key of ``rules.RULES``; "auto" is the one named
             like the value that is set, "mass" or "budget".
+        fallback: "dense" computes texts of fewer than ``crossover`` tokens densely, because nothing
+            is gained there; the trace says so. "never" always decides.
+        crossover: length in tokens from which deciding is faster than dense attention, as measured.
 
     Raises:
         PolicyError: a value is outside its range. Names of kernels and rules are checked when a
@@ -100,6 +104,8 @@ class Policy:
     budget_over: Literal["layer", "call"] = "layer"
     force: tuple[Force, ...] = ()
     rule: str = "auto"
+    fallback: Literal["never", "dense"] = "never"
+    crossover: int = 1024
 
     def __post_init__(self) -> None:
         if self.mass is None and self.budget is None:
@@ -118,6 +124,8 @@ class Policy:
                 )
         if self.budget_over not in BUDGET_CHOICES:
             raise PolicyError(choice("budget_over", self.budget_over, BUDGET_CHOICES))
+        if self.fallback not in FALLBACKS:
+            raise PolicyError(choice("fallback", self.fallback, FALLBACKS))
         if self.granularity not in GRANULARITIES:
             raise PolicyError(choice("granularity", self.granularity, GRANULARITIES))
         if not (
@@ -130,7 +138,7 @@ class Policy:
                 "each from 1 to 1024, for example (32, 16)"
             )
         object.__setattr__(self, "block", tuple(self.block))
-        for name, least in (("sink", 0), ("local", 1)):
+        for name, least in (("sink", 0), ("local", 1), ("crossover", 0)):
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= least):
                 raise PolicyError(f"{name}={value!r} must be a whole number of tokens >= {least}")
@@ -159,6 +167,10 @@ class Policy:
         value = self.mass if self.budget is None else self.budget
         assert value is not None
         return value
+
+    def falls_back(self, length: int) -> bool:
+        """True where a text of ``length`` tokens is computed densely instead."""
+        return self.fallback == "dense" and length < self.crossover
 
     def block_for(self, length: int) -> tuple[int, int]:
         """(queries, keys) per decided block for a text of ``length`` tokens; (1, 1) is pair by pair."""

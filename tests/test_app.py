@@ -136,7 +136,7 @@ def test_time_has_a_ratio_and_quartiles_of_raw_samples(ran: AppTest) -> None:
     elif high < 1 and sparse.median_ms > dense.median_ms:
         assert value == f"{1 / middle:.2f}× slower"
     else:
-        assert value == "no difference"
+        assert value == "about equal"
 
 
 def test_a_short_text_says_that_nothing_is_gained_in_time(ran: AppTest) -> None:

@@ -1,5 +1,6 @@
 """Attaching to a user's model, every supported architecture: nothing changes until it is asked for."""
 
+import dataclasses
 import json
 
 import pytest
@@ -229,3 +230,38 @@ def test_load_refuses_what_it_cannot_find(tmp_path):
         saa.load(str(tmp_path / "nowhere"))
     with pytest.raises(saa.ModelError, match="choose one of"):
         saa.load("smollm2", device="abacus")
+
+
+@torch.no_grad()
+def test_a_short_text_falls_back_to_dense_where_asked_and_says_so(tiny):
+    hf = tiny("llama")
+    expected = hf(IDS).logits
+    saa.attach(hf)
+    policy = saa.Policy(mass=0.5, sink=1, local=1, fallback="dense", crossover=IDS.shape[1] + 1)
+    call = saa.Call(policy, record="full")
+    torch.testing.assert_close(hf(IDS, saa=call).logits, expected)
+    trace = call.trace()
+    assert (call.used, trace.policy, trace.density.min()) == (None, None, 1.0)
+    assert trace.execution.kernel == "dense"
+    assert "crossover of 81" in trace.execution.reason
+    longer = saa.Call(dataclasses.replace(policy, crossover=IDS.shape[1]), record="full")
+    hf(IDS, saa=longer)
+    assert longer.used is not None
+    assert longer.trace().density.mean() < 1
+    with pytest.raises(saa.PolicyError, match=r"fallback='slow'.*dense, never"):
+        saa.Policy(fallback="slow")
+
+
+@torch.no_grad()
+def test_half_precision_weights_decide_and_attend_in_float32(tiny):
+    hf = tiny("llama").to(torch.bfloat16)
+    expected = hf(IDS).logits
+    saa.attach(hf)
+    for policy in (saa.Policy(mass=1.0), saa.Policy(fallback="dense")):
+        found = hf(IDS, saa=saa.Call(policy)).logits
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+    seen = []
+    policy = saa.Policy(mass=0.6)
+    hf(IDS, saa=saa.Call(policy, observe=lambda _l, q, *_: seen.append(q.dtype)))
+    assert seen

@@ -66,7 +66,10 @@ def test_frontier(tmp_path, monkeypatch, novel, smollm2):
     rows = json.loads(out.read_text())
     methods = runpy.run_path(str(BENCHMARKS / "frontier.py"))["AIMS"]
     assert {(row["method"], row["aim"]) for row in rows} == {
-        (method, aim) for method, aims in methods.items() for aim in aims
+        (method, aim)
+        for method, aims in methods.items()
+        for aim in aims
+        if method not in ("SAA, joint", "adapter alone")
     }
     best = {}
     for row in rows:
@@ -102,3 +105,57 @@ def test_choice_and_crossover(monkeypatch):
     assert latency["crossover"](timings) == 2048
     with pytest.raises(ValueError, match="argument"):
         timings[0].ratio(timing(512, (1.0,)))
+
+
+def test_retrieval(tmp_path, monkeypatch, novel, smollm2):
+    text, out = tmp_path / "text.txt", tmp_path / "retrieval.json"
+    text.write_text(novel, encoding="utf-8")
+    arguments = ["--lengths", "400", "--texts", "2", "--source", str(text), "--out", str(out)]
+    start("retrieval", monkeypatch, *arguments)
+    dense, sparse = json.loads(out.read_text())
+    assert (dense["method"], dense["density"], dense["trials"]) == ("dense", 1.0, 20)
+    assert sparse["density"] < 1
+    assert dense["accuracy"] > 0.3, "chance is one in twenty"
+    for row in (dense, sparse):
+        assert row["lo"] <= row["accuracy"] <= row["hi"]
+        assert sum(row["by_depth"]) / 10 == pytest.approx(row["accuracy"])
+    assert out.with_suffix(".svg").read_text().startswith("<svg")
+    written = out.read_bytes()
+    start("retrieval", monkeypatch, *arguments)
+    assert out.read_bytes() == written, "nothing is measured twice"
+
+
+def test_a_haystack_has_its_length_and_asks_before_it_answers(monkeypatch, novel, smollm2):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    names = runpy.run_path(str(BENCHMARKS / "retrieval.py"))
+    hay = names["Haystack"](smollm2, smollm2.tokenize(novel), 500, seed=1)
+    assert hay.tokens.shape == (1, 500)
+    ids = hay.tokens[0].tolist()
+    for name, answer, at in zip(hay.names, hay.answers, hay.asked, strict=True):
+        word = names["WORDS"][answer]
+        assert smollm2.tokenizer.decode(ids[: at + 1]).endswith(f"The password of {name} is")
+        assert f"password of {name} is {word}." in smollm2.tokenizer.decode(ids[:at])
+
+
+def test_prefill(tmp_path, monkeypatch, smollm2):
+    frontier, out = tmp_path / "frontier.json", tmp_path / "prefill.json"
+    point = {"method": "SAA, distilled", "length": 600, "text": "a"}
+    points = [(0.8, 0.2, 3.0), (0.9, 0.3, 0.9), (0.95, 0.4, 0.4)]
+    rows = [
+        point | {"aim": aim, "density": density, "ppl_increase_pct": increase}
+        for aim, density, increase in points
+    ]
+    frontier.write_text(json.dumps(rows))
+    arguments = ["--lengths", "600", "700", "--repeats", "2", "--frontier", str(frontier)]
+    start("prefill", monkeypatch, *arguments, "--out", str(out))
+    found = json.loads(out.read_text())
+    assert [(row["length"], row["dtype"]) for row in found] == [(600, "float32"), (600, "bfloat16")]
+    for row in found:
+        assert row["policy"] == "mass 0.9"
+        assert (row["density"], row["ppl_increase_pct"]) == (0.3, 0.9)
+        assert row["efficiency"] == pytest.approx(row["attention_ratio"] * row["density_timed"])
+        assert len(row["samples_ms"]["saa"]) == 2
+        assert sum(row["stages_ms"]["saa"].values()) > 0
+    assert found[0]["samples_ms"]["dense, attention in float32"] is None
+    assert len(found[1]["samples_ms"]["dense, attention in float32"]) == 2
+    assert out.with_suffix(".svg").read_text().startswith("<svg")

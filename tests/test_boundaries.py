@@ -68,9 +68,9 @@ def test_only_session_loads_or_runs():
             assert "streamlit" not in text.replace("no streamlit", "")
 
 
-VALUES = "Call Comparison Force Model Policy REASONS Spec Timing Trace TrainConfig TrainStep"
+VALUES = "Call Comparison Force Model Policy REASONS Spec Timing Trace TrainConfig TrainStep JointConfig JointStep"
 ERRORS = "FetchError GateError KernelError ModelError PolicyError SAAError TextError TraceError"
-FUNCTIONS = "attach compare detach generate load measure run save_gates train_gates"
+FUNCTIONS = "attach compare detach generate load measure run save_adapter save_gates train_gates train_joint"
 
 
 def test_public_names():

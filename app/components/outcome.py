@@ -39,6 +39,17 @@ def outcome(choice: session.Choice, client: session.Client, words: Words) -> ses
     return session.recall(shown)
 
 
+def timed(result: session.Result, client: session.Client, words: Words) -> session.Result:
+    """The result with its times; measures them now, with progress, and keeps them."""
+    bar = st.progress(0.0)
+    result = client.time(
+        result, lambda step, done: bar.progress(done, text=words(f"progress.{step}"))
+    )
+    bar.empty()
+    session.remember(result)
+    return result
+
+
 def ask(content: str | None = None) -> None:
     """A button was pressed: run the text in the box, or this one."""
     if content is not None:

@@ -18,6 +18,13 @@ from saa_core.families import FAMILIES
 from saa_core.types import PAIR_LIMIT
 
 
+def headline(found: Figures, result: session.Result, words: Words) -> None:
+    """The sentence, what it says about time, and the four figures."""
+    verdict(found, result, words)
+    time_note(found, result, words)
+    four_figures(found, result, words)
+
+
 def verdict(found: Figures, result: session.Result, words: Words) -> None:
     """One sentence that says what was saved and what was risked."""
     share = words.percent(found.dropped)
@@ -31,7 +38,7 @@ def verdict(found: Figures, result: session.Result, words: Words) -> None:
     if is_encoder(result) and found.cosine is not None:
         same = "embedding"
     cosine = 0.0 if found.cosine is None else found.cosine
-    time = words(f"verdict.{_time_key(found)}", ratio=_times(found))
+    time = words(f"verdict.{_time_key(found, result)}", ratio=_times(found))
     st.header(
         words(
             "verdict.sentence", pairs=pairs, next=words(f"verdict.{same}", cosine=cosine), time=time
@@ -40,8 +47,10 @@ def verdict(found: Figures, result: session.Result, words: Words) -> None:
     )
 
 
-def _time_key(found: Figures) -> str:
-    return "time_unknown" if found.speed == "unknown" else found.speed
+def _time_key(found: Figures, result: session.Result) -> str:
+    if found.speed != "unknown":
+        return found.speed
+    return "time_unknown" if result.request is None else "time_running"
 
 
 def _times(found: Figures) -> float:
@@ -140,7 +149,11 @@ def four_figures(found: Figures, result: session.Result, words: Words) -> None:
         )
     else:
         _missing(agreement, words("figure.agreement"), words)
-    if found.dense_ms and found.saa_ms and found.ratio and result.timing:
+    if result.request is not None and result.timing is None:
+        time.metric(words("figure.time"), "…")
+        time.markdown(words("figure.time_running"))
+        time.caption(words("figure.time_running_meaning", rounds=session.REPEATS))
+    elif found.dense_ms and found.saa_ms and found.ratio and result.timing:
         (dense_low, dense, dense_high), (low, saa, high) = found.dense_ms, found.saa_ms
         ms = words.milliseconds
         _figure(
@@ -197,20 +210,23 @@ def _missing(place: st.delta_generator.DeltaGenerator, name: str, words: Words) 
 def continuations(result: session.Result, words: Words) -> None:
     """Both continuations behind the end of the text, words that differ marked."""
     st.subheader(words("continue.header"), anchor="continuations")
-    if result.dense_words is None or result.words is None:
+    if result.request is None:
         st.caption(words("continue.not_recorded"))
         return
-    same = result.dense_words == result.words
-    st.caption(words("continue.same" if same else "continue.differs"))
-    left, right = mark(result.dense_words, result.words)
+    sides = result.dense_words or "", result.words or ""
+    if result.written:
+        st.caption(words("continue.same" if sides[0] == sides[1] else "continue.differs"))
+        left, right = (side or html.escape(words("continue.empty")) for side in mark(*sides))
+    else:
+        st.caption(words("continue.writing"))
+        left, right = (html.escape(side) + " ▍" for side in sides)
     tail = html.escape(last_words(result.trace.text))
     space = " " if result.trace.text[-1:].isspace() else ""
     colour = charts.LIGHT.changed
     for column, side, written in zip(st.columns(2), ("dense", "saa"), (left, right), strict=True):
         place = column.container(border=True, height="stretch")
         place.markdown(f"**{words(f'continue.{side}')}**")
-        shown = written or html.escape(words("continue.empty"))
-        shown = shown.replace("<mark>", f'<mark style="background:{colour}55;color:inherit">')
+        shown = written.replace("<mark>", f'<mark style="background:{colour}55;color:inherit">')
         place.html(
             f'<p style="margin:0"><span style="opacity:.55">… {tail}{space}</span>{shown}</p>'
         )

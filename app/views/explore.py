@@ -10,7 +10,7 @@ import streamlit as st
 import text
 from components import sections
 from components.maps import maps
-from components.outcome import ask, outcome
+from components.outcome import ask, outcome, timed
 from examples import examples
 
 words = text.load(st.session_state.lang)
@@ -77,13 +77,21 @@ if result.request is not None and result.request.policy != choice.policy:
         key="again",
         width="stretch",
     )
-sections.verdict(found, result, words)
-sections.time_note(found, result, words)
-sections.four_figures(found, result, words)
+headline = st.empty()
+with headline.container():
+    sections.headline(found, result, words)
+if result.request is not None and result.timing is None:
+    result = timed(result, client, words)
+    found = numbers.figures(result)
+    with headline.container():
+        sections.headline(found, result, words)
 
-# 4. What each would write next.
-if not sections.is_encoder(result):
-    sections.continuations(result, words)
+# 4. What each would write next. They write last of all, when everything else can be read.
+continued = st.empty()
+writes = not sections.is_encoder(result)
+if writes:
+    with continued.container():
+        sections.continuations(result, words)
 
 # 5. and 6. Which pairs were kept, and why.
 maps(result, words)
@@ -91,3 +99,9 @@ st.page_link("views/gate_map.py", label=words("explore.to_map"), icon=":material
 
 # 7. How it was measured.
 sections.measured(found, result, words)
+
+if writes and result.request is not None and not result.written:
+    for longer in client.write(result):
+        with continued.container():
+            sections.continuations(longer, words)
+    session.remember(longer)

@@ -8,27 +8,23 @@ Loss: Kullback-Leibler divergence of the true block mass from the predicted one,
 query blocks and heads (nats), after SeerAttention (arXiv 2410.13276).
 """
 
-import json
 import math
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from saa_core import rules
 from saa_core.attach import Model
 from saa_core.attention import Call
-from saa_core.errors import GateError, PolicyError
-from saa_core.files import replacing, write_json
+from saa_core.errors import PolicyError
 from saa_core.gates import PairGate, grid
 from saa_core.runner import forward
+from saa_core.train.checkpoint import Checkpoint
 from saa_core.train.corpus import windows
 from saa_core.types import PAIR_LIMIT, Allowed, Policy
 
@@ -103,11 +99,9 @@ def train_gates(
             f"lengths={config.lengths!r}: {model.spec.name} takes at most {model.max_length} tokens"
         )
     gates = model.gates
-    parameters = [parameter for gate in gates for parameter in gate.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=config.rate)
-    start = 0
-    if config.checkpoint and (Path(config.checkpoint) / "state.json").is_file():
-        start = _restore(Path(config.checkpoint), gates, optimizer, config)
+    optimizer = torch.optim.Adam(gate_parameters(gates).values(), lr=config.rate)
+    saved = Checkpoint.of(config, gate_parameters(gates), optimizer)
+    start = saved.restore() if saved else 0
     began = time.perf_counter()
     shortest = min(min(config.lengths), max(len(ids) for ids in streams.values()))
     lengths = [length for length in config.lengths if length >= shortest]
@@ -117,18 +111,16 @@ def train_gates(
     try:
         for step, (source, _, ids) in zip(range(start, config.steps), drawn, strict=False):
             for group in optimizer.param_groups:
-                group["lr"] = config.rate * _schedule(step / config.steps)
+                group["lr"] = config.rate * schedule(step / config.steps)
             block = _block(step, len(ids))
-            lesson = _Lesson(model, block, config.rows, f"{config.seed}/{step}")
+            lesson = Lesson(model, block, config.rows, f"{config.seed}/{step}")
             optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
                 tokens = torch.tensor([model.framed(ids)], device=model.device)
                 forward(model, tokens, Call(observe=lesson.layer))
             optimizer.step()
-            if config.checkpoint and (
-                (step + 1) % config.save_every == 0 or step + 1 == config.steps
-            ):
-                _save(Path(config.checkpoint), step + 1, gates, optimizer, config)
+            if saved and saved.due(step + 1):
+                saved.save(step + 1)
             yield TrainStep(
                 step=step + 1,
                 loss=lesson.loss / len(gates),
@@ -148,7 +140,7 @@ def _block(step: int, length: int) -> tuple[int, int]:
     return (32, 16) if block == (1, 1) and length > PAIR_LIMIT else block
 
 
-def _schedule(done: float) -> float:
+def schedule(done: float) -> float:
     warm = 0.05
     return (
         done / warm + 0.01
@@ -157,7 +149,16 @@ def _schedule(done: float) -> float:
     )
 
 
-class _Lesson:
+def gate_parameters(gates: Sequence[PairGate]) -> dict[str, nn.Parameter]:
+    """Every parameter of the gates, by layer and name."""
+    return {
+        f"{index}.{name}": parameter
+        for index, gate in enumerate(gates)
+        for name, parameter in gate.named_parameters()
+    }
+
+
+class Lesson:
     """Scores every layer of one forward pass and leaves the gradients on the gates."""
 
     def __init__(self, model: Model, block: tuple[int, int], rows: int, seed: str) -> None:
@@ -180,7 +181,7 @@ class _Lesson:
             gain = (target + EPSILON).log() - (predicted + EPSILON).log()
             loss = (target * gain).sum(-1).mean()
             loss.backward()
-        self.loss += float(loss)
+        self.loss += float(loss.detach())
         count = allowed.count(self.block)
         forced = rules.forced(allowed, Policy(), self.block, count)[:, :, chosen]
         keep, _ = rules.mass(predicted.detach(), forced, count[:, :, chosen], 0.95)
@@ -214,57 +215,3 @@ def block_mass(
     weights = (weights * real[:, None]).unflatten(2, (-1, bq)).sum(3)
     mean: Tensor = weights / real.view(-1, bq).sum(1)[:, None]
     return mean
-
-
-def _save(
-    folder: Path, step: int, gates: list[PairGate], optimizer: torch.optim.Adam, config: TrainConfig
-) -> None:
-    """Writes step, gates and optimizer state; one rename makes the new state the current one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Tensor] = {}
-    for index, gate in enumerate(gates):
-        for name, parameter in gate.named_parameters():
-            state = optimizer.state[parameter]
-            tensors[f"{index}.{name}.value"] = parameter.detach().cpu().contiguous()
-            tensors[f"{index}.{name}.exp_avg"] = state["exp_avg"].cpu().contiguous()
-            tensors[f"{index}.{name}.exp_avg_sq"] = state["exp_avg_sq"].cpu().contiguous()
-    file = f"state-{step}.safetensors"
-    with replacing(folder / file) as part:
-        save_file(tensors, part)
-    about = {"step": step, "file": file, "config": _comparable(config)}
-    write_json(folder / "state.json", about)
-    for old in folder.glob("state-*.safetensors"):
-        if old.name != file:
-            old.unlink()
-
-
-def _restore(
-    folder: Path, gates: list[PairGate], optimizer: torch.optim.Adam, config: TrainConfig
-) -> int:
-    about = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    if about["config"] != _comparable(config):
-        raise GateError(
-            f"checkpoint={str(folder)!r} was made with {about['config']}, and this run asks for "
-            f"{_comparable(config)}; use another folder or the same configuration"
-        )
-    tensors = load_file(folder / about["file"])
-    for index, gate in enumerate(gates):
-        for name, parameter in gate.named_parameters():
-            with torch.no_grad():
-                parameter.copy_(tensors[f"{index}.{name}.value"])
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(about["step"])),
-                "exp_avg": tensors[f"{index}.{name}.exp_avg"].to(parameter.device),
-                "exp_avg_sq": tensors[f"{index}.{name}.exp_avg_sq"].to(parameter.device),
-            }
-    return int(about["step"])
-
-
-def _comparable(config: TrainConfig) -> dict[str, Any]:
-    """The part of a configuration that a resumed run must share; it may run for more steps."""
-    found = asdict(config)
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in found.items()
-        if key not in ("steps", "checkpoint", "save_every")
-    }

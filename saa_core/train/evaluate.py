@@ -50,9 +50,14 @@ def evaluate(
     policies: Sequence[Policy],
     *,
     windows: int = 8,
+    baseline: Model | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Quality]:
     """Perplexity increase and density of each policy on windows spread evenly over a text.
+
+    Args:
+        baseline: the model whose dense run the increase is counted from: the original one where
+            ``model`` has an adapter. The model itself by default.
 
     Raises:
         TextError: the text is shorter than one window.
@@ -65,7 +70,7 @@ def evaluate(
     losses: list[list[float]] = [[] for _ in policies]
     densities: list[list[float]] = [[] for _ in policies]
     for done, tokens in enumerate(batches):
-        dense.append(loss(model, tokens, Call()))
+        dense.append(loss(baseline or model, tokens, Call()))
         for index, policy in enumerate(policies):
             call = Call(policy, record="summary")
             losses[index].append(loss(model, tokens, call))

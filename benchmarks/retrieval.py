@@ -1,0 +1,202 @@
+"""Retrieval: does the sparse model still find one sentence hidden in a long text?
+
+    python benchmarks/retrieval.py          # writes benchmarks/results/retrieval.json and .svg
+
+Averages over a text hide such failures. Into a text that no gate was trained on, sentences like "The
+password of Clara is mango." are hidden at ten depths; behind it the model is asked for each of them.
+It is right if the hidden word is more likely than every distractor: the words of the other nine
+sentences and ten that occur nowhere. The original dense model, the gate and the adapter read the same
+texts. Resumable: a finished (method, length) is not measured again.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import torch
+
+import saa_core as saa
+from saa_core.files import write_json
+from saa_core.runner import forward
+from saa_core.train import corpus
+from saa_core.train.evaluate import interval
+
+RESULTS = Path(__file__).parent / "results"
+DENSE, DISTILLED, JOINT = "dense", "SAA, distilled", "SAA, joint"
+NAMES = (
+    "Clara",
+    "Peter",
+    "Maria",
+    "Victor",
+    "Alice",
+    "Robert",
+    "Susan",
+    "Daniel",
+    "Helen",
+    "Oscar",
+)
+WORDS = (
+    *("mango", "violin", "castle", "rocket", "pepper", "silver", "garden", "tiger", "button"),
+    *("candle", "bridge", "hammer", "orange", "pencil", "ladder", "mirror", "planet", "rabbit"),
+    *("turtle", "window"),
+)
+
+
+class Haystack:
+    """A text of exactly so many tokens with ten hidden sentences and ten questions behind it.
+
+    Attributes:
+        tokens: int64 [1, length].
+        asked: position whose prediction answers the question, per sentence, in order of depth.
+        answers: index in WORDS of the right word, per sentence.
+    """
+
+    def __init__(self, model: saa.Model, text_ids: list[int], length: int, seed: int) -> None:
+        draw = random.Random(seed)
+        names = draw.sample(NAMES, len(NAMES))
+        self.answers = draw.sample(range(len(WORDS)), len(NAMES))
+        self.names = names
+        hidden = [
+            model.tokenize(f" The password of {name} is {WORDS[answer]}.")
+            for name, answer in zip(names, self.answers, strict=True)
+        ]
+        order = draw.sample(range(len(names)), len(names))
+        questions = [(model.tokenize(f"\nThe password of {names[i]} is"), i) for i in order]
+        candidates = first_tokens(model)
+        room = length - sum(map(len, hidden)) - sum(len(ids) + 1 for ids, _ in questions)
+        if room < 10 * len(names):
+            raise SystemExit(f"--lengths: {length} tokens are too few for ten sentences")
+        start = draw.randrange(max(1, len(text_ids) - room))
+        hay, ids = text_ids[start : start + room], list[int]()
+        for index, sentence in enumerate(hidden):
+            part = slice(index * room // len(hidden), (index + 1) * room // len(hidden))
+            ids += hay[part][: len(hay[part]) // 2] + sentence + hay[part][len(hay[part]) // 2 :]
+        asked = {}
+        for question, i in questions:
+            ids += question
+            asked[i] = len(ids) - 1
+            ids.append(candidates[self.answers[i]])
+        self.tokens = torch.tensor([ids], device=model.device)
+        self.asked = [asked[i] for i in range(len(names))]
+
+
+def first_tokens(model: saa.Model) -> list[int]:
+    """The first token of each word after a space; they must differ."""
+    found = [model.tokenize(f" {word}")[0] for word in WORDS]
+    if len(set(found)) < len(found):
+        raise SystemExit("model: its tokenizer gives two of the words the same first token")
+    return found
+
+
+def right(model: saa.Model, haystack: Haystack, call: saa.Call) -> list[float]:
+    """Per sentence: how much likelier the hidden word is than the best distractor, nats."""
+    with torch.inference_mode():
+        states = forward(model, haystack.tokens, call)[0, haystack.asked]
+        logits = model.hf.get_output_embeddings()(states).float()[:, first_tokens(model)]
+    margins = []
+    for row, answer in zip(logits, haystack.answers, strict=True):
+        others = row.clone()
+        others[answer] = -torch.inf
+        margins.append(float(row[answer] - others.max()))
+    return margins
+
+
+def row_of(
+    method: str, length: int, aim: float | None, density: float, margins: list[list[float]]
+) -> dict[str, Any]:
+    hits = [[float(margin > 0) for margin in one] for one in margins]
+    per_text = [sum(one) / len(one) for one in hits]
+    lo, hi = interval(per_text)
+    return {
+        "method": method,
+        "length": length,
+        "mass": aim,
+        "density": density,
+        "accuracy": sum(per_text) / len(per_text),
+        "lo": lo,
+        "hi": hi,
+        "by_depth": [sum(column) / len(column) for column in zip(*hits, strict=True)],
+        "trials": sum(map(len, hits)),
+        "margins_nats": margins,
+    }
+
+
+def plot(rows: list[dict[str, Any]], file: Path) -> None:
+    """Accuracy by length, a line per method, with intervals over texts."""
+    titled = [
+        row | {"name": row["method"] + (f", mass {row['mass']:g}" if row["mass"] else "")}
+        for row in rows
+    ]
+    base = alt.Chart(alt.Data(values=titled)).encode(
+        x=alt.X("length:O", title="tokens", axis=alt.Axis(labelAngle=0)),
+        xOffset="name:N",
+        color=alt.Color("name:N", title=None),
+    )
+    points = base.mark_point(filled=True, size=70).encode(
+        y=alt.Y(
+            "accuracy:Q",
+            title="hidden word found",
+            axis=alt.Axis(format="%"),
+            scale=alt.Scale(domain=[0, 1]),
+        )
+    )
+    (points + base.mark_rule().encode(y="lo:Q", y2="hi:Q")).properties(
+        width=420, height=260, title="95 % intervals over texts"
+    ).save(file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--adapter", help="also measure this adapter")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
+    parser.add_argument("--masses", type=float, nargs="+", help="the shipped default by default")
+    parser.add_argument(
+        "--texts", type=int, default=6, help="haystacks per length, ten questions each"
+    )
+    parser.add_argument("--source", default="austen", help="source or file to hide sentences in")
+    parser.add_argument("--out", type=Path, default=RESULTS / "retrieval.json")
+    options = parser.parse_args()
+    models = {DISTILLED: saa.load(options.model, device="cpu")}
+    if options.adapter:
+        models[JOINT] = saa.load(options.model, adapter=options.adapter, device="cpu")
+    original = models[DISTILLED]
+    (text,) = corpus.joined(corpus.documents([options.source]), "heldout").values()
+    ids = original.tokenize(text)
+    rows: list[dict[str, Any]] = (
+        json.loads(options.out.read_text()) if options.out.is_file() else []
+    )
+    done = {(row["method"], row["length"], row["mass"]) for row in rows}
+    for length in options.lengths:
+        haystacks = [Haystack(original, ids, length, seed) for seed in range(options.texts)]
+        todo: list[tuple[str, float | None]] = [(DENSE, None)]
+        for method, model in models.items():
+            todo += [(method, m) for m in options.masses or [model.spec.policy.aim]]
+        for method, mass in todo:
+            if (method, length, mass) in done:
+                continue
+            model = models.get(method, original)
+            policy = None if mass is None else saa.Policy(mass=mass, granularity="block")
+            margins, densities = [], []
+            for haystack in haystacks:
+                call = saa.Call(policy, record="summary")
+                margins.append(right(model, haystack, call))
+                layers = torch.stack([record.density for record in call.layers.values()])
+                densities.append(float(layers.mean()))
+            density = sum(densities) / len(densities)
+            rows.append(row_of(method, length, mass, density, margins))
+            write_json(options.out, rows)
+            row = rows[-1]
+            print(
+                f"{length:5} {method:15} mass {mass or 1:.2f} density {density:.3f} found "
+                f"{100 * row['accuracy']:.1f} % ({100 * row['lo']:.0f} to {100 * row['hi']:.0f})",
+                flush=True,
+            )
+    plot(rows, options.out.with_suffix(".svg"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Trains model and gates together: the model learns to live with what the gates drop.
+
+Low-rank adapters (LoRA, arXiv 2106.09685) on the attention projections are trained under the sparse
+mask against the model's own dense predictions, while the gates go on learning the mass of the
+attention as it changes. The frozen weights never change, and no label is used, so the adapter has
+nothing to gain but what sparsity lost. Knows nothing about where texts come from.
+
+Loss: Kullback-Leibler divergence of the dense model's next-token distribution from the sparse
+one's (nats, mean over positions), and each gate's own loss (see distil.py) beside it.
+"""
+
+import json
+import random
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from saa_core.attach import Model, save_gates
+from saa_core.attention import Call
+from saa_core.errors import ModelError, PolicyError
+from saa_core.files import replacing, write_json
+from saa_core.runner import forward
+from saa_core.train.checkpoint import Checkpoint
+from saa_core.train.corpus import windows
+from saa_core.train.distil import Lesson, gate_parameters, schedule
+from saa_core.types import Policy
+
+ADAPTER = "saa"
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+BLOCK = (32, 16)
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """How model and gates are trained together.
+
+    Args:
+        steps: windows to train on, those before a checkpoint included.
+        lengths: window lengths in tokens, drawn at random.
+        rank: of the adapter; its scale is 2.
+        rate: highest learning rate of the adapter (Adam, linear warm-up, cosine decay).
+        gate_rate: of the gates.
+        masses: lowest and highest mass of the policy, drawn anew for each window, so that one
+            adapter serves them all.
+        rows: query rows per layer and step that the gates learn from.
+        positions: positions per window whose predictions are compared.
+        seed: of everything that is drawn.
+        checkpoint: folder to resume from and to write every ``save_every`` steps.
+    """
+
+    steps: int = 400
+    lengths: tuple[int, ...] = (1024, 1024, 1024, 2048)
+    rank: int = 16
+    rate: float = 5e-4
+    gate_rate: float = 5e-4
+    masses: tuple[float, float] = (0.75, 0.95)
+    rows: int = 128
+    positions: int = 256
+    seed: int = 0
+    checkpoint: str | None = None
+    save_every: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rank", "rows", "positions", "save_every"):
+            if getattr(self, name) < 1:
+                raise PolicyError(f"{name}={getattr(self, name)!r} must be a whole number >= 1")
+        if not self.lengths or min(self.lengths) < 8:
+            raise PolicyError(
+                f"lengths={self.lengths!r} must be window lengths of at least 8 tokens"
+            )
+        for name in ("rate", "gate_rate"):
+            if not 0 < getattr(self, name) < 1:
+                raise PolicyError(f"{name}={getattr(self, name)!r} must be in (0, 1)")
+        low, high = self.masses
+        if not 0 < low <= high <= 1:
+            raise PolicyError(f"masses={self.masses!r} must be two shares in (0, 1], lowest first")
+
+
+@dataclass(frozen=True)
+class JointStep:
+    """One step: divergence from the dense model (nats per token), the gates' loss, and what it was on."""
+
+    step: int
+    divergence: float
+    gate_loss: float
+    density: float
+    mass: float
+    length: int
+    source: str
+    seconds: float
+
+
+def train_joint(
+    model: Model, texts: Mapping[str, str], config: JointConfig | None = None
+) -> Iterator[JointStep]:
+    """Trains a low-rank adapter and the gates of a language model in place; yields each step.
+
+    The model carries the adapter from then on (PEFT, named "saa"), also when it is called without a
+    policy: save it with :func:`save_adapter` and load it again for use.
+
+    Args:
+        texts: texts to cut windows from, by source. Sources take turns.
+
+    Raises:
+        ModelError: the model is an encoder, or its projections have other names.
+        TextError, PolicyError: no text of the shortest length; a bad configuration.
+        GateError: the checkpoint belongs to another configuration.
+    """
+    config = config or JointConfig()
+    adapter = _add_adapter(model, config)
+    gates = gate_parameters(model.gates)
+    optimizer = torch.optim.Adam(
+        [
+            {"params": list(adapter.values()), "highest": config.rate},
+            {"params": list(gates.values()), "highest": config.gate_rate},
+        ]
+    )
+    saved = Checkpoint.of(config, adapter | gates, optimizer)
+    start = saved.restore() if saved else 0
+    streams = {name: model.tokenize(text) for name, text in texts.items()}
+    drawn = windows(streams, config.lengths, config.seed, skip=start)
+    began = time.perf_counter()
+    for parameter in gates.values():
+        parameter.requires_grad_(True)
+    try:
+        for step, (source, _, ids) in zip(range(start, config.steps), drawn, strict=False):
+            draw = random.Random(f"{config.seed}/{step}")
+            mass = draw.uniform(*config.masses)
+            for group in optimizer.param_groups:
+                group["lr"] = group["highest"] * schedule(step / config.steps)
+            lesson = Lesson(model, BLOCK, config.rows, f"{config.seed}/{step}")
+            optimizer.zero_grad(set_to_none=True)
+            tokens = torch.tensor([ids], device=model.device)
+            positions = torch.tensor(
+                sorted(draw.sample(range(len(ids)), min(config.positions, len(ids))))
+            )
+            policy = Policy(mass=mass, granularity="block", block=BLOCK)
+            call = Call(policy, observe=lesson.layer)
+            divergence = _divergence(model, tokens, positions.to(model.device), call)
+            divergence.backward()
+            nn.utils.clip_grad_norm_(adapter.values(), 1.0)
+            optimizer.step()
+            if saved and saved.due(step + 1):
+                saved.save(step + 1)
+            yield JointStep(
+                step=step + 1,
+                divergence=float(divergence.detach()),
+                gate_loss=lesson.loss / len(model.gates),
+                density=lesson.density / len(model.gates),
+                mass=mass,
+                length=len(ids),
+                source=source,
+                seconds=time.perf_counter() - began,
+            )
+    finally:
+        for parameter in gates.values():
+            parameter.requires_grad_(False)
+
+
+def _add_adapter(model: Model, config: JointConfig) -> dict[str, nn.Parameter]:
+    """Freezes the weights, adds the adapter in float32 and returns its parameters by name."""
+    if not model.causal:
+        raise ModelError(f"model={model.spec.name!r} is an encoder; joint training needs a decoder")
+    last = {name.rsplit(".", 1)[-1] for name, _ in model.hf.named_modules()}
+    if not set(PROJECTIONS) <= last:
+        raise ModelError(
+            f"model={model.spec.name!r} has no {', '.join(sorted(set(PROJECTIONS) - last))}; joint "
+            f"training needs attention with projections {', '.join(PROJECTIONS)}"
+        )
+    from peft import LoraConfig  # here: importing it takes a second
+
+    model.hf.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        settings = LoraConfig(
+            r=config.rank, lora_alpha=2 * config.rank, target_modules=list(PROJECTIONS)
+        )
+        model.hf.add_adapter(settings, adapter_name=ADAPTER)
+    found = {name: p for name, p in model.hf.named_parameters() if f".{ADAPTER}." in name}
+    for parameter in found.values():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    return found
+
+
+def _divergence(model: Model, tokens: Tensor, positions: Tensor, call: Call) -> Tensor:
+    """KL(dense original || sparse with adapter), nats, mean over positions."""
+    head = model.hf.get_output_embeddings()
+    model.hf.disable_adapters()
+    try:
+        with torch.no_grad():
+            truth = head(forward(model, tokens, Call())[0, positions]).float().log_softmax(-1)
+    finally:
+        model.hf.enable_adapters()
+    found = head(forward(model, tokens, call)[0, positions]).float().log_softmax(-1)
+    divergence: Tensor = (truth.exp() * (truth - found)).sum(-1).mean()
+    return divergence
+
+
+def save_adapter(
+    model: Model,
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes the adapter in PEFT's format (float16) and the gates that belong to it (``gates/``).
+
+    Each file is written beside its place and renamed.
+    """
+    from peft.utils import get_peft_model_state_dict  # here: importing it takes a second
+
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    state = get_peft_model_state_dict(model.hf, adapter_name=ADAPTER)
+    weights = {
+        f"base_model.model.{key}": tensor.detach().cpu().to(torch.float16).contiguous()
+        for key, tensor in state.items()
+    }
+    with replacing(path / "adapter_model.safetensors") as part:
+        save_file(weights, part)
+    settings = model.hf.peft_config[ADAPTER].to_dict()
+    settings = {key: sorted(v) if isinstance(v, set) else v for key, v in settings.items()}
+    settings["base_model_name_or_path"] = model.spec.name
+    settings["inference_mode"] = True
+    write_json(path / "adapter_config.json", json.loads(json.dumps(settings, default=str)))
+    save_gates(model, path / "gates", name=name or path.name, training=training)
+    return path

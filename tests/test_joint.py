@@ -1,0 +1,119 @@
+"""Joint training: the weights stay, the adapter learns, resumes exactly, ships and merges."""
+
+import json
+
+import pytest
+import torch
+from test_train import WORDS, Letters
+
+import saa_core as saa
+from saa_core.runner import forward
+
+CONFIG = {"lengths": (256,), "rank": 4, "rate": 2e-3, "masses": (0.5, 0.5), "save_every": 3}
+TEXTS = {"letters": WORDS * 20}
+POLICY = saa.Policy(mass=0.5, granularity="block")
+
+
+@pytest.fixture
+def toy(tiny):
+    """A small model whose attention matters, unlike that of freshly drawn weights."""
+
+    def make() -> saa.Model:
+        torch.manual_seed(0)
+        hf = tiny()
+        with torch.no_grad():
+            for name, parameter in hf.named_parameters():
+                if "self_attn" in name:
+                    parameter.mul_(6)
+            hf.lm_head.weight.mul_(6)
+        return saa.attach(hf, Letters(), rank=8)
+
+    return make
+
+
+def divergence(model: saa.Model, truth: torch.Tensor, ids: torch.Tensor) -> float:
+    with torch.inference_mode():
+        head = model.hf.get_output_embeddings()
+        found = head(forward(model, ids, saa.Call(POLICY))).log_softmax(-1)
+    return float((truth.exp() * (truth - found)).sum(-1).mean())
+
+
+def dense_logs(model: saa.Model, ids: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.hf.get_output_embeddings()(forward(model, ids, saa.Call())).log_softmax(-1)
+
+
+def test_the_sparse_model_comes_closer_to_the_dense_one_and_its_weights_stay(toy):
+    model = toy()
+    ids = torch.tensor([model.tokenize(WORDS * 5)[:256]])
+    truth = dense_logs(model, ids)
+    weights = {name: value.clone() for name, value in model.hf.named_parameters()}
+    before = divergence(model, truth, ids)
+    config = saa.JointConfig(steps=100, positions=64, rows=32, **CONFIG)
+    steps = list(saa.train_joint(model, TEXTS, config))
+    assert [step.step for step in steps] == list(range(1, 101))
+    after = divergence(model, truth, ids)
+    assert after < 0.7 * before, (before, after)
+    for name, value in model.hf.named_parameters():
+        name = name.replace(".base_layer", "")
+        if ".lora_" not in name and "saa_gate" not in name:
+            assert torch.equal(value, weights[name]), name
+    assert not any(p.requires_grad for gate in model.gates for p in gate.parameters())
+
+
+def test_a_run_that_was_cut_off_goes_on_where_it_stopped(toy, tmp_path):
+    whole = toy()
+    list(saa.train_joint(whole, TEXTS, saa.JointConfig(steps=6, **CONFIG)))
+    folder = str(tmp_path / "checkpoint")
+    config = saa.JointConfig(steps=6, checkpoint=folder, **CONFIG)
+    for step in saa.train_joint(toy(), TEXTS, config):
+        if step.step == 4:
+            break
+    again = toy()
+    steps = list(saa.train_joint(again, TEXTS, config))
+    assert [step.step for step in steps] == [4, 5, 6]
+    pairs = zip(whole.hf.named_parameters(), again.hf.named_parameters(), strict=True)
+    for (name, expected), (_, found) in pairs:
+        torch.testing.assert_close(found, expected, msg=name)
+    other = saa.JointConfig(steps=6, checkpoint=folder, **CONFIG | {"rank": 8})
+    with pytest.raises(saa.GateError, match="another folder or the same configuration"):
+        list(saa.train_joint(toy(), TEXTS, other))
+
+
+def test_an_adapter_is_saved_and_merged_into_another_model(toy, tmp_path, smollm2):
+    model = toy()
+    original = tmp_path / "model"
+    saa.detach(model).save_pretrained(original)
+    model = saa.attach(model.hf, Letters(), rank=8)
+    list(saa.train_joint(model, TEXTS, saa.JointConfig(steps=6, **CONFIG)))
+    folder = saa.save_adapter(model, tmp_path / "mine", training={"command": "test"})
+    assert json.loads((folder / "adapter_config.json").read_text())["r"] == 4
+    ids = torch.tensor([model.tokenize(WORDS)[:64]])
+    smollm2.tokenizer.save_pretrained(original)
+    merged = saa.load(str(original), adapter=folder)
+    assert merged.spec.adapter == "mine"
+    assert merged.spec.title.endswith(" + mine")
+    assert merged.spec.trained
+    assert not any("lora" in name for name, _ in merged.hf.named_parameters())
+    with torch.inference_mode():
+        expected, found = (forward(m, ids, saa.Call(POLICY)) for m in (model, merged))
+    torch.testing.assert_close(found, expected, atol=5e-3, rtol=5e-3)  # kept in float16
+    plain = saa.load(str(original))
+    assert not torch.allclose(dense_logs(plain, ids), dense_logs(merged, ids))
+
+
+def test_what_cannot_be_used_is_refused(toy, tiny, tmp_path, smollm2):
+    with pytest.raises(saa.ModelError, match=r"adapter='nothing'.*shipped: "):
+        saa.load("smollm2", adapter="nothing")
+    model = toy()
+    list(saa.train_joint(model, TEXTS, saa.JointConfig(steps=1, **CONFIG)))
+    folder = saa.save_adapter(model, tmp_path / "tiny", training={"command": "test"})
+    with pytest.raises((saa.ModelError, saa.GateError), match="tiny"):
+        saa.load("smollm2", adapter=folder)
+    with pytest.raises(saa.ModelError, match="encoder"):
+        next(saa.train_joint(saa.attach(tiny("bert"), Letters()), TEXTS))
+    with pytest.raises(saa.ModelError, match="q_proj"):
+        next(saa.train_joint(saa.attach(tiny("gpt2"), Letters()), TEXTS))
+    for bad in ({"masses": (0.9, 0.5)}, {"rank": 0}, {"rate": 2.0}, {"lengths": ()}):
+        with pytest.raises(saa.PolicyError, match=next(iter(bad))):
+            saa.JointConfig(**bad)
