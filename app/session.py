@@ -19,6 +19,7 @@ import streamlit as st
 import saa_core as saa
 from saa_core import fetch
 from saa_core.explain import LayerInputs
+from saa_core.tradeoff import MASSES, Point, tradeoff
 
 MODELS = ("smollm2", "minilm")
 """Aliases that can be chosen from the list; any hub id or folder can be typed."""
@@ -26,6 +27,7 @@ MODELS_KEPT = 2
 RESULTS_KEPT = 6
 REPEATS = 3
 NEW_TOKENS = 6
+LATENCY_REPEATS = 5
 WARM_UP = {"short": 60, "long": 620}
 """Tokens of the texts that are run once before the first real one. Above 512 tokens the block
 kernel runs, and its first run compiles."""
@@ -189,6 +191,35 @@ class Client:
             )
         trace = replace(result.trace, timing=(dense_timing, timing))
         return replace(result, trace=trace, dense_timing=dense_timing, timing=timing)
+
+    def sweep(self, result: Result, report: Report) -> list[Point]:
+        """The text of a result under settings from sparse to nearly dense."""
+        assert result.request is not None
+        model = self.model(result.request.model)
+        steps = tradeoff(
+            model, result.request.text, policy=result.request.policy, dense=result.dense
+        )
+        found = list[Point]()
+        for turn in range(len(MASSES)):
+            report("sweep", turn / len(MASSES))
+            with shop().lock:  # point by point: others may run in between
+                found.append(next(steps))
+        return found
+
+    def latency(
+        self, name: str, policy: saa.Policy, lengths: tuple[int, ...], report: Report
+    ) -> list[saa.Timing]:
+        """Dense and SAA in turn at several lengths of a novel, on this machine."""
+        model = self.model(name)
+        report("wait", 0.0)
+        with shop().lock:
+            return saa.measure(
+                model,
+                lengths,
+                (None, policy),
+                repeats=LATENCY_REPEATS,
+                progress=lambda _what, done, total: report("time", done / total),
+            )
 
     def write(self, result: Result) -> Iterator[Result]:
         """The result again and again, while both sides go on writing behind the text."""

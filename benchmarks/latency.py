@@ -15,18 +15,9 @@ import altair as alt
 import saa_core as saa
 from saa_core.cli import timing_table
 from saa_core.files import write_json
+from saa_core.measure import crossover
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def crossover(timings: list[saa.Timing]) -> int | None:
-    """Shortest measured length from which the whole prefill is faster, there and at every longer one."""
-    found = None
-    for dense, sparse in zip(timings[-2::-2], timings[::-2], strict=True):
-        if sparse.ratio(dense)[0] <= 1:
-            break
-        found = dense.length
-    return found
 
 
 def plot(timings: list[saa.Timing], file: Path) -> None:

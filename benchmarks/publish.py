@@ -9,14 +9,15 @@ From benchmarks/results/quality.json, latency.json and encoder.json into assets/
 import argparse
 import json
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from latency import crossover
 from quality import LIMIT_PCT, TITLES, choose
 
 import saa_core as saa
 from saa_core.files import write_json, write_text
+from saa_core.measure import crossover
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -108,6 +109,7 @@ def main() -> None:
         "limit_pct": LIMIT_PCT,
         "quality": chosen,
         "crossover": {"tokens": crossover(timings), "machine": machine(timings[0])},
+        "timings": [asdict(timing) for timing in timings],
     }
     write_json(options.gates / "gates.json", about)
     readme = ROOT / "README.md"

@@ -83,6 +83,21 @@ def measure(
     return found
 
 
+def crossover(timings: Sequence[Timing]) -> int | None:
+    """Shortest measured length from which the whole forward pass is faster, there and at every
+    longer one; None if it is not at the longest.
+
+    Args:
+        timings: dense and SAA in turn, lengths ascending, as :func:`measure` gives them.
+    """
+    found = None
+    for dense, sparse in zip(timings[-2::-2], timings[::-2], strict=True):
+        if sparse.ratio(dense)[0] <= 1:
+            break
+        found = dense.length
+    return found
+
+
 @dataclass
 class _Track:
     """One policy's samples at one length."""

@@ -23,6 +23,7 @@ import saa_core as saa
 from saa_core import fetch
 from saa_core.explain import LayerInputs, boundary
 from saa_core.trace import Execution, InMemory, ModelInfo, pack
+from saa_core.tradeoff import Point, knee, tradeoff
 
 ROOT = Path(__file__).parent.parent
 TEXT = (
@@ -596,3 +597,64 @@ def test_a_gate_folder_can_be_chosen_and_its_state_is_shown(tmp_path) -> None:
     at.text_input(key="gates").set_value(str(tmp_path / "nothing")).run()
     assert not at.exception
     assert "gate" in at.error[0].value.lower()
+
+
+@pytest.fixture(scope="module")
+def swept() -> AppTest:
+    """The latency page after settings were tried on a text. Tests only read it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session.Client, "cold", lambda self, name: [])
+        at = press(app().run(), TEXT).switch_page("views/latency.py").run()
+        return at.button(key="sweep").click().run()
+
+
+def test_the_latency_page_names_the_knee_of_the_text(swept, model, policy) -> None:
+    assert not swept.exception
+    (points,) = swept.session_state["sweeps"].values()
+    assert points == list(tradeoff(model, TEXT, policy=policy))
+    best = points[knee(points)]
+    assert f"The curve bends at **{best.mass:.2f}**" in page_text(swept)
+    assert points[0].density < best.density < points[-1].density
+    assert points[0].distance > best.distance > points[-1].distance
+
+
+def test_the_knee_becomes_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [Point(0.7, 0.2, 0.5, 0.7), Point(0.85, 0.3, 0.1, 0.8), Point(0.99, 0.9, 0.0, 1.0)]
+    monkeypatch.setattr(session.Client, "sweep", lambda self, result, report: points)
+    at = press(app().run(), TEXT).switch_page("views/latency.py").run()
+    at.button(key="sweep").click().run()
+    at.button(key="use-knee").click().run()
+    assert at.slider(key="mass").value == 0.85
+
+
+def test_the_latency_page_shows_what_was_shipped_until_it_measures(model) -> None:
+    at = app().run().switch_page("views/latency.py").run()
+    shipped = model.spec.evaluation["timings"]
+    assert "not on this machine" in page_text(at)
+    assert list(at.dataframe[0].value["tokens"]) == [row["length"] for row in shipped[::2]]
+    tokens = model.spec.evaluation["crossover"]["tokens"]
+    assert f"from about {tokens:,} tokens on" in page_text(at)
+    at.button_group[0].set_value([128]).run()
+    at.button(key="measure").click().run()
+    assert "Measured on this machine just now" in page_text(at)
+    assert list(at.dataframe[0].value["tokens"]) == [128]
+    (timings,) = at.session_state["latencies"].values()
+    assert [len(timing.samples_ms) for timing in timings] == [session.LATENCY_REPEATS] * 2
+
+
+def test_the_latency_page_says_that_a_recording_has_one_setting(recording) -> None:
+    at = press_trace(app().run(), recording).switch_page("views/latency.py").run()
+    assert not at.exception
+    assert "one setting only" in page_text(at)
+
+
+def test_latency_charts_hold_every_measured_length(model) -> None:
+    words = text.load("en")
+    timings = [saa.Timing(**row) for row in model.spec.evaluation["timings"]]
+    lengths = {timing.length for timing in timings}
+    speeds = charts.speeds(timings, words, dark=False).to_dict()
+    rows = max(speeds["datasets"].values(), key=len)
+    assert {row["tokens"] for row in rows} == lengths
+    assert all(row["low"] <= row["times"] <= row["high"] for row in rows)
+    (rows,) = charts.stages(timings, words, dark=True).to_dict()["datasets"].values()
+    assert {row["stage"] for row in rows} == {"gate", "rule", "kernel"}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import saa_core as saa
+from saa_core.measure import crossover
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -92,7 +93,6 @@ def test_choice_and_crossover(monkeypatch):
     ]
     assert quality["choose"](rows) == 0.95
     assert quality["choose"](rows[:2]) is None
-    latency = runpy.run_path(str(BENCHMARKS / "latency.py"))
 
     def timing(length: int, samples: tuple[float, ...]) -> saa.Timing:
         return saa.Timing(
@@ -102,7 +102,7 @@ def test_choice_and_crossover(monkeypatch):
     timings = []
     for length, ratio in ((512, 1.1), (1024, 0.8), (2048, 1.5), (4096, 2.0)):
         timings += [timing(length, (100.0 * ratio,) * 3), timing(length, (100.0,) * 3)]
-    assert latency["crossover"](timings) == 2048
+    assert crossover(timings) == 2048
     with pytest.raises(ValueError, match="argument"):
         timings[0].ratio(timing(512, (1.0,)))
 

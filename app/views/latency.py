@@ -1,0 +1,39 @@
+"""Latency: from which length SAA is faster on this machine, where the time goes, and the setting
+that suits this text.
+
+A script that is read from top to bottom. It measures when asked to, never by itself.
+"""
+
+import session
+import streamlit as st
+import text
+from components import costs
+from components.message import failure
+from components.outcome import outcome
+
+words = text.load(st.session_state.lang)
+choice: session.Choice = st.session_state.choice
+client = session.Client()
+
+st.title(words("page.latency"))
+st.caption(words("latency.tagline"))
+
+try:
+    costs.by_length(choice, client, words)
+except Exception as error:
+    failure(error, words, model=choice.name)
+
+st.subheader(words("latency.text_header"), anchor="text")
+result = outcome(choice, client, words)
+if result is None:
+    st.info(words("latency.nothing"))
+    st.page_link(
+        "views/explore.py", label=words("gate_map.to_explore"), icon=":material/edit_note:"
+    )
+elif result.request is None:
+    st.info(words("latency.recorded"))
+else:
+    try:
+        costs.by_setting(result, client, words)
+    except Exception as error:
+        failure(error, words, model=choice.name)
