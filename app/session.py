@@ -21,9 +21,9 @@ from saa_core import fetch
 from saa_core.explain import LayerInputs
 from saa_core.tradeoff import MASSES, Point, tradeoff
 
-MODELS = ("smollm2", "minilm")
-"""Aliases that can be chosen from the list; any hub id or folder can be typed."""
-MODELS_KEPT = 2
+MODELS = ("smollm2", "smollm2 + saa-joint", "minilm")
+"""What can be chosen from the list; any hub id or folder can be typed."""
+MODELS_KEPT = 3
 RESULTS_KEPT = 6
 REPEATS = 3
 NEW_TOKENS = 6
@@ -74,12 +74,27 @@ class Result:
     keep_alive: Any = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from: alias, hub id or folder; gate folder; adapter."""
+
+    model: str
+    gates: str | None = None
+    adapter: str | None = None
+
+
+def shipped() -> dict[str, Source]:
+    """The models of the list."""
+    parts = {name: name.split(" + ") for name in MODELS}
+    return {name: Source(first, None, *rest) for name, (first, *rest) in parts.items()}
+
+
 @dataclass
 class Shop:
     """What all sessions share: loaded models and the lock that keeps runs apart."""
 
     models: dict[str, saa.Model] = field(default_factory=dict)
-    sources: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    sources: dict[str, Source] = field(default_factory=shipped)
     warm: dict[str, set[str]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -94,7 +109,8 @@ def identify(model: str, gates: str) -> str:
     if not gates:
         return model
     name = f"{model} + {gates}"
-    shop().sources[name] = (model, gates)
+    known = shop().sources.get(model, Source(model))
+    shop().sources[name] = replace(known, gates=gates)
     return name
 
 
@@ -115,13 +131,20 @@ class Client:
         if name not in shared.models:
             with shared.lock:
                 if name not in shared.models:
-                    source, gates = shared.sources.get(name, (name, None))
-                    model = saa.load(source, gates=gates, progress=report)
+                    source = shared.sources.get(name, Source(name))
+                    model = saa.load(
+                        source.model, gates=source.gates, adapter=source.adapter, progress=report
+                    )
                     for old in list(shared.models)[: 1 - MODELS_KEPT]:
                         del shared.models[old]
                         shared.warm.pop(old, None)
                     shared.models[name] = model
         return shared.models[name]
+
+    def original(self, name: str) -> saa.Model:
+        """The model that a result is compared with: the same one, without an adapter."""
+        source = shop().sources.get(name, Source(name))
+        return self.model(name if source.adapter is None else source.model)
 
     def cold(self, name: str) -> list[str]:
         """Warm-up steps that this model still needs."""
@@ -151,6 +174,8 @@ class Client:
     def run(self, request: Request, report: Report, earlier: Result | None = None) -> Result:
         """Runs a text dense and with SAA and compares the two; times and words are still to come.
 
+        Dense is the original model, also where an adapter was merged into the one with SAA.
+
         Args:
             earlier: a result whose dense side is used again if it is of the same text and model.
 
@@ -158,13 +183,13 @@ class Client:
             SAAError: a sentence for the reader is made of it by the page.
         """
         report("wait", 0.0)
-        model = self.model(request.model)
+        model, original = self.model(request.model), self.original(request.model)
         text = request.text
         same = earlier is not None and earlier.request is not None
         same = same and (earlier.request.model, earlier.request.text) == (request.model, text)
         with shop().lock:
             report("dense", 0.05)
-            dense = earlier.dense if same else saa.run(model, text)
+            dense = earlier.dense if same else saa.run(original, text)
             report("sparse", 0.45)
             trace = saa.run(model, text, request.policy)
             report("compare", 0.9)
@@ -224,10 +249,13 @@ class Client:
     def write(self, result: Result) -> Iterator[Result]:
         """The result again and again, while both sides go on writing behind the text."""
         assert result.request is not None
-        model = self.model(result.request.model)
+        request = result.request
         sides = [
-            saa.generate(model, result.request.text, policy, max_new_tokens=NEW_TOKENS)
-            for policy in (None, result.request.policy)
+            saa.generate(model, request.text, policy, max_new_tokens=NEW_TOKENS)
+            for model, policy in (
+                (self.original(request.model), None),
+                (self.model(request.model), request.policy),
+            )
         ]
         steps, written = zip_longest(*sides, fillvalue=""), ["", ""]
         while True:

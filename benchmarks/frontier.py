@@ -78,6 +78,21 @@ def measure(
     }
 
 
+def curve(rows: list[dict[str, Any]], method: str, length: int) -> list[tuple[float, float]]:
+    """(density, perplexity increase in percent) of a method, mean over texts, densest first."""
+    by_aim: dict[float, list[dict[str, Any]]] = {}
+    for row in rows:
+        if (row["method"], row["length"]) == (method, length):
+            by_aim.setdefault(row["aim"], []).append(row)
+    means = [
+        tuple(
+            sum(row[key] for row in found) / len(found) for key in ("density", "ppl_increase_pct")
+        )
+        for found in by_aim.values()
+    ]
+    return sorted(((density, increase) for density, increase in means), reverse=True)
+
+
 def plot(rows: list[dict[str, Any]], file: Path) -> None:
     """A panel per text and length; lower and further left is better."""
     titled = [row | {"panel": f"{row['text']}, {row['length']:,} tokens"} for row in rows]

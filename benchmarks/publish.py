@@ -2,17 +2,19 @@
 
     python benchmarks/publish.py
 
-From benchmarks/results/quality.json, latency.json and encoder.json into assets/gates/NAME/gates.json
-(default policy, evaluation, crossover) and into the tables between the markers of README.md.
+From the JSON files of benchmarks/results into assets/gates/NAME/gates.json (default policy, evaluation,
+crossover) and into the tables between the markers of README.md.
 """
 
 import argparse
+import itertools
 import json
 import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from frontier import ADAPTER, METHODS, curve
 from quality import LIMIT_PCT, TITLES, choose
 
 import saa_core as saa
@@ -74,6 +76,73 @@ def encoder_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def frontier_table(rows: list[dict[str, Any]]) -> str:
+    """Density that each method needs for at most 1 % perplexity, by length."""
+    lengths = sorted({row["length"] for row in rows})
+    lines = [
+        f"| pairs needed at +{LIMIT_PCT:g} % | " + " | ".join(f"{n:,}" for n in lengths) + " |",
+        "| --- |" + " ---: |" * len(lengths),
+    ]
+    for method in METHODS:
+        if method == ADAPTER or not any(row["method"] == method for row in rows):
+            continue
+        cells = [needed(curve(rows, method, length), LIMIT_PCT) for length in lengths]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def needed(points: list[tuple[float, float]], limit: float) -> str:
+    """Lowest density within a limit, linear between measured points.
+
+    Args:
+        points: (density, increase in percent), densest first.
+    """
+    if not points:
+        return "–"
+    if points[0][1] > limit:
+        return f"over {points[0][0]:.2f}"
+    for (dense, low), (sparse, high) in itertools.pairwise(points):
+        if high > limit:
+            share = (limit - low) / (high - low)
+            return f"{dense + share * (sparse - dense):.2f}"
+    return f"under {points[-1][0]:.2f}"
+
+
+def retrieval_table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| tokens | method | pairs kept | found (95 % interval over texts) | questions |",
+        "| ---: | --- | ---: | ---: | ---: |",
+    ]
+    for row in sorted(rows, key=lambda row: (row["length"], row["method"] != "dense")):
+        name = row["method"] + (f", mass {row['mass']:g}" if row["mass"] else "")
+        lines.append(
+            f"| {row['length']:,} | {name} | {row['density']:.2f} | {100 * row['accuracy']:.1f} % "
+            f"({100 * row['lo']:.0f} to {100 * row['hi']:.0f}) | {row['trials']} |"
+        )
+    return "\n".join(lines)
+
+
+def prefill_table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| tokens | weights | policy | pairs kept | perplexity | attention, times faster "
+        "| prefill, times faster | efficiency | peak memory, dense / SAA |",
+        "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        ratios = [
+            f"{row[f'{what}_ratio']:.2f} ({low:.2f} to {high:.2f})"
+            for what in ("attention", "prefill")
+            for low, high in [row[f"{what}_ratio_quartiles"]]
+        ]
+        peaks = [f"{(row['peak_bytes'][side] or 0) / 2**30:.1f}" for side in ("dense", "saa")]
+        lines.append(
+            f"| {row['length']:,} | {row['dtype']} | {row['policy']} | {row['density']:.2f} "
+            f"| {row['ppl_increase_pct']:+.2f} % | {ratios[0]} | {ratios[1]} "
+            f"| {row['efficiency']:.2f} | {' / '.join(peaks)} GiB |"
+        )
+    return "\n".join(lines)
+
+
 def publish_encoder(gates: Path) -> list[dict[str, Any]]:
     """Writes the evaluation of an encoder's gates beside them; returns the rows to show."""
     rows = json.loads((RESULTS / "encoder.json").read_text())
@@ -92,35 +161,63 @@ def fill(text: str, name: str, table: str) -> str:
     return f"{head}{start}\n{table}\n{end}{tail}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gates", type=Path, default=ROOT / "assets" / "gates" / "smollm2")
-    options = parser.parse_args()
-    rows = json.loads((RESULTS / "quality.json").read_text())
-    timings = [saa.Timing(**row) for row in json.loads((RESULTS / "latency.json").read_text())]
+def publish_gates(
+    gates: Path, rows: list[dict[str, Any]], command: str, timings: list[saa.Timing] | None = None
+) -> float:
+    """Writes default policy and evaluation of a language model's gates; returns the default mass."""
     mass = choose(rows)
     if mass is None:
-        raise SystemExit(f"no measured mass stays within {LIMIT_PCT} % at every length and text")
-    chosen = [row for row in rows if row["mass"] == mass]
-    about = json.loads((options.gates / "gates.json").read_text())
+        raise SystemExit(f"{gates}: no mass stays within {LIMIT_PCT} % at every length and text")
+    about = json.loads((gates / "gates.json").read_text())
     about["policy"]["mass"] = mass
     about["evaluation"] = {
-        "command": "python benchmarks/quality.py && python benchmarks/latency.py",
+        "command": command,
         "limit_pct": LIMIT_PCT,
-        "quality": chosen,
-        "crossover": {"tokens": crossover(timings), "machine": machine(timings[0])},
-        "timings": [asdict(timing) for timing in timings],
+        "quality": [row for row in rows if row["mass"] == mass],
     }
-    write_json(options.gates / "gates.json", about)
+    if timings:
+        about["evaluation"] |= {
+            "crossover": {"tokens": crossover(timings), "machine": machine(timings[0])},
+            "timings": [asdict(timing) for timing in timings],
+        }
+    write_json(gates / "gates.json", about)
+    return mass
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    results = {file.stem: json.loads(file.read_text()) for file in RESULTS.glob("*.json")}
+    timings = [saa.Timing(**row) for row in results["latency"]]
+    assets = ROOT / "assets"
+    mass = publish_gates(
+        assets / "gates" / "smollm2",
+        results["quality"],
+        "python benchmarks/quality.py && python benchmarks/latency.py",
+        timings,
+    )
+    joint = publish_gates(
+        assets / "adapters" / "smollm2" / "saa-joint" / "gates",
+        results["quality_joint"],
+        "python benchmarks/quality.py --adapter saa-joint --out benchmarks/results/quality_joint.json",
+    )
+    encoder = publish_encoder(assets / "gates" / "minilm")
+    shown = [row for row in results["quality"] if row["mass"] in (mass, 0.93, 0.9)]
+    shown_joint = [row for row in results["quality_joint"] if row["mass"] in (joint, 1.0)]
+    tables = {
+        "quality": quality_table(shown),
+        "joint": quality_table(shown_joint),
+        "encoder": encoder_table(encoder),
+        "latency": latency_table(timings),
+        "frontier": frontier_table(results["frontier"]),
+        "retrieval": retrieval_table(results["retrieval"]),
+        "prefill": prefill_table(results["prefill"]),
+    }
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    shown = [row for row in rows if row["mass"] in (mass, 0.93, 0.9)]
-    text = fill(text, "quality", quality_table(shown))
-    text = fill(text, "latency", latency_table(timings))
-    encoder = publish_encoder(ROOT / "assets" / "gates" / "minilm")
-    text = fill(text, "encoder", encoder_table(encoder))
+    for name, table in tables.items():
+        text = fill(text, name, table)
     write_text(readme, text)
-    print(f"default policy: mass {mass}")
+    print(f"default policy: mass {mass}; with the adapter: mass {joint}")
 
 
 if __name__ == "__main__":

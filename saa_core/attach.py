@@ -402,7 +402,7 @@ def save_gates(
         name: id of the gates; the folder's name by default.
         policy: default policy for these gates; the model's by default.
         training: how they were trained (command, data hashes); none means untrained.
-        evaluation: what was measured on held-out texts.
+        evaluation: what was measured on held-out texts; what is known of the model by default.
     """
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
@@ -423,7 +423,7 @@ def save_gates(
             "calibration": [asdict(gate.calibration) for gate in model.gates],
             "policy": asdict(policy or model.spec.policy),
             "training": dict(training or {}),
-            "evaluation": dict(evaluation or model.spec.evaluation),
+            "evaluation": dict(model.spec.evaluation if evaluation is None else evaluation),
         }
     write_json(path / "gates.json", about)
     return path

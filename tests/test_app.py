@@ -658,3 +658,15 @@ def test_latency_charts_hold_every_measured_length(model) -> None:
     assert all(row["low"] <= row["times"] <= row["high"] for row in rows)
     (rows,) = charts.stages(timings, words, dark=True).to_dict()["datasets"].values()
     assert {row["stage"] for row in rows} == {"gate", "rule", "kernel"}
+
+
+def test_a_model_with_an_adapter_is_compared_with_the_original(model) -> None:
+    at = press(app(model="smollm2 + saa-joint").run(), TEXT)
+    assert not at.exception
+    (result,) = at.session_state["results"].values()
+    assert result.trace.model.name == "smollm2 + saa-joint"
+    assert result.dense.model.name == "smollm2"
+    assert result.dense_words == "".join(
+        saa.generate(model, TEXT, max_new_tokens=session.NEW_TOKENS)
+    )
+    assert figure(at, "Pairs dropped") == text.load("en").percent(result.trace.sparsity, 1)

@@ -159,3 +159,21 @@ def test_prefill(tmp_path, monkeypatch, smollm2):
     assert found[0]["samples_ms"]["dense, attention in float32"] is None
     assert len(found[1]["samples_ms"]["dense, attention in float32"]) == 2
     assert out.with_suffix(".svg").read_text().startswith("<svg")
+
+
+def test_what_is_published_lies_between_measured_points(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    publish = runpy.run_path(str(BENCHMARKS / "publish.py"))
+    rows = [
+        {"method": "oracle", "length": 1024, "aim": aim, "density": density}
+        | {"ppl_increase_pct": increase, "text": text}
+        for aim, density, increases in [(0.9, 0.4, (0.1, 0.3)), (0.8, 0.2, (1.0, 3.0))]
+        for text, increase in zip("ab", increases, strict=True)
+    ]
+    points = runpy.run_path(str(BENCHMARKS / "frontier.py"))["curve"](rows, "oracle", 1024)
+    assert points == [(0.4, pytest.approx(0.2)), (0.2, pytest.approx(2.0))]
+    needed = publish["needed"]
+    assert needed(points, 1.1) == "0.30"
+    assert needed(points, 0.1) == "over 0.40"
+    assert needed(points, 2.5) == "under 0.20"
+    assert "| oracle | 0.31 |" in publish["frontier_table"](rows)

@@ -15,6 +15,7 @@ from browser import ARGUMENTS, CHROMIUM, serve, settle
 ROOT = Path(__file__).parent.parent
 README_SCREENSHOT = ROOT / "docs" / "images" / "explore.png"
 MAP_SCREENSHOT = ROOT / "docs" / "images" / "gate_map.png"
+LATENCY_SCREENSHOT = ROOT / "docs" / "images" / "latency.png"
 SCREENSHOTS = ROOT / "tests" / "screenshots"
 PATIENCE = 300_000
 TEXT = (
@@ -80,7 +81,7 @@ def visit(address: str, path: str = "/?lang=en", **options):
             browser.close()
 
 
-def whole_page(page, file: Path) -> None:
+def whole_page(page, file: Path, drawn: str = "canvas[role=application]") -> None:
     """The page in full height, so that nothing is cut off."""
     file.parent.mkdir(parents=True, exist_ok=True)
     size = dict(page.viewport_size)
@@ -88,7 +89,7 @@ def whole_page(page, file: Path) -> None:
         "document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight"
     )
     page.set_viewport_size({**size, "height": tall})
-    page.locator("canvas[role=application]").wait_for()
+    page.locator(drawn).first.wait_for()
     settle(page)
     page.evaluate("() => new Promise((done) => setTimeout(done, 1000))")  # charts draw anew
     page.screenshot(path=file)
@@ -179,6 +180,23 @@ def test_the_gate_map_opens_at_the_same_pair_in_another_browser(address: str) ->
             page.locator(".st-key-details").inner_text().split("Take")[0]
             == (details.split("Take")[0])
         )
+
+
+def test_the_latency_page_finds_a_setting_and_uses_it(address: str) -> None:
+    with visit(address, "/latency?lang=en&example=story") as page:
+        page.get_by_role("button", name="Try nine settings").click()
+        use = page.get_by_role("button", name=re.compile("^Use 0"))
+        use.wait_for()
+        settle(page)
+        chart(page, 2).wait_for()
+        assert "from about" in page.locator("[data-testid=stMain]").inner_text()
+        whole_page(page, LATENCY_SCREENSHOT, '[data-testid="stVegaLiteChart"] :is(canvas, svg)')
+        mass = use.inner_text().split()[1]
+        use.click()
+        settle(page)
+        page.get_by_role("link", name="Explore", exact=True).click()
+        page.get_by_text("The settings have changed").wait_for()
+        assert page.get_by_test_id("stSliderThumbValue").first.inner_text() == mass
 
 
 def chart(page, which: int):

@@ -8,6 +8,7 @@ from test_train import WORDS, Letters
 
 import saa_core as saa
 from saa_core.runner import forward
+from saa_core.train.evaluate import evaluate
 
 CONFIG = {"lengths": (256,), "rank": 4, "rate": 2e-3, "masses": (0.5, 0.5), "save_every": 3}
 TEXTS = {"letters": WORDS * 20}
@@ -94,6 +95,7 @@ def test_an_adapter_is_saved_and_merged_into_another_model(toy, tmp_path, smollm
     assert merged.spec.adapter == "mine"
     assert merged.spec.title.endswith(" + mine")
     assert merged.spec.trained
+    assert merged.spec.evaluation == {}
     assert not any("lora" in name for name, _ in merged.hf.named_parameters())
     with torch.inference_mode():
         expected, found = (forward(m, ids, saa.Call(POLICY)) for m in (model, merged))
@@ -117,3 +119,16 @@ def test_what_cannot_be_used_is_refused(toy, tiny, tmp_path, smollm2):
     for bad in ({"masses": (0.9, 0.5)}, {"rank": 0}, {"rate": 2.0}, {"lengths": ()}):
         with pytest.raises(saa.PolicyError, match=next(iter(bad))):
             saa.JointConfig(**bad)
+
+
+def test_the_shipped_adapter_costs_less_than_the_gate_alone(smollm2, novel):
+    """On a novel that neither was trained on, in blocks, counted from the original dense model."""
+    joint = saa.load("smollm2", adapter="saa-joint")
+    assert joint.spec.title == "smollm2 + saa-joint"
+    policy = saa.Policy(mass=0.8, granularity="block")
+    (alone,) = evaluate(smollm2, novel, "novel", 700, [policy], windows=2)
+    (together,) = evaluate(joint, novel, "novel", 700, [policy], windows=2, baseline=smollm2)
+    assert together.ppl_dense == alone.ppl_dense
+    assert together.ppl_increase_pct < 0.8 * alone.ppl_increase_pct
+    assert abs(together.density - alone.density) < 0.05
+    assert saa.run(joint, TEXTS["letters"][:200]).model.name == "smollm2 + saa-joint"

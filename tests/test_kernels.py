@@ -191,6 +191,24 @@ def test_native_says_which_heads_it_refuses():
         native(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
 
 
+@pytest.mark.parametrize("kernel", [pytest.param(flex, marks=needs_flex), native])
+@needs_native
+@torch.no_grad()
+def test_varied_lengths_and_masks_compile_nothing_after_the_first_runs(kernel):
+    shape = {"heads": 9, "key_heads": 3, "size": 64}
+    unpadded, padded = problem(640, **shape), problem(640, batch=2, mask="left", **shape)
+    for p in (unpadded, padded):
+        kernel(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
+    graphs = graph_count()
+    compiled = len(compile_seconds)
+    for length, mass in ((600, 0.4), (768, 0.8), (1000, 0.6), (1024, 0.3)):
+        for batch, mask in ((1, None), (2, "left"), (3, "right")):
+            p = problem(length, batch=batch, mask=mask, mass=mass, **shape)
+            kernel(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
+    assert len(compile_seconds) == compiled
+    assert graph_count() == graphs
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -33,7 +33,7 @@ def test_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=["use", "own-model", "encoder"])
+@pytest.mark.parametrize("code", blocks("python"), ids=["joint", "use", "own-model", "encoder"])
 def test_python_runs(code, tmp_path, monkeypatch, capsys, smollm2):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
@@ -41,7 +41,7 @@ def test_python_runs(code, tmp_path, monkeypatch, capsys, smollm2):
 
 
 def test_the_own_model_example_leaves_gates_and_is_ten_lines(tmp_path, monkeypatch, smollm2):
-    code = blocks("python")[1]
+    code = next(code for code in blocks("python") if "saa.attach" in code)
     statements = [
         line for line in code.splitlines() if line and not line.startswith((" ", "from", "import"))
     ]
@@ -73,7 +73,7 @@ def test_plain_lines_match_the_makefile():
 
 
 def test_tables_are_filled_from_the_results():
-    for name in ("quality", "latency"):
+    for name in ("quality", "latency", "frontier", "retrieval", "prefill"):
         table = README.split(f"<!-- {name} -->")[1].split(f"<!-- end {name} -->")[0]
         assert table.count("\n|") > 3
         assert (ROOT / "benchmarks" / "results" / f"{name}.json").is_file()

@@ -230,5 +230,6 @@ def save_adapter(
     settings["base_model_name_or_path"] = model.spec.name
     settings["inference_mode"] = True
     write_json(path / "adapter_config.json", json.loads(json.dumps(settings, default=str)))
-    save_gates(model, path / "gates", name=name or path.name, training=training)
+    # What was measured of the gates before does not hold for these.
+    save_gates(model, path / "gates", name=name or path.name, training=training, evaluation={})
     return path
