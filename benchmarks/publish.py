@@ -202,7 +202,7 @@ def main() -> None:
     )
     encoder = publish_encoder(assets / "gates" / "minilm")
     shown = [row for row in results["quality"] if row["mass"] in (mass, 0.93, 0.9)]
-    shown_joint = [row for row in results["quality_joint"] if row["mass"] in (joint, 1.0)]
+    shown_joint = [row for row in results["quality_joint"] if row["mass"] in (joint, 0.9, 1.0)]
     tables = {
         "quality": quality_table(shown),
         "joint": quality_table(shown_joint),
