@@ -16,7 +16,7 @@ LEVELS = [
     {"attention"},
     {"families", "attach"},
     {"runner"},
-    {"explain", "measure", "train", "doctor", "cli"},
+    {"explain", "measure", "tradeoff", "train", "doctor", "cli"},
 ]
 LEVEL = {name: index for index, names in enumerate(LEVELS) for name in names}
 
