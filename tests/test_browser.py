@@ -167,19 +167,15 @@ def test_the_gate_map_opens_at_the_same_pair_in_another_browser(address: str) ->
         click(page.locator("canvas[role=application]"), 0.4, 0.7)
         page.wait_for_function("!location.search.includes('q=80&')")
         settle(page)
-        q, k = box(page, "Query token").input_value(), box(page, "Key token").input_value()
-        inspector = page.locator(".st-key-inspector").inner_text()
-        details = page.locator(".st-key-details").inner_text()
         link = page.url
-    assert f"q={q}&k={k}" in link
+        q, k = re.search(r"q=(\d+)&k=(\d+)", link).groups()
+        inspector = inspected(page, q, k)
+        details = unfolded(page)
     with visit(address, link.removeprefix(address)) as page:
         page.locator(".st-key-details").wait_for()
         settle(page)
-        assert page.locator(".st-key-inspector").inner_text() == inspector
-        assert (
-            page.locator(".st-key-details").inner_text().split("Take")[0]
-            == (details.split("Take")[0])
-        )
+        assert inspected(page, q, k) == inspector
+        assert unfolded(page) == details
 
 
 def test_the_latency_page_finds_a_setting_and_uses_it(address: str) -> None:
@@ -197,6 +193,22 @@ def test_the_latency_page_finds_a_setting_and_uses_it(address: str) -> None:
         page.get_by_role("link", name="Explore", exact=True).click()
         page.get_by_text("The settings have changed").wait_for()
         assert page.get_by_test_id("stSliderThumbValue").first.inner_text() == mass
+
+
+def inspected(page, q: str, k: str) -> str:
+    """What the inspector says, once the browser has drawn this pair in it and in the selectors."""
+    text = page.locator(".st-key-inspector")
+    for position in (q, k):
+        text.get_by_text(f"(position {position})").first.wait_for()
+    page.wait_for_timeout(300)  # the parts below the sentence are drawn just after it
+    assert (box(page, "Query token").input_value(), box(page, "Key token").input_value()) == (q, k)
+    return text.inner_text()
+
+
+def unfolded(page) -> str:
+    """What the details say before the score is taken apart, once they are all drawn."""
+    page.get_by_role("button", name="Take the score apart").wait_for()
+    return page.locator(".st-key-details").inner_text().split("Take")[0].strip()
 
 
 def chart(page, which: int):
