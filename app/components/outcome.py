@@ -11,6 +11,7 @@ from examples import texts
 from text import Words
 
 from components.message import failure
+from components.sections import continuations
 
 
 def outcome(choice: session.Choice, client: session.Client, words: Words) -> session.Result | None:
@@ -46,6 +47,23 @@ def timed(result: session.Result, client: session.Client, words: Words) -> sessi
         result, lambda step, done: bar.progress(done, text=words(f"progress.{step}"))
     )
     bar.empty()
+    session.remember(result)
+    return result
+
+
+def written(
+    result: session.Result,
+    place: st.delta_generator.DeltaGenerator,
+    client: session.Client,
+    words: Words,
+) -> session.Result:
+    """The result with both continuations; they are written now, before the reader's eyes, and kept."""
+    if result.request is None or result.written:
+        return result
+    for longer in client.write(result):
+        with place.container():
+            continuations(longer, words)
+        result = longer
     session.remember(result)
     return result
 

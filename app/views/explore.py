@@ -10,8 +10,10 @@ import streamlit as st
 import text
 from components import sections
 from components.maps import maps
-from components.outcome import ask, outcome, timed
+from components.outcome import ask, outcome, timed, written
 from examples import examples
+
+from saa_core.types import PAIR_LIMIT
 
 words = text.load(st.session_state.lang)
 state = st.session_state
@@ -86,12 +88,16 @@ if result.request is not None and result.timing is None:
     with headline.container():
         sections.headline(found, result, words)
 
-# 4. What each would write next. They write last of all, when everything else can be read.
+# 4. What each would write next. Over a long text both first read it again: there they write last of
+# all, when everything else can be read.
 continued = st.empty()
 writes = not sections.is_encoder(result)
+at_once = len(trace.token_ids) <= PAIR_LIMIT
 if writes:
     with continued.container():
         sections.continuations(result, words)
+    if at_once:
+        result = written(result, continued, client, words)
 
 # 5. and 6. Which pairs were kept, and why.
 maps(result, words)
@@ -100,8 +106,5 @@ st.page_link("views/gate_map.py", label=words("explore.to_map"), icon=":material
 # 7. How it was measured.
 sections.measured(found, result, words)
 
-if writes and result.request is not None and not result.written:
-    for longer in client.write(result):
-        with continued.container():
-            sections.continuations(longer, words)
-    session.remember(longer)
+if writes and not at_once:
+    written(result, continued, client, words)
