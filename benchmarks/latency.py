@@ -7,7 +7,7 @@ Rounds are interleaved in one process; gate, rule and mask building are inside t
 
 import argparse
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import altair as alt
@@ -16,6 +16,7 @@ import saa_core as saa
 from saa_core.cli import timing_table
 from saa_core.files import write_json
 from saa_core.measure import crossover
+from saa_core.types import FALLBACKS
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -63,10 +64,15 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512, 1024, 2048, 4096])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--mass", type=float, help="the shipped policy by default")
+    parser.add_argument(
+        "--fallback", choices=FALLBACKS, help="dense: short texts are computed densely"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "latency.json")
     options = parser.parse_args()
     model = saa.load(options.model)
     policy = saa.Policy(mass=options.mass) if options.mass else model.spec.policy
+    if options.fallback:
+        policy = replace(policy, fallback=options.fallback)
 
     def report(what: str, done: int, total: int) -> None:
         print(f"{done}/{total} {what}", file=sys.stderr, flush=True)

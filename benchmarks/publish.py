@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from frontier import ADAPTER, METHODS, curve
+from frontier import ADAPTER, JOINT, LEARNED, METHODS, WINDOW, curve
 from quality import LIMIT_PCT, TITLES, choose
 
 import saa_core as saa
@@ -89,6 +89,51 @@ def frontier_table(rows: list[dict[str, Any]]) -> str:
         cells = [needed(curve(rows, method, length), LIMIT_PCT) for length in lengths]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+RULES = ("mean keys", "antidiagonal", "upper bound", "random", WINDOW)
+"""Ways of choosing that need no training."""
+
+
+def equal_density_table(rows: list[dict[str, Any]]) -> str:
+    """What each method costs at the density at which the joint model costs 1 %, by length."""
+    lengths = sorted({row["length"] for row in rows})
+    lines = [
+        "| tokens | density | SAA, joint | SAA, distilled | oracle | best rule without training "
+        "| joint against it |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for length in lengths:
+        text = needed(curve(rows, JOINT, length), LIMIT_PCT)
+        if not text.replace(".", "").isdigit():
+            continue
+        density = float(text)
+        costs = {m: cost_at(curve(rows, m, length), density) for m in METHODS}
+        rules = {m: costs[m] for m in RULES if costs[m] is not None}
+        best = min(rules, key=lambda m: rules[m], default=None)
+        cells = [f"{costs[m]:+.2f} %" if costs[m] is not None else "–" for m in SHOWN]
+        if best is None:
+            cells += ["–", "–"]
+        else:
+            cells += [f"{rules[best]:+.2f} % ({best})", f"{costs[JOINT] / rules[best]:.2f} x"]
+        lines.append(f"| {length:,} | {density:.2f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+SHOWN = (JOINT, LEARNED, "oracle")
+
+
+def cost_at(points: list[tuple[float, float]], density: float) -> float | None:
+    """Perplexity increase at a density, linear between measured points; None outside them.
+
+    Args:
+        points: (density, increase in percent), densest first.
+    """
+    for (dense, low), (sparse, high) in itertools.pairwise(points):
+        if sparse <= density <= dense:
+            share = (dense - density) / (dense - sparse)
+            return low + share * (high - low)
+    return None
 
 
 def needed(points: list[tuple[float, float]], limit: float) -> str:
@@ -209,6 +254,7 @@ def main() -> None:
         "encoder": encoder_table(encoder),
         "latency": latency_table(timings),
         "frontier": frontier_table(results["frontier"]),
+        "equal": equal_density_table(results["frontier"]),
         "retrieval": retrieval_table(results["retrieval"]),
         "prefill": prefill_table(results["prefill"]),
     }

@@ -110,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--rank", type=int, default=JointConfig.rank, help="of the adapter")
     command.add_argument("--rate", type=float, default=JointConfig.rate, help="learning rate")
     command.add_argument("--masses", type=float, nargs=2, default=list(JointConfig.masses))
+    command.add_argument("--hard", type=int, default=JointConfig.hard, help="worst positions")
+    command.add_argument("--start", help="folder of an adapter to go on from")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--out", required=True, help="folder for the adapter and its gates")
     command.add_argument("--checkpoint", help="folder to resume from (default: OUT/checkpoint)")
@@ -369,6 +371,8 @@ def _joint(options: argparse.Namespace) -> None:
         rank=options.rank,
         rate=options.rate,
         masses=tuple(options.masses),
+        hard=options.hard,
+        start=options.start,
         seed=options.seed,
         checkpoint=options.checkpoint or str(Path(options.out) / "checkpoint"),
     )

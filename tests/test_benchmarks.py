@@ -84,6 +84,33 @@ def test_frontier(tmp_path, monkeypatch, novel, smollm2):
     assert out.read_bytes() == written, "nothing is measured twice"
 
 
+def test_blocks(tmp_path, monkeypatch, novel, smollm2):
+    text, out = tmp_path / "text.txt", tmp_path / "blocks.json"
+    text.write_text(novel[:30_000], encoding="utf-8")
+    arguments = ["--lengths", "300", "--masses", "0.6", "0.9", "--windows", "1", "--repeats", "1"]
+    arguments += ["--source", str(text), "--out", str(out)]
+    start("blocks", monkeypatch, *arguments)
+    rows = json.loads(out.read_text())
+    blocks = runpy.run_path(str(BENCHMARKS / "blocks.py"))["BLOCKS"]
+    names = [f"{queries} x {keys}" for queries, keys in blocks]
+    assert [row["block"] for row in rows] == [name for name in names for _ in range(2)]
+    for sparse, dense in zip(rows[::2], rows[1::2], strict=True):
+        assert sparse["density"] < dense["density"] <= 1
+        assert sparse["lo"] <= sparse["ppl_increase_pct"] <= sparse["hi"]
+        assert len(sparse["attention_ms"]["saa"]) == 1
+    assert rows[0]["density"] < rows[-2]["density"], "fine blocks need fewer pairs"
+    written = out.read_bytes()
+    start("blocks", monkeypatch, *arguments)
+    assert out.read_bytes() == written, "nothing is measured twice"
+
+
+def test_a_text_under_the_crossover_is_timed_dense(tmp_path, monkeypatch, smollm2):
+    out = tmp_path / "latency.json"
+    arguments = ["--lengths", "40", "--repeats", "1", "--fallback", "dense", "--out", str(out)]
+    start("latency", monkeypatch, *arguments)
+    assert [row["kernel"] for row in json.loads(out.read_text())] == ["dense", "dense"]
+
+
 def test_choice_and_crossover(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     quality = runpy.run_path(str(BENCHMARKS / "quality.py"))
@@ -177,3 +204,21 @@ def test_what_is_published_lies_between_measured_points(monkeypatch):
     assert needed(points, 0.1) == "over 0.40"
     assert needed(points, 2.5) == "under 0.20"
     assert "| oracle | 0.31 |" in publish["frontier_table"](rows)
+    assert publish["cost_at"](points, 0.3) == pytest.approx(1.1)
+    assert publish["cost_at"](points, 0.5) is None
+
+
+def test_methods_are_compared_at_the_density_at_which_the_joint_model_costs_one_percent(
+    monkeypatch,
+):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    publish = runpy.run_path(str(BENCHMARKS / "publish.py"))
+    increases = {"SAA, joint": (0.0, 2.0), "random": (8.0, 12.0), "mean keys": (1.0, 3.0)}
+    rows = [
+        {"method": method, "length": 1024, "aim": aim, "density": density}
+        | {"ppl_increase_pct": increase, "text": "a"}
+        for method, both in increases.items()
+        for aim, density, increase in zip((0.9, 0.8), (0.4, 0.2), both, strict=True)
+    ]
+    (line,) = publish["equal_density_table"](rows).splitlines()[2:]
+    assert line == "| 1,024 | 0.30 | +1.00 % | – | – | +2.00 % (mean keys) | 0.50 x |"

@@ -9,6 +9,7 @@ from test_train import WORDS, Letters
 import saa_core as saa
 from saa_core.runner import forward
 from saa_core.train.evaluate import evaluate
+from saa_core.train.joint import _add_adapter, _divergence
 
 CONFIG = {"lengths": (256,), "rank": 4, "rate": 2e-3, "masses": (0.5, 0.5), "save_every": 3}
 TEXTS = {"letters": WORDS * 20}
@@ -104,6 +105,37 @@ def test_an_adapter_is_saved_and_merged_into_another_model(toy, tmp_path, smollm
     assert not torch.allclose(dense_logs(plain, ids), dense_logs(merged, ids))
 
 
+def test_a_saved_adapter_is_where_another_run_starts(toy, tmp_path):
+    model = toy()
+    list(saa.train_joint(model, TEXTS, saa.JointConfig(steps=6, **CONFIG)))
+    folder = saa.save_adapter(model, tmp_path / "mine", training={"command": "test"})
+    config = saa.JointConfig(steps=1, start=str(folder), **CONFIG | {"rate": 1e-9})
+    again = toy()
+    list(saa.train_joint(again, TEXTS, config))
+    ids = torch.tensor([model.tokenize(WORDS)[:64]])
+    with torch.inference_mode():
+        expected, found = (forward(m, ids, saa.Call(POLICY)) for m in (model, again))
+    torch.testing.assert_close(found, expected, atol=2e-2, rtol=2e-2)  # kept in float16
+    for change in ({"start": str(tmp_path / "nothing")}, {"start": str(folder), "rank": 8}):
+        with pytest.raises(saa.GateError, match=change["start"]):
+            next(saa.train_joint(toy(), TEXTS, saa.JointConfig(steps=1, **CONFIG | change)))
+
+
+def test_the_hardest_positions_are_those_where_the_two_differ_most(toy):
+    """With as many hard positions as there are, every position counts; one alone is the worst."""
+    model = toy()
+    ids = torch.tensor([model.tokenize(WORDS * 5)[:256]])
+    _add_adapter(model, saa.JointConfig(steps=1, **CONFIG))
+    none = torch.tensor([], dtype=torch.long)
+    with torch.no_grad():
+        by_count = [
+            float(_divergence(model, ids, none, hard, saa.Call(POLICY))) for hard in (1, 8, 256)
+        ]
+        every = float(_divergence(model, ids, torch.arange(256), 0, saa.Call(POLICY)))
+    assert by_count[0] > by_count[1] > by_count[2] > 0
+    assert every == pytest.approx(by_count[2], rel=1e-4)
+
+
 def test_what_cannot_be_used_is_refused(toy, tiny, tmp_path, smollm2):
     with pytest.raises(saa.ModelError, match=r"adapter='nothing'.*shipped: "):
         saa.load("smollm2", adapter="nothing")
@@ -116,7 +148,7 @@ def test_what_cannot_be_used_is_refused(toy, tiny, tmp_path, smollm2):
         next(saa.train_joint(saa.attach(tiny("bert"), Letters()), TEXTS))
     with pytest.raises(saa.ModelError, match="q_proj"):
         next(saa.train_joint(saa.attach(tiny("gpt2"), Letters()), TEXTS))
-    for bad in ({"masses": (0.9, 0.5)}, {"rank": 0}, {"rate": 2.0}, {"lengths": ()}):
+    for bad in ({"masses": (0.9, 0.5)}, {"rank": 0}, {"hard": -1}, {"rate": 2.0}, {"lengths": ()}):
         with pytest.raises(saa.PolicyError, match=next(iter(bad))):
             saa.JointConfig(**bad)
 

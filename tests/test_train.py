@@ -2,8 +2,10 @@
 
 import dataclasses
 import itertools
+import re
 
 import pytest
+import retrieval
 import torch
 from problems import problem
 
@@ -12,6 +14,7 @@ from saa_core.train import corpus
 from saa_core.train.calibrate import SLACKS, Sensitivity, calibrate, share_out
 from saa_core.train.distil import block_mass
 from saa_core.train.evaluate import evaluate, interval, percent
+from saa_core.train.recall import recall
 
 WORDS = "the cat sat on the mat while a dog ran over the hill and far away again "
 
@@ -104,6 +107,20 @@ def test_splits_hold_out_the_last_tenth(tmp_path):
     assert 0.85 < len(train.text) / len(file.read_text()) < 0.95
     with pytest.raises(saa.TextError, match="known sources: austen"):
         corpus.documents(["no-such-source"])
+
+
+def test_recall_documents_ask_for_facts_that_they_hide_and_share_nothing_with_the_benchmark():
+    paragraphs = [f"Paragraph {n} says something. It goes on for a while." for n in range(90)]
+    made = list(recall(paragraphs, 20, seed=1))
+    assert made == list(recall(paragraphs, 20, seed=1))
+    assert len(set(made)) == 20
+    for text in made:
+        body, _, asked = text.rpartition("\n\n")
+        answers = [part for part in re.findall(r"[^.']+[.']", asked) if " of " in part]
+        assert all(answer.strip() in body for answer in answers)
+        assert "password" not in text
+        assert not set(retrieval.WORDS) & set(re.findall(r"[a-z]+", text))
+        assert not set(retrieval.NAMES) & set(re.findall(r"[A-Z][a-z]+", text))
 
 
 def test_windows_are_seeded_and_can_be_skipped():

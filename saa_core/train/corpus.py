@@ -20,6 +20,7 @@ from pathlib import Path
 
 from saa_core import fetch
 from saa_core.errors import TextError
+from saa_core.train.recall import recall
 
 HELD_OUT_SHARE = 0.1
 NOVELS = (
@@ -31,6 +32,10 @@ NOVELS = (
     "Persuasion",
 )
 HELD_OUT_NOVEL = "Persuasion"
+RECALL = "recall"
+RECALL_DOCUMENTS = 600
+HAY = ("austen", "jargon", "manual")
+"""What the documents of the source "recall" are made of."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Document:
 def documents(sources: Iterable[str], progress: fetch.Progress | None = None) -> list[Document]:
     """Reads pinned sources (fetched if missing) and files by path, each with its split.
 
-    The novels hold out Persuasion, a source marked "evaluate" is wholly held out, and everything
+    "recall" is made of the training part of HAY (see recall.py) and is for training only. The novels hold out Persuasion, a source marked "evaluate" is wholly held out, and everything
     else, plain files included, holds out its last tenth (of documents, or of the one document).
 
     Raises:
@@ -58,7 +63,9 @@ def documents(sources: Iterable[str], progress: fetch.Progress | None = None) ->
     """
     found: list[Document] = []
     for source in sources:
-        if source in READERS:
+        if source == RECALL:
+            found += _recall(progress)
+        elif source in READERS:
             named = list(READERS[source](fetch.fetch_data(source, progress)))
             evaluate = fetch.datasets()[source].use == "evaluate"
             found += _split(source, named, evaluate)
@@ -67,9 +74,16 @@ def documents(sources: Iterable[str], progress: fetch.Progress | None = None) ->
         else:
             raise TextError(
                 f"data={source!r} is neither a file nor a known source; "
-                f"known sources: {', '.join(sorted(READERS))}"
+                f"known sources: {', '.join(sorted((*READERS, RECALL)))}"
             )
     return found
+
+
+def _recall(progress: fetch.Progress | None) -> list[Document]:
+    hay = joined(documents(HAY, progress), "train")
+    paragraphs = [part for text in hay.values() for part in text.split("\n\n") if len(part) > 80]
+    made = recall(paragraphs, RECALL_DOCUMENTS)
+    return [Document(RECALL, str(index), text, "train") for index, text in enumerate(made)]
 
 
 def _split(source: str, named: list[tuple[str, str]], evaluate: bool) -> list[Document]:

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from saa_core.attach import Model, save_gates
+from saa_core.attach import Model, read_gates, save_gates
 from saa_core.attention import Call
-from saa_core.errors import ModelError, PolicyError
+from saa_core.errors import GateError, ModelError, PolicyError
 from saa_core.files import replacing, write_json
 from saa_core.runner import forward
 from saa_core.train.checkpoint import Checkpoint
@@ -34,6 +35,8 @@ from saa_core.types import Policy
 ADAPTER = "saa"
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 BLOCK = (32, 16)
+SLICE = 256
+"""Positions whose distributions over the vocabulary are held at once."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,10 @@ class JointConfig:
         masses: lowest and highest mass of the policy, drawn anew for each window, so that one
             adapter serves them all.
         rows: query rows per layer and step that the gates learn from.
-        positions: positions per window whose predictions are compared.
+        positions: positions per window whose predictions are compared, drawn at random.
+        hard: further positions per window: those at which sparse and dense differ most, because
+            averages hide the few predictions that need one far-away pair.
+        start: folder of an adapter, with its gates, to go on from; None starts afresh.
         seed: of everything that is drawn.
         checkpoint: folder to resume from and to write every ``save_every`` steps.
     """
@@ -62,6 +68,8 @@ class JointConfig:
     masses: tuple[float, float] = (0.75, 0.95)
     rows: int = 128
     positions: int = 256
+    hard: int = 0
+    start: str | None = None
     seed: int = 0
     checkpoint: str | None = None
     save_every: int = 20
@@ -70,6 +78,8 @@ class JointConfig:
         for name in ("steps", "rank", "rows", "positions", "save_every"):
             if getattr(self, name) < 1:
                 raise PolicyError(f"{name}={getattr(self, name)!r} must be a whole number >= 1")
+        if self.hard < 0:
+            raise PolicyError(f"hard={self.hard!r} must be a whole number >= 0")
         if not self.lengths or min(self.lengths) < 8:
             raise PolicyError(
                 f"lengths={self.lengths!r} must be window lengths of at least 8 tokens"
@@ -110,7 +120,8 @@ def train_joint(
     Raises:
         ModelError: the model is an encoder, or its projections have other names.
         TextError, PolicyError: no text of the shortest length; a bad configuration.
-        GateError: the checkpoint belongs to another configuration.
+        GateError: the checkpoint belongs to another configuration, or ``start`` is no adapter of
+            this rank for this model.
     """
     config = config or JointConfig()
     adapter = _add_adapter(model, config)
@@ -142,7 +153,7 @@ def train_joint(
             )
             policy = Policy(mass=mass, granularity="block", block=BLOCK)
             call = Call(policy, observe=lesson.layer)
-            divergence = _divergence(model, tokens, positions.to(model.device), call)
+            divergence = _divergence(model, tokens, positions.to(model.device), config.hard, call)
             divergence.backward()
             nn.utils.clip_grad_norm_(adapter.values(), 1.0)
             optimizer.step()
@@ -183,24 +194,53 @@ def _add_adapter(model: Model, config: JointConfig) -> dict[str, nn.Parameter]:
         )
         model.hf.add_adapter(settings, adapter_name=ADAPTER)
     found = {name: p for name, p in model.hf.named_parameters() if f".{ADAPTER}." in name}
+    if config.start is not None:
+        _fill(model, Path(config.start))
     for parameter in found.values():
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
     return found
 
 
-def _divergence(model: Model, tokens: Tensor, positions: Tensor, call: Call) -> Tensor:
-    """KL(dense original || sparse with adapter), nats, mean over positions."""
+def _fill(model: Model, folder: Path) -> None:
+    """Puts an adapter that was saved into the one that was just added, and its gates."""
+    from peft import set_peft_model_state_dict  # here: importing it takes a second
+
+    read_gates(folder / "gates").fill(model.gates)
+    try:
+        weights = load_file(folder / "adapter_model.safetensors")
+        state = {key.removeprefix("base_model.model."): value for key, value in weights.items()}
+        found: Any = set_peft_model_state_dict(model.hf, state, adapter_name=ADAPTER)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise GateError(f"start={str(folder)!r} does not fit: {error}") from error
+    if found.unexpected_keys:
+        raise GateError(f"start={str(folder)!r} holds {found.unexpected_keys[0]}, unknown here")
+
+
+def _divergence(model: Model, tokens: Tensor, drawn: Tensor, hard: int, call: Call) -> Tensor:
+    """KL(dense original || sparse with adapter), nats, mean over the drawn and the hardest positions."""
     head = model.hf.get_output_embeddings()
     model.hf.disable_adapters()
     try:
         with torch.no_grad():
-            truth = head(forward(model, tokens, Call())[0, positions]).float().log_softmax(-1)
+            dense = forward(model, tokens, Call())[0]
     finally:
         model.hf.enable_adapters()
-    found = head(forward(model, tokens, call)[0, positions]).float().log_softmax(-1)
-    divergence: Tensor = (truth.exp() * (truth - found)).sum(-1).mean()
-    return divergence
+    sparse = forward(model, tokens, call)[0]
+    if hard:
+        with torch.no_grad():
+            parts = zip(dense.split(SLICE), sparse.detach().split(SLICE), strict=True)
+            gaps = torch.cat([_gap(head, before, after) for before, after in parts])
+        drawn = torch.cat([drawn, gaps.topk(min(hard, len(gaps))).indices])
+    return _gap(head, dense[drawn], sparse[drawn]).mean()
+
+
+def _gap(head: nn.Module, dense: Tensor, sparse: Tensor) -> Tensor:
+    """KL divergence of two final states' next-token distributions, nats, [positions]."""
+    with torch.no_grad():
+        truth = head(dense).float().log_softmax(-1)
+    gap: Tensor = (truth.exp() * (truth - head(sparse).float().log_softmax(-1))).sum(-1)
+    return gap
 
 
 def save_adapter(
