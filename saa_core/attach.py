@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -20,10 +20,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from saa_core import attention, fetch
-from saa_core.errors import GateError, ModelError
+from saa_core.errors import GateError, ModelError, choice
 from saa_core.families import Family, family_named, family_of
 from saa_core.files import replacing, write_json
 from saa_core.gates import Calibration, GateConfig, PairGate
+from saa_core.task import SIDES, Task, put_task, read_task
 from saa_core.types import Policy
 
 GATE_FORMAT = 1
@@ -40,6 +41,7 @@ class Spec:
         note: what a user should know about the weights.
         gate: id of the trained gates, or "untrained".
         adapter: name of the low-rank adapter that was merged into the weights, if any.
+        task: name of the classification task that the weights were tuned for, if any.
         trained: False where the gates are fresh; their decisions then mean nothing.
         training: how the gates were trained, as stored with them.
         evaluation: what was measured when the gates were trained, as stored with them.
@@ -52,6 +54,7 @@ class Spec:
     note: str = ""
     gate: str = "untrained"
     adapter: str | None = None
+    task: str | None = None
     trained: bool = False
     training: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
@@ -59,17 +62,19 @@ class Spec:
 
     @property
     def title(self) -> str:
-        """Name with adapter, so that nobody takes the one model for the other."""
-        return self.name if self.adapter is None else f"{self.name} + {self.adapter}"
+        """Name with adapter or task, so that nobody takes the one model for the other."""
+        return " + ".join(part for part in (self.name, self.adapter, self.task) if part)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A Hugging Face model with gates attached, its tokenizer and what is known about both."""
+    """A Hugging Face model with gates attached, its tokenizer, what is known about both, and the
+    classification task that it was loaded for, if any."""
 
     hf: Any
     tokenizer: Any
     spec: Spec
+    task: Task | None = None
 
     @property
     def device(self) -> torch.device:
@@ -118,6 +123,8 @@ def load(
     dtype: torch.dtype | None = None,
     gates: str | os.PathLike[str] | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    task: str | os.PathLike[str] | None = None,
+    side: Literal["sparse", "dense"] = "sparse",
     progress: fetch.Progress | None = None,
 ) -> Model:
     """Loads a model and attaches gates; fetches a pinned model once if it is missing.
@@ -131,6 +138,8 @@ def load(
         adapter: name of a shipped low-rank adapter, or a folder written by :func:`save_adapter`; it
             is merged into the weights. The model is then another one, also when it is called
             without a policy.
+        task: name of a shipped classification task, or a folder written by ``saa train-task``.
+        side: of the task: "sparse" has token gates, "dense" is what it is compared with.
 
     Raises:
         ModelError: the name is no alias, folder or reachable hub id, the family is unsupported, or
@@ -139,7 +148,15 @@ def load(
         GateError: the gate folder is broken or made for another model.
     """
     target = pick_device(device)
-    lora = None if adapter is None else _adapter_folder(name, adapter)
+    if side not in SIDES:
+        raise ModelError(choice("side", side, SIDES))
+    if adapter is not None and task is not None:
+        raise ModelError(f"adapter={str(adapter)!r} and task={str(task)!r} exclude each other")
+    lora = None if adapter is None else _shipped_folder("adapter", name, adapter)
+    about_task = None
+    if task is not None:
+        task = _shipped_folder("task", name, task)
+        about_task = read_task(task)
     if gates is None and lora is not None:
         gates = lora / "gates"
     if gates is not None:
@@ -164,26 +181,40 @@ def load(
         gates = shipped
     if lora is not None:
         hf = _merged(hf, lora)
+    if isinstance(task, Path):
+        hf = _merged(hf, task / side)
     model = attach(hf.to(target).eval(), tokenizer, gates=gates)
+    found = None
+    if isinstance(task, Path) and about_task is not None:
+        if family.pack is None:
+            raise ModelError(f"model={name!r} of family {family.name} cannot be used for a task")
+        hidden = int(model.hf.config.hidden_size)
+        found = put_task(family.pack(model.hf), hidden, task, side, about_task)
     described = replace(
         model.spec,
         name=name,
         licence=pinned.licence if pinned else "unknown",
         note=pinned.note if pinned else "",
         adapter=None if lora is None else lora.name,
+        task=None if found is None else found.name,
+        policy=model.spec.policy if found is None else found.policy,
     )
-    return replace(model, spec=described)
+    return replace(model, spec=described, task=found)
 
 
-def _adapter_folder(model: str, adapter: str | os.PathLike[str]) -> Path:
-    """A shipped adapter by name, or a folder."""
-    shipped = fetch.assets() / "adapters" / model
-    for folder in (shipped / Path(adapter).name, Path(adapter)):
-        if (folder / "adapter_config.json").is_file():
+MARKS = {"adapter": "adapter_config.json", "task": "task.json"}
+"""The file that makes a folder one of these."""
+
+
+def _shipped_folder(kind: str, model: str, given: str | os.PathLike[str]) -> Path:
+    """A shipped adapter or task by name, or a folder."""
+    shipped, mark = fetch.assets() / f"{kind}s" / model, MARKS[kind]
+    for folder in (shipped / Path(given).name, Path(given)):
+        if (folder / mark).is_file():
             return folder
     known = sorted(path.name for path in shipped.glob("*") if path.is_dir())
     raise ModelError(
-        f"adapter={str(adapter)!r} is neither a folder with adapter_config.json nor shipped for "
+        f"{kind}={str(given)!r} is neither a folder with {mark} nor shipped for "
         f"model={model!r}; shipped: {', '.join(known) or 'none'}"
     )
 

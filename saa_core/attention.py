@@ -280,6 +280,11 @@ def _make(base: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
             return original(module, query, key, value, attention_mask, **kwargs)
         if not isinstance(saa, Call):
             raise ModelError(f"saa={saa!r} must be a saa_core.Call, for example Call(Policy())")
+        if saa.policy is not None and saa.policy.tokens is not None:
+            raise PolicyError(
+                f"tokens={saa.policy.tokens!r}: inside a model's own forward no token can be dropped; "
+                "use saa_core.run or saa_core.classify"
+            )
         scaling = kwargs.get("scaling")
         scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
 

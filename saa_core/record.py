@@ -37,6 +37,9 @@ class LayerRecord:
         received: share of attention that each token receives, mean over the queries that may see
             it, [B, H, K]; None in a summary.
         decision: None for a dense call or in a summary.
+        alive: tokens that the layer computed, bool [B, K]; None where none can be dropped.
+        token_score: log-odds that a token is still needed, by the gate in front of the layer,
+            [B, K]; NaN where it was not asked.
     """
 
     density: Tensor
@@ -45,6 +48,8 @@ class LayerRecord:
     received: Tensor | None
     decision: Decision | None
     allowed: Allowed
+    alive: Tensor | None = None
+    token_score: Tensor | None = None
 
 
 @torch.no_grad()
@@ -56,20 +61,36 @@ def record_layer(
     scale: float,
     *,
     full: bool,
+    alive: Tensor | None = None,
+    token_score: Tensor | None = None,
 ) -> LayerRecord:
-    """Figures of one layer, and with ``full`` the decision itself and the true attention mass."""
+    """Figures of one layer, and with ``full`` the decision itself and the true attention mass.
+
+    Args:
+        alive, token_score: see :class:`LayerRecord`. Masses are means over the queries that are
+            computed.
+    """
     B, H = q_BHQD.shape[:2]
     ones = torch.ones(B, H)
     retained = received = None
     if full:
-        retained, received = true_mass(q_BHQD, k_BGKD, decision, allowed, scale)
+        asked = allowed
+        if alive is not None:
+            rows = alive[:, None, :, None] & allowed.pairs
+            asked = Allowed(allowed.queries, allowed.keys, False, allowed.device, rows)
+        retained, received = true_mass(q_BHQD, k_BGKD, decision, asked, scale)
+    predicted = ones if decision is None else decision.predicted_mass.cpu()
+    if alive is not None:
+        predicted = predicted * (alive.shape[1] / alive.sum(1, keepdim=True)).cpu()
     return LayerRecord(
         density=ones if decision is None else decision.density.cpu(),
-        predicted_mass=ones if decision is None else decision.predicted_mass.cpu(),
+        predicted_mass=predicted,
         retained_mass=retained,
         received=received,
         decision=decision if full else None,
         allowed=allowed,
+        alive=alive,
+        token_score=token_score,
     )
 
 
@@ -168,6 +189,8 @@ def build_trace(
         plan=plan,
         targets=np.array([1.0 if d is None else d.target for d in decisions], np.float32),
         layers=InMemory(packed) if packed else None,
+        alive=_rows([record.alive for record in records], item, bool),
+        token_score=_rows([record.token_score for record in records], item, np.float32),
     )
 
 
@@ -196,6 +219,14 @@ def _plans(records: list[LayerRecord], item: int) -> tuple[Array, Array, Array, 
         np.stack([last for _, last, _ in parts]),
         np.stack(forced),
         np.asarray(plan, np.int32),
+    )
+
+
+def _rows(values: list[Tensor | None], item: int, kind: type) -> Array | None:
+    if any(value is None for value in values):
+        return None
+    return np.stack([value[item].cpu().numpy() for value in values if value is not None]).astype(
+        kind
     )
 
 

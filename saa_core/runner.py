@@ -10,6 +10,7 @@ from torch import Tensor
 from saa_core.attach import Model
 from saa_core.attention import Call
 from saa_core.errors import ModelError, PolicyError, TextError
+from saa_core.packed import encode as encode_packed
 from saa_core.trace import Array, ModelInfo, Trace
 from saa_core.types import Policy
 
@@ -35,14 +36,16 @@ def run(
     """
     encoded = encode(model, text)
     _check_layers(model, policy)
-    ids = torch.tensor([encoded["input_ids"]], device=model.device)
     call = Call(policy, record=record)
-    head, top = None, dict[str, Any]()
+    head, known = None, dict[str, Any]()
     with torch.inference_mode():
-        hidden = forward(model, ids, call)[0]
+        hidden = _states(model, encoded["input_ids"], call)
         if model.causal:
             head = _Head(model.hf)
-            top = _top(head, hidden)
+            known = _top(head, hidden)
+    if model.task is not None:
+        probabilities = model.task.probabilities(hidden.float().mean(0, keepdim=True))[0]
+        known = {"labels": model.task.labels, "label_probs": probabilities.cpu().numpy()}
     return call.trace(
         text=text,
         tokens=tuple(model.tokenizer.convert_ids_to_tokens(encoded["input_ids"])),
@@ -52,8 +55,15 @@ def run(
         dtype=str(model.dtype).removeprefix("torch."),
         hidden=hidden.float().cpu().numpy(),
         head=head,
-        **top,
+        **known,
     )
+
+
+def _states(model: Model, ids: list[int], call: Call) -> Tensor:
+    """Final states [N, E] of one text; packed where whole tokens may be dropped."""
+    if call.policy is not None and call.policy.tokens is not None:
+        return encode_packed(model, [ids], call.policy, call).states
+    return forward(model, torch.tensor([ids], device=model.device), call)[0]
 
 
 def forward(model: Model, ids: Tensor, call: Call) -> Tensor:

@@ -25,8 +25,10 @@ from saa_core.files import replacing
 from saa_core.notebook import html
 from saa_core.types import BELOW, DENSE, GATE, NOT_ALLOWED, Policy, Timing
 
-TRACE_FORMAT = 2
-"""2: layers may differ in what is allowed and forced (``plan``). Files of format 1 are still read."""
+TRACE_FORMAT = 3
+"""2: layers may differ in what is allowed and forced (``plan``). 3: whole tokens may be dropped
+(``alive``, ``token_score``, ``label_probs``). Files of formats 1 and 2 are still read."""
+KNOWN_FORMATS = ("1", "2", "3")
 Array = NDArray[Any]
 Part = tuple[slice, slice]
 WHOLE: Part = (slice(None), slice(None))
@@ -136,6 +138,10 @@ class Trace:
         targets: what the rule aimed at in each layer, calibration included, [L].
         hidden: final hidden states, [N, E], or None.
         top_ids, top_probs: the five most likely next tokens at each position, [N, 5], or None.
+        alive: tokens that each layer computed, bool [L, N]; None where none can be dropped.
+        token_score: log-odds that a token is still needed, by the gate in front of each layer, [L, N];
+            NaN where no gate was asked. None where none can be dropped.
+        labels, label_probs: of a classification task, and the probability of each; None without one.
         timing: measured latencies of this text, if they were measured.
         events: what the guard did.
         head: hidden states to logits; only in the process that ran the model, never stored.
@@ -162,6 +168,10 @@ class Trace:
     hidden: Array | None = None
     top_ids: Array | None = None
     top_probs: Array | None = None
+    alive: Array | None = None
+    token_score: Array | None = None
+    labels: tuple[str, ...] | None = None
+    label_probs: Array | None = None
     timing: tuple[Timing, ...] = ()
     events: tuple[Mapping[str, Any], ...] = ()
     layers: Layers | None = field(default=None, repr=False)
@@ -283,6 +293,18 @@ class Trace:
         found: Array = codes[head if len(codes) > 1 else 0]
         return found
 
+    @property
+    def token_share(self) -> float:
+        """Share of the token work that was done: tokens computed / tokens, mean over layers."""
+        return 1.0 if self.alive is None else float(self.alive.mean())
+
+    @property
+    def label(self) -> str | None:
+        """The most probable label; None without a classification task."""
+        if self.labels is None or self.label_probs is None:
+            return None
+        return self.labels[int(self.label_probs.argmax())]
+
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         return html(self)
@@ -327,6 +349,7 @@ class Trace:
             "execution": asdict(self.execution),
             "versions": dict(self.versions),
             "block": self.block,
+            "labels": self.labels,
             "timing": [asdict(timing) for timing in self.timing],
             "events": [dict(event) for event in self.events],
         }
@@ -348,9 +371,10 @@ class Trace:
             with safe_open(path, framework="np") as stored:
                 metadata = stored.metadata() or {}
                 version = metadata.get("saa_trace")
-                if version not in ("1", "2"):
+                if version not in KNOWN_FORMATS:
                     raise TraceError(
-                        f"trace {path}: format {version!r} is not known; this version reads 1 and 2"
+                        f"trace {path}: format {version!r} is not known; this version reads "
+                        f"{', '.join(KNOWN_FORMATS)}"
                     )
                 about = json.loads(metadata["json"])
                 names = set(stored.keys())
@@ -373,6 +397,7 @@ class Trace:
                 execution=Execution(**about["execution"]),
                 versions=about["versions"],
                 block=(about["block"][0], about["block"][1]),
+                labels=None if about.get("labels") is None else tuple(about["labels"]),
                 timing=tuple(Timing(**timing) for timing in about["timing"]),
                 events=tuple(about["events"]),
                 layers=OnDisk(path) if full else None,
@@ -398,6 +423,9 @@ ARRAYS = (
     "hidden",
     "top_ids",
     "top_probs",
+    "alive",
+    "token_score",
+    "label_probs",
 )
 
 

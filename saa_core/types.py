@@ -22,9 +22,11 @@ DEFAULT_MASS = 0.95
 PAIR_LIMIT = 512
 """Texts up to this many tokens are decided pair by pair under ``granularity="auto"``."""
 
-REASONS = ("not allowed", "below", "gate", "sink", "local", "dense", "forced", "excluded")
+REASONS = (
+    *("not allowed", "below", "gate", "sink", "local", "dense", "forced", "excluded", "token"),
+)
 """Reason codes are indices into this tuple, and stay so: stored traces hold them."""
-NOT_ALLOWED, BELOW, GATE, SINK, LOCAL, DENSE, FORCED, EXCLUDED = range(len(REASONS))
+NOT_ALLOWED, BELOW, GATE, SINK, LOCAL, DENSE, FORCED, EXCLUDED, TOKEN = range(len(REASONS))
 KEPT = (GATE, SINK, LOCAL, DENSE, FORCED)
 """Reasons for which a pair is kept; the others say why it is not."""
 
@@ -88,6 +90,8 @@ class Policy:
         fallback: "dense" computes texts of fewer than ``crossover`` tokens densely, because nothing
             is gained there; the trace says so. "never" always decides.
         crossover: length in tokens from which deciding is faster than dense attention, as measured.
+        tokens: share of the token work that an encoder with token gates does, in (0, 1]; None drops
+            no token.
 
     Raises:
         PolicyError: a value is outside its range. Names of kernels and rules are checked when a
@@ -106,6 +110,7 @@ class Policy:
     rule: str = "auto"
     fallback: Literal["never", "dense"] = "never"
     crossover: int = 1024
+    tokens: float | None = None
 
     def __post_init__(self) -> None:
         if self.mass is None and self.budget is None:
@@ -115,7 +120,7 @@ class Policy:
                 f"mass={self.mass!r} and budget={self.budget!r} exclude each other; set one, and the "
                 "other to None"
             )
-        for name, example in (("mass", 0.95), ("budget", 0.4)):
+        for name, example in (("mass", 0.95), ("budget", 0.4), ("tokens", 0.6)):
             value = getattr(self, name)
             valid = isinstance(value, (int, float)) and 0.0 < value <= 1.0
             if value is not None and not valid:
@@ -189,6 +194,8 @@ class Allowed:
         causal: a query sees no later key.
         mask: bool [B, 1, Q, K] with True where a pair is allowed; it replaces ``causal``.
             None where the rule alone says it (no padding).
+        bounds: first and last key that each query sees, int32 [B or 1, Q] each, in place of both:
+            texts that stand behind each other.
     """
 
     queries: int
@@ -196,12 +203,17 @@ class Allowed:
     causal: bool
     device: torch.device
     mask: Tensor | None = None
+    bounds: tuple[Tensor, Tensor] | None = None
 
     @cached_property
     def pairs(self) -> Tensor:
         """bool [B or 1, 1, Q, K]."""
         if self.mask is not None:
             return self.mask
+        if self.bounds is not None:
+            first, last = (bound[:, None, :, None] for bound in self.bounds)
+            keys = torch.arange(self.keys, device=self.device)
+            return (keys >= first) & (keys <= last)
         q = torch.arange(self.keys - self.queries, self.keys, device=self.device)[:, None]
         k = torch.arange(self.keys, device=self.device)
         allowed = q >= k if self.causal else torch.ones_like(q >= k)
@@ -218,6 +230,8 @@ class Allowed:
 
         None if some query sees keys with a gap in between, which no padding or window makes.
         """
+        if self.bounds is not None:
+            return self.bounds
         k = torch.arange(self.keys, device=self.device, dtype=torch.int32)
         if self.mask is None:
             q = torch.arange(self.queries, device=self.device, dtype=torch.int32)
@@ -262,7 +276,7 @@ class Decision:
         keep: bool [B, H, M, S]; only blocks with at least one allowed pair.
         score: predicted mass of each block, averaged over its queries, [B, H, M, S].
         threshold: a block that is not forced is kept if its score reaches this, [B, H, M].
-        forced: reason code per block that is kept in any case, or EXCLUDED; uint8
+        forced: reason code per block that is kept in any case, or EXCLUDED or TOKEN; uint8
             [B or 1, 1 or H, M, S], 0 = none.
         count: allowed pairs per block, int32 [B or 1, 1, M, S].
         target: what the rule aimed at in this layer, calibration included; NaN if unknown.

@@ -12,11 +12,11 @@ import saa_core
 ROOT = Path(__file__).parent.parent
 LEVELS = [
     {"types", "errors", "files", "native"},
-    {"gates", "rules", "kernels", "notebook", "trace", "record", "fetch"},
+    {"gates", "token_gates", "rules", "kernels", "notebook", "trace", "record", "fetch"},
     {"attention"},
-    {"families", "attach"},
-    {"runner"},
-    {"explain", "measure", "tradeoff", "train", "doctor", "cli"},
+    {"families", "task", "attach"},
+    {"packed", "runner"},
+    {"classify", "work", "explain", "measure", "tradeoff", "train", "doctor", "cli"},
 ]
 LEVEL = {name: index for index, names in enumerate(LEVELS) for name in names}
 

@@ -47,7 +47,7 @@ def inspector(trace: Trace, layer: int, head: int, q: int, k: int, words: Words)
         )
         if trace.policy is None or reason == "not allowed":
             return
-        gone = reason in ("below", "excluded")
+        gone = reason in ("below", "excluded", "token")
         kept = words("inspector.dropped" if gone else "inspector.kept")
         values = {"decision": kept, "score": score, "threshold": threshold}
         for column, (name, value) in zip(right.columns(3), values.items(), strict=True):

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from saa_core.families.packing import Packing
 from saa_core.gates import GateConfig
 
 
@@ -32,6 +33,8 @@ class Family:
         gate_config: shape of the gate of one attention module.
         causal: a query sees no later key; such models write text, the others are encoders.
         max_length: longest text in tokens, from the model's configuration.
+        pack: how its layers run on packed tokens, so that whole tokens can be dropped; None where
+            that is not possible.
     """
 
     name: str
@@ -40,3 +43,4 @@ class Family:
     gate_config: Callable[[nn.Module], GateConfig]
     causal: bool
     max_length: Callable[[Any], int] = positions
+    pack: Callable[[nn.Module], Packing] | None = None

@@ -1,0 +1,103 @@
+"""Text -> label, at the share of the work that a policy asks for, one text or many at a time.
+
+Batches are packed: texts of different lengths stand behind each other without padding, and tokens that
+their gate drops are not computed any more. Knows a model that was loaded for a task; knows nothing
+about files.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from saa_core.attach import Model
+from saa_core.errors import ModelError, TextError
+from saa_core.packed import encode
+from saa_core.task import Task
+from saa_core.types import Policy
+from saa_core.work import encoder_flops
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one text was taken for.
+
+    Args:
+        label: the most probable one.
+        probabilities: by label, in the task's order; they sum to 1.
+        tokens: length of the text, special tokens included.
+        token_share: tokens computed / tokens, mean over layers; 1 is dense.
+        flops_share: floating-point operations of all layers, gates included, against dense.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    tokens: int
+    token_share: float
+    flops_share: float
+
+
+def task_of(model: Model) -> Task:
+    """The task that a model was loaded for.
+
+    Raises:
+        ModelError: it was loaded for none.
+    """
+    if model.task is None:
+        raise ModelError(
+            f"model={model.spec.title!r} was loaded for no task; "
+            'use saa_core.load("minilm", task="questions"), for example'
+        )
+    return model.task
+
+
+def classify(
+    model: Model, texts: Sequence[str], policy: Policy | None = None, *, batch: int = 32
+) -> Iterator[Prediction]:
+    """Labels texts, in their order, ``batch`` at a time.
+
+    Args:
+        policy: ``tokens`` says which share of the token work to do; the task's default by default.
+            ``Policy(mass=1.0)`` drops nothing.
+
+    Raises:
+        ModelError: the model was loaded for no task.
+        TextError: a text is empty, not valid Unicode, or too long.
+        PolicyError: the policy drops tokens and the model is the task's dense side.
+    """
+    task = task_of(model)
+    policy = model.spec.policy if policy is None else policy
+    for start in range(0, len(texts), batch):
+        part = texts[start : start + batch]
+        ids = [_encoded(model, text, start + index) for index, text in enumerate(part)]
+        encoded = encode(model, ids, policy)
+        rows = task.probabilities(encoded.means).tolist()
+        for row, needed in zip(rows, encoded.needed.T, strict=True):
+            best = max(range(len(row)), key=row.__getitem__)
+            tokens = int(needed[0])
+            yield Prediction(
+                label=task.labels[best],
+                probabilities=dict(zip(task.labels, row, strict=True)),
+                tokens=tokens,
+                token_share=float(needed.sum()) / (tokens * len(needed)),
+                flops_share=encoder_flops(model, needed.tolist())
+                / encoder_flops(model, [tokens] * len(needed), gates=False),
+            )
+
+
+def _encoded(model: Model, text: str, index: int) -> list[int]:
+    if not isinstance(text, str) or not text.strip():
+        raise TextError(f"texts[{index}] is empty; give at least one word")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TextError(
+            f"texts[{index}] has an invalid character (a lone surrogate) at position {error.start}"
+        ) from error
+    ids: list[int] = model.tokenizer(text, verbose=False)["input_ids"]
+    if len(ids) > model.max_length:
+        raise TextError(
+            f"texts[{index}] has {len(ids)} tokens, and {model.spec.name} takes at most "
+            f"{model.max_length}",
+            limit=model.max_length,
+            length=len(ids),
+        )
+    return ids

@@ -1,0 +1,71 @@
+"""The learned token gate: hidden states -> how much the later layers still need each token.
+
+Knows one layer's hidden states and the share of the work that may be done; knows nothing about
+texts, attention or how a dropped token is carried on. One set of weights serves every share: the
+share only shifts the scores, by an amount that is learned for each layer.
+
+After Learned Token Pruning (arXiv 2107.00910) and Transkimmer (arXiv 2205.07324); what is new is the
+share as an input.
+
+Shapes: T tokens, E hidden size, W width of the predictor.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Shares of the token work for which a shift is learned; in between it is interpolated."""
+
+
+@dataclass(frozen=True)
+class TokenGateConfig:
+    """Shape of a token gate: E hidden size of the model, W width of the predictor."""
+
+    hidden: int
+    width: int = 32
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class TokenGate(nn.Module):
+    """Scores tokens in front of one layer; those above zero stay.
+
+    Parameters: ``norm`` (LayerNorm over E), ``down`` [W, E], ``up`` [1, W], ``shift`` [len(SHARES)].
+    ``layer`` is the position of the layer that follows.
+    """
+
+    def __init__(self, config: TokenGateConfig, layer: int = 1) -> None:
+        super().__init__()
+        self.config = config
+        self.layer = layer
+        self.norm = nn.LayerNorm(config.hidden)
+        self.down = nn.Linear(config.hidden, config.width)
+        self.up = nn.Linear(config.width, 1)
+        shares = torch.tensor(SHARES).clamp(max=0.95)
+        self.shift = nn.Parameter(2 * (shares / (1 - shares)).log())
+
+    def forward(self, x_TE: Tensor, share: float) -> Tensor:
+        """Scores [T], as log-odds that a token is still needed.
+
+        Args:
+            x_TE: hidden states [..., E].
+            share: of the token work to be done, in (0, 1).
+        """
+        score: Tensor = self.up(nn.functional.gelu(self.down(self.norm(x_TE))))[..., 0]
+        return score + self.shift_for(share)
+
+    def shift_for(self, share: float) -> Tensor:
+        """The learned shift at a share, between the neighbours in SHARES; outside, the nearest."""
+        place = min(max(share, SHARES[0]), SHARES[-1])
+        right = next(i for i in range(1, len(SHARES)) if place <= SHARES[i])
+        part = (place - SHARES[right - 1]) / (SHARES[right] - SHARES[right - 1])
+        return torch.lerp(self.shift[right - 1], self.shift[right], part)
+
+    @property
+    def flops_per_token(self) -> int:
+        """Multiplications and additions of one token's score (normalisation left out)."""
+        return 2 * (self.config.hidden * self.config.width + self.config.width)

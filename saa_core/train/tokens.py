@@ -1,0 +1,427 @@
+"""Fine-tunes an encoder for a task, then trains token gates in it, one set for every share of work.
+
+Two stages, both with low-rank adapters (LoRA, arXiv 2106.09685) beside frozen weights. "dense" learns the
+labels and drops nothing. "sparse" goes on from it with gates in front of every layer but the first:
+the share of work is drawn anew for each batch, gates decide by a noisy step whose gradient is that of
+its sigmoid, and the loss is the labels', the divergence from the dense stage's answers, and the
+distance between the share of tokens that was kept and the one that was drawn. Knows examples; knows
+nothing about where they come from.
+
+Masked here, so that gradients flow; packed.py executes the same decisions on fewer tokens.
+
+Shapes: B texts, N tokens, E hidden size, H heads, D head size, C labels.
+"""
+
+import json
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+
+from saa_core.attach import Model
+from saa_core.errors import PolicyError, TextError
+from saa_core.families.packing import Packing
+from saa_core.packed import encode, packing_of
+from saa_core.task import SIDES, add_token_gates, save_side
+from saa_core.token_gates import TokenGate
+from saa_core.train.checkpoint import FREE, Checkpoint
+from saa_core.train.distil import schedule
+from saa_core.types import Policy
+
+ADAPTER = {side: f"saa_{side}" for side in SIDES}
+"""Names of the adapters in the model; BERT has modules that are called "dense"."""
+POOL = 50
+"""Batches that are sorted by length together, so that little is padded."""
+
+
+@dataclass(frozen=True)
+class TokenConfig:
+    """How a task is trained.
+
+    Args:
+        steps: batches of the dense and of the sparse stage.
+        batch: texts per batch.
+        longest: tokens that a text is cut to.
+        rank: of the adapters; their scale is 2.
+        rate, gate_rate: highest learning rate of adapter and head, and of the gates (Adam, linear
+            warm-up, cosine decay). The sparse stage's adapter and head learn at half the rate.
+        shares: lowest and highest share of the token work, drawn anew for each batch.
+        distil: weight of the divergence from the dense stage's answers.
+        hold: weight of the distance between the share that is kept and the one that was drawn.
+        width: of the gates.
+        seed: of everything that is drawn.
+        half: compute in bfloat16 where that is safe; weights that learn stay float32.
+        checkpoint: folder to resume from and to write every ``save_every`` batches.
+    """
+
+    steps: tuple[int, int] = (600, 600)
+    batch: int = 32
+    longest: int = 256
+    rank: int = 16
+    rate: float = 1e-3
+    gate_rate: float = 3e-3
+    shares: tuple[float, float] = (0.3, 0.9)
+    distil: float = 1.0
+    hold: float = 8.0
+    width: int = 32
+    seed: int = 0
+    half: bool = True
+    checkpoint: str | None = None
+    save_every: int = 100
+
+    def __post_init__(self) -> None:
+        if len(self.steps) != 2 or min(self.steps) < 1:
+            raise PolicyError(f"steps={self.steps!r} must be two whole numbers >= 1")
+        for name in ("batch", "rank", "width", "save_every"):
+            if getattr(self, name) < 1:
+                raise PolicyError(f"{name}={getattr(self, name)!r} must be a whole number >= 1")
+        if self.longest < 8:
+            raise PolicyError(f"longest={self.longest!r} must be at least 8 tokens")
+        for name in ("rate", "gate_rate"):
+            if not 0 < getattr(self, name) < 1:
+                raise PolicyError(f"{name}={getattr(self, name)!r} must be in (0, 1)")
+        low, high = self.shares
+        if not 0 < low <= high <= 1:
+            raise PolicyError(f"shares={self.shares!r} must be two shares in (0, 1], lowest first")
+
+
+@dataclass(frozen=True)
+class TokenStep:
+    """One batch: stage, loss (nats), share of the batch that was right, shares of work drawn and done."""
+
+    stage: str
+    step: int
+    loss: float
+    accuracy: float
+    wanted: float
+    share: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Lot:
+    """Texts as token ids, and their labels as indices."""
+
+    ids: Sequence[Sequence[int]]
+    labels: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def lot(model: Model, texts: Sequence[str], labels: Sequence[int], longest: int) -> Lot:
+    """Tokenizes and cuts texts.
+
+    Raises:
+        TextError: there are no texts.
+    """
+    if not texts:
+        raise TextError("texts is empty; give at least one")
+    encoded = model.tokenizer(list(texts), truncation=True, max_length=longest, verbose=False)
+    return Lot(encoded["input_ids"], list(labels))
+
+
+class Stages:
+    """Both stages of one task in one model; iterate over `dense()`, then over `sparse()`.
+
+    The model carries the adapters "dense" and "sparse" (PEFT), heads and gates from then on: save
+    them with :meth:`save`, and load the model again for use.
+    """
+
+    def __init__(self, model: Model, labels: int, config: TokenConfig | None = None) -> None:
+        from peft import LoraConfig  # here: importing it takes a second
+
+        self.model, self.config = model, config or TokenConfig()
+        self.packing: Packing = packing_of(model)
+        self.hidden = int(model.hf.config.hidden_size)
+        model.hf.requires_grad_(False)
+        linear = sorted(
+            {
+                name.rsplit(".", 1)[-1]
+                for name, module in self.packing_modules()
+                if isinstance(module, nn.Linear)
+            }
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            self.heads = {side: nn.Linear(self.hidden, labels).to(model.device) for side in SIDES}
+            for side in SIDES:
+                settings = LoraConfig(
+                    r=self.config.rank,
+                    lora_alpha=2 * self.config.rank,
+                    target_modules=linear,
+                    exclude_modules=".*(pooler|saa_).*",
+                )
+                model.hf.add_adapter(settings, adapter_name=ADAPTER[side])
+        self.gates = add_token_gates(self.packing, self.hidden, self.config.width)
+
+    def packing_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Every module inside a layer, gates left out."""
+        for layer in self.packing.layers:
+            for name, module in layer.module.named_modules():
+                if "saa_" not in name:
+                    yield name, module
+
+    def adapter(self, side: str) -> dict[str, nn.Parameter]:
+        """The adapter's weights by name; they alone may learn, and they alone are in use."""
+        self.model.hf.set_adapter(ADAPTER[side])
+        self.model.hf.requires_grad_(False)
+        named = self.model.hf.named_parameters()
+        found = {name: parameter for name, parameter in named if f".{ADAPTER[side]}." in name}
+        for parameter in found.values():
+            parameter.requires_grad_(True)
+        return found
+
+    def dense(self, examples: Lot) -> Iterator[TokenStep]:
+        """Fine-tunes adapter and head on the labels; nothing is dropped."""
+        parameters = self.adapter("dense") | _named(self.heads["dense"], "head")
+        for batch, step in self._batches(examples, "dense", parameters, {}):
+            ids, mask, labels = batch
+            means, _ = self._forward(ids, mask, 1.0, None)
+            logits = self.heads["dense"](means)
+            yield from step(cross_entropy(logits, labels), logits, 1.0, 1.0)
+        self._freeze(parameters)
+
+    def sparse(self, examples: Lot) -> Iterator[TokenStep]:
+        """Trains gates, and adapter and head on from where the dense stage left them."""
+        truth = self.logits(examples, "dense")
+        self._copy_dense()
+        parameters = self.adapter("sparse") | _named(self.heads["sparse"], "head")
+        gates = {
+            f"gate.{gate.layer}.{name}": parameter
+            for gate in self.gates
+            for name, parameter in gate.named_parameters()
+        }
+        for batch, step in self._batches(examples, "sparse", parameters, gates, truth):
+            ids, mask, labels, teacher, draw = batch
+            wanted = draw.uniform(*self.config.shares)
+            means, share = self._forward(ids, mask, wanted, draw)
+            logits = self.heads["sparse"](means)
+            loss = cross_entropy(logits, labels)
+            found = log_softmax(logits, -1)
+            loss = loss + self.config.distil * kl_div(
+                found, log_softmax(teacher, -1), reduction="batchmean", log_target=True
+            )
+            loss = loss + self.config.hold * (share - wanted).abs()
+            yield from step(loss, logits, wanted, float(share.detach()))
+        self._freeze(parameters | gates)
+
+    def logits(self, examples: Lot, side: str, share: float = 1.0, batch: int = 64) -> Tensor:
+        """Answers [len(examples), C] of one side at a share of the work, on packed tokens."""
+        self.adapter(side)
+        found = torch.empty(len(examples), self.heads[side].out_features)
+        policy = None if share >= 1 else Policy(mass=1.0, tokens=share)
+        order = sorted(range(len(examples)), key=lambda index: len(examples.ids[index]))
+        for start in range(0, len(order), batch):
+            part = order[start : start + batch]
+            encoded = encode(self.model, [examples.ids[index] for index in part], policy)
+            with torch.no_grad():
+                found[part] = self.heads[side](encoded.means.clone()).float().cpu()
+        return found
+
+    def save(self, folder: str | Path) -> None:
+        """Writes both sides; the description is up to the caller (:func:`saa_core.task.describe`)."""
+        from peft.utils import get_peft_model_state_dict  # here: importing it takes a second
+
+        for side in SIDES:
+            settings = self.model.hf.peft_config[ADAPTER[side]].to_dict()
+            plain = {k: sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
+            plain |= {"base_model_name_or_path": self.model.spec.name, "inference_mode": True}
+            plain = {k: v for k, v in plain.items() if isinstance(v, (str, int, float, list, bool))}
+            state = get_peft_model_state_dict(self.model.hf, adapter_name=ADAPTER[side])
+            gates = self.gates if side == "sparse" else []
+            save_side(Path(folder), side, state, plain, self.heads[side], gates)
+
+    def _forward(
+        self, ids_BN: Tensor, mask_BN: Tensor, wanted: float, draw: random.Random | None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean final states [B, E] and the share of the token work, with dropped tokens masked."""
+        noise = None
+        if draw is not None:
+            noise = torch.Generator().manual_seed(draw.randrange(2**31))
+        device = ids_BN.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.config.half):
+            x, share = masked(self.packing, self._special(ids_BN), ids_BN, mask_BN, wanted, noise)
+        weight = mask_BN[..., None].float()
+        return (x.float() * weight).sum(1) / weight.sum(1), share
+
+    def _special(self, ids_BN: Tensor) -> Tensor:
+        special = sorted(set(self.model.tokenizer.all_special_ids))
+        return torch.isin(ids_BN, torch.tensor(special, device=ids_BN.device))
+
+    def _batches(
+        self,
+        examples: Lot,
+        stage: str,
+        parameters: Mapping[str, nn.Parameter],
+        gates: Mapping[str, nn.Parameter],
+        truth: Tensor | None = None,
+    ) -> Iterator[tuple[Any, Any]]:
+        """Batches of one stage, and what to call with the loss: optimiser, checkpoint, report."""
+        config, total = self.config, self.config.steps[SIDES.index(stage)]
+        for parameter in (*parameters.values(), *gates.values()):
+            parameter.requires_grad_(True)
+        rate = config.rate if stage == "dense" else config.rate / 2
+        groups = [{"params": list(parameters.values()), "highest": rate}]
+        if gates:
+            groups.append({"params": list(gates.values()), "highest": config.gate_rate})
+        optimizer = torch.optim.Adam(groups)
+        saved = None
+        if config.checkpoint:
+            saved = Checkpoint.of(
+                _StageConfig.of(config, stage), {**parameters, **gates}, optimizer
+            )
+        start = saved.restore() if saved else 0
+        began = time.perf_counter()
+        for index, rows in enumerate(order(examples, config.batch, total, config.seed)):
+            if index < start:
+                continue
+            for group in optimizer.param_groups:
+                group["lr"] = group["highest"] * schedule(index / total)
+            optimizer.zero_grad(set_to_none=True)
+            ids, mask = padded([examples.ids[row] for row in rows], self.model)
+            labels = torch.tensor([examples.labels[row] for row in rows], device=ids.device)
+            batch: tuple[Any, ...] = (ids, mask, labels)
+            if truth is not None:
+                batch += (truth[rows].to(ids.device), random.Random(f"{config.seed}/{index}"))
+
+            def step(
+                loss: Tensor,
+                logits: Tensor,
+                wanted: float,
+                share: float,
+                index: int = index,
+                y: Tensor = labels,
+            ) -> Iterator[TokenStep]:
+                loss.backward()
+                nn.utils.clip_grad_norm_([*parameters.values(), *gates.values()], 1.0)
+                optimizer.step()
+                if saved and saved.due(index + 1):
+                    saved.save(index + 1)
+                right = float((logits.argmax(-1) == y).float().mean())
+                seconds = time.perf_counter() - began
+                yield TokenStep(
+                    stage, index + 1, float(loss.detach()), right, wanted, share, seconds
+                )
+
+            yield batch, step
+
+    def _copy_dense(self) -> None:
+        """The sparse stage starts where the dense one ended."""
+        named = dict(self.model.hf.named_parameters())
+        with torch.no_grad():
+            for name, parameter in named.items():
+                if ADAPTER["sparse"] in name:
+                    parameter.copy_(named[name.replace(ADAPTER["sparse"], ADAPTER["dense"])])
+            self.heads["sparse"].load_state_dict(self.heads["dense"].state_dict())
+
+    def _freeze(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        for parameter in parameters.values():
+            parameter.requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class _StageConfig:
+    """What the checkpoint of one stage must share with the run that resumes it."""
+
+    task: str
+    stage: str
+    steps: int
+    checkpoint: str
+    save_every: int
+
+    @classmethod
+    def of(cls, config: TokenConfig, stage: str) -> "_StageConfig":
+        fixed = {key: value for key, value in asdict(config).items() if key not in FREE}
+        folder = str(Path(config.checkpoint or ".") / stage)
+        steps = config.steps[SIDES.index(stage)]
+        return cls(json.dumps(fixed), stage, steps, folder, config.save_every)
+
+
+def _named(module: nn.Module, prefix: str) -> dict[str, nn.Parameter]:
+    return {f"{prefix}.{name}": parameter for name, parameter in module.named_parameters()}
+
+
+def masked(
+    packing: Packing,
+    special_BN: Tensor,
+    ids_BN: Tensor,
+    mask_BN: Tensor,
+    wanted: float,
+    noise: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Final states [B, N, E] and the share of the token work that was kept, differentiable.
+
+    Dropped tokens are neither queries nor keys and keep their state. With ``wanted`` 1 none is.
+
+    Args:
+        noise: of the gates' decisions (logistic); None decides as packed.encode does.
+    """
+    B, N = ids_BN.shape
+    positions = torch.arange(N, device=ids_BN.device).expand(B, N)
+    x_BNE = packing.embed(ids_BN.flatten(), positions.flatten()).view(B, N, -1)
+    alive_BN = mask_BN.float()
+    done = torch.zeros((), device=ids_BN.device)
+    for layer in packing.layers:
+        gate: TokenGate | None = getattr(layer.module, "saa_token_gate", None)
+        if gate is not None and wanted < 1:
+            alive_BN = alive_BN * _step(gate(x_BNE.float(), wanted), special_BN, noise)
+        done = done + alive_BN.sum()
+        heads = layer.attention.config.num_attention_heads  # type: ignore[union-attr]
+        q, k, v = (p.unflatten(-1, (heads, -1)).transpose(1, 2) for p in layer.project(x_BNE))
+        scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+        scores = scores.masked_fill(~mask_BN[:, None, None], -torch.inf)
+        weights = scores.softmax(-1) * alive_BN[:, None, None]
+        weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
+        mixed = (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
+        y_BNE = layer.finish(x_BNE, mixed).float()
+        x_BNE = x_BNE.float()
+        x_BNE = torch.lerp(x_BNE, y_BNE, alive_BN[..., None])
+    return x_BNE, done / (mask_BN.sum() * len(packing.layers))
+
+
+def _step(score_BN: Tensor, special_BN: Tensor, noise: torch.Generator | None) -> Tensor:
+    """1 where a token stays, 0 where it goes; the gradient is that of the sigmoid."""
+    if noise is not None:
+        uniform = torch.rand(score_BN.shape, generator=noise).clamp(1e-6, 1 - 1e-6)
+        score_BN = score_BN + uniform.logit().to(score_BN.device)
+    soft = score_BN.sigmoid()
+    hard = (score_BN > 0).float()
+    return torch.where(special_BN, 1.0, hard + soft - soft.detach())
+
+
+def padded(batch: Sequence[Sequence[int]], model: Model) -> tuple[Tensor, Tensor]:
+    """Token ids int64 [B, N] and where they are real, bool [B, N]."""
+    longest = max(len(ids) for ids in batch)
+    fill = model.tokenizer.pad_token_id or 0
+    ids = torch.full((len(batch), longest), fill)
+    mask = torch.zeros(len(batch), longest, dtype=torch.bool)
+    for row, own in enumerate(batch):
+        ids[row, : len(own)] = torch.tensor(own)
+        mask[row, : len(own)] = True
+    return ids.to(model.device), mask.to(model.device)
+
+
+def order(examples: Lot, batch: int, steps: int, seed: int) -> Iterator[list[int]]:
+    """Indices of each batch: shuffled, then sorted by length within a pool, pools shuffled again."""
+    draw, made = random.Random(f"order/{seed}"), 0
+    while True:
+        rows = list(range(len(examples)))
+        draw.shuffle(rows)
+        for start in range(0, len(rows), batch * POOL):
+            pool = sorted(
+                rows[start : start + batch * POOL], key=lambda row: len(examples.ids[row])
+            )
+            batches = [pool[at : at + batch] for at in range(0, len(pool), batch)]
+            draw.shuffle(batches)
+            for found in batches:
+                if made == steps:
+                    return
+                made += 1
+                yield found

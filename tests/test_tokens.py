@@ -1,0 +1,269 @@
+"""Dropping whole tokens: packed equals padded, executed equals masked, and the gates learn."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+
+import saa_core as saa
+from saa_core import packed
+from saa_core.packed import attend, encode, packing_of
+from saa_core.task import add_token_gates
+from saa_core.train.tokens import Stages, TokenConfig, lot, masked, padded
+
+PACKED = ("bert", "roberta", "xlm-roberta", "distilbert")
+
+
+class Words:
+    """A tokenizer of whole words between <s> (0) and </s> (2); everything else is 5 or more."""
+
+    all_special_ids = (0, 1, 2)
+    pad_token_id = 1
+    cls_token_id, sep_token_id = 0, 2
+
+    def __call__(self, texts, max_length=10**6, **_):
+        one = isinstance(texts, str)
+        ids = [
+            [0, *(5 + hash_of(word) for word in text.split()), 2][:max_length]
+            for text in ([texts] if one else texts)
+        ]
+        return {"input_ids": ids[0] if one else ids}
+
+
+def hash_of(word: str) -> int:
+    return sum(ord(letter) * (place + 1) for place, letter in enumerate(word)) % 90
+
+
+@pytest.fixture
+def make(tiny):
+    """A small random encoder whose gates drop about half of the tokens."""
+
+    def made(name: str = "bert", gates: bool = True) -> saa.Model:
+        model = saa.attach(tiny(name).base_model, Words(), rank=8)
+        if gates:
+            for gate in add_token_gates(packing_of(model), TINY["hidden_size"]):
+                torch.nn.init.normal_(gate.up.weight, std=3)
+                torch.nn.init.zeros_(gate.shift)
+        return model
+
+    return made
+
+
+@pytest.fixture
+def minilm_with_gates(minilm):
+    """The real MiniLM with gates that score at random; they are taken out again."""
+    packing = packing_of(minilm)
+    for gate in add_token_gates(packing, 384):
+        torch.nn.init.normal_(gate.up.weight, std=2)
+        torch.nn.init.constant_(gate.shift, 0.5)
+    yield minilm
+    for layer in packing.layers[1:]:
+        del layer.module.saa_token_gate
+
+
+def texts(count: int = 5) -> list[list[int]]:
+    draw = random.Random(0)
+    return [
+        [0, *(draw.randrange(5, 97) for _ in range(draw.randrange(1, 70))), 2] for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_a_packed_batch_equals_each_text_alone(make, name):
+    model, batch = make(name), texts()
+    found = encode(model, batch)
+    assert found.token_share == 1
+    for ids, states, mean in zip(batch, found.split(), found.means, strict=True):
+        with torch.inference_mode():
+            expected = model.hf(torch.tensor([ids])).last_hidden_state[0]
+        torch.testing.assert_close(states, expected, atol=2e-5, rtol=2e-5)
+        torch.testing.assert_close(mean, expected.mean(0), atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+def test_dropping_equals_masking(make, name, share):
+    """The same texts, padded, with the dropped tokens masked and nothing saved."""
+    model, batch = make(name), texts()
+    found = encode(model, batch, saa.Policy(mass=1.0, tokens=share))
+    decided_pair_by_pair = encode(model, batch, saa.Policy(mass=1 - 1e-9, tokens=share))
+    torch.testing.assert_close(decided_pair_by_pair.states, found.states, atol=5e-5, rtol=5e-5)
+    assert 0.3 < found.token_share < 1
+    ids, mask = padded(batch, model)
+    special = torch.isin(ids, torch.tensor(Words.all_special_ids))
+    with torch.inference_mode():
+        expected, done = masked(packing_of(model), special, ids, mask, share, None)
+    assert float(done) == pytest.approx(found.token_share, abs=1e-6)
+    for row, states in enumerate(found.split()):
+        torch.testing.assert_close(states, expected[row, : len(states)], atol=5e-5, rtol=5e-5)
+
+
+def test_a_dropped_token_stays_dropped_and_special_ones_stay(make):
+    model, batch = make(), texts(8)
+    for gate in packed.token_gates(packing_of(model)):
+        if gate is not None:
+            gate.shift.data.fill_(-1000.0)
+    found = encode(model, batch, saa.Policy(mass=1.0, tokens=0.5))
+    assert found.needed[0].tolist() == [len(ids) for ids in batch]
+    assert found.needed[1].tolist() == [2] * len(batch)
+    embedded = encode(model, batch)
+    assert torch.isfinite(found.states).all()
+    assert not torch.allclose(found.states, embedded.states, atol=1e-3)
+
+
+@pytest.mark.parametrize("mass", [1.0, 0.7])
+def test_a_trace_shows_dropped_tokens_as_empty_rows_and_columns(minilm_with_gates, mass, tmp_path):
+    """The real model, gates that drop about half; the trace agrees with what was computed."""
+    model, text = (
+        minilm_with_gates,
+        "The museum reopened in April, and its great clock struck again.",
+    )
+    policy = saa.Policy(mass=mass, tokens=0.5)
+    trace = saa.run(model, text, policy)
+    found = encode(model, [trace.token_ids.tolist()], policy)
+    np.testing.assert_allclose(trace.hidden, found.states, atol=2e-5)
+    assert trace.alive.sum(1).tolist() == found.needed[:, 0].tolist()
+    assert 0.2 < trace.token_share < 1
+    assert trace.token_share == pytest.approx(found.token_share)
+    assert trace.alive[0].all()
+    assert (trace.alive[1:] <= trace.alive[:-1]).all(), "a dropped token stays dropped"
+    assert trace.alive[:, [0, -1]].all(), "special tokens stay"
+    layer = 4
+    gone = ~trace.alive[layer]
+    assert gone.any()
+    reasons = trace.reason_map(layer, 2)
+    either = gone[:, None] | gone[None]
+    assert (reasons[either] == saa.REASONS.index("token")).all()
+    assert not (reasons[~either] == saa.REASONS.index("token")).any()
+    assert not trace.keep_map(layer, 2)[either].any()
+    if mass == 1:
+        assert trace.keep_map(layer, 2)[~either].all()
+        np.testing.assert_allclose(trace.predicted_mass[layer], 1, atol=1e-3)
+    scores = trace.token_score[layer]
+    asked = np.isfinite(scores)
+    assert (asked == trace.alive[layer - 1]).all()
+    assert (scores[gone & asked] <= 0).all()
+    loaded = saa.Trace.load(trace.save(tmp_path / "t.saa"))
+    assert (loaded.alive == trace.alive).all()
+    assert (loaded.reason_map(layer, 2) == reasons).all()
+    np.testing.assert_allclose(loaded.retained_mass, trace.retained_mass)
+
+
+def test_inside_the_models_own_forward_no_token_can_be_dropped(minilm):
+    with pytest.raises(saa.PolicyError, match="own forward"):
+        minilm.hf(torch.tensor([[101, 2000, 102]]), saa=saa.Call(saa.Policy(tokens=0.5)))
+
+
+def test_attention_of_texts_behind_each_other_equals_padded(monkeypatch):
+    q, k, v = (torch.randn(1, 3, 131, 32) for _ in range(3))
+    lengths = torch.tensor([1, 40, 17, 33, 40])
+    native = attend(q, k, v, lengths)
+    monkeypatch.setattr(packed, "native_refuses", lambda _size: "asked to")
+    torch.testing.assert_close(native, attend(q, k, v, lengths), atol=1e-5, rtol=1e-5)
+
+
+def test_what_cannot_be_used_is_refused(make, smollm2, minilm):
+    policy = saa.Policy(mass=1.0, tokens=0.5)
+    with pytest.raises(saa.ModelError, match="cannot drop tokens; model types that can: bert"):
+        encode(smollm2, [[1, 2]], policy)
+    with pytest.raises(saa.PolicyError, match="no token gates"):
+        encode(minilm, [[101, 2000, 102]], policy)
+    with pytest.raises(saa.PolicyError, match="force"):
+        encode(make(), [[0, 5, 2]], saa.Policy(tokens=0.5, force=(saa.Force(key=1),)))
+    with pytest.raises(saa.PolicyError, match="single one"):
+        encode(make(), [[0, 5, 2]] * 2, policy, saa.Call(policy, record="full"))
+    with pytest.raises(saa.TextError, match="empty"):
+        encode(make(), [])
+    with pytest.raises(saa.TextError, match="at most 1024"):
+        encode(make(), [[5] * 1025])
+    for bad in (0, 1.5, "half"):
+        with pytest.raises(saa.PolicyError, match="tokens="):
+            saa.Policy(tokens=bad)
+
+
+def test_real_minilm_packed_equals_itself(minilm, novel):
+    ids = minilm.tokenize(novel[:4000])
+    batch = [minilm.framed(ids[start : start + size]) for start, size in ((0, 12), (50, 230))]
+    for own, states in zip(batch, encode(minilm, batch).split(), strict=True):
+        with torch.inference_mode():
+            expected = minilm.hf(torch.tensor([own])).last_hidden_state[0]
+        torch.testing.assert_close(states, expected, atol=2e-5, rtol=2e-5)
+
+
+NOISE = ("the", "a", "of", "to", "and", "in", "that", "it", "with", "as", "for", "on", "at", "by")
+
+
+def toy_task(count: int, seed: int) -> tuple[list[str], list[int]]:
+    """One word among many says the label; all others can be dropped."""
+    draw = random.Random(seed)
+    made, labels = [], []
+    for _ in range(count):
+        label = draw.randrange(2)
+        words = draw.choices(NOISE, k=draw.randrange(6, 20))
+        words.insert(draw.randrange(len(words)), ("bad", "good")[label])
+        made.append(" ".join(words))
+        labels.append(label)
+    return made, labels
+
+
+CONFIG = {"batch": 16, "rank": 4, "rate": 5e-3, "gate_rate": 1e-2, "width": 8, "half": False}
+
+
+def test_both_stages_learn_and_the_gates_drop_what_says_nothing(make):
+    model = make(gates=False)
+    stages = Stages(model, 2, TokenConfig(steps=(120, 200), **CONFIG))
+    weights = {n: p.clone() for n, p in model.hf.named_parameters() if ".lora" not in n}
+    train, test = (lot(model, *toy_task(400, seed), 64) for seed in (1, 2))
+    dense = list(stages.dense(train))
+    assert [step.step for step in dense] == list(range(1, 121))
+    assert all(step.share == 1 for step in dense)
+    sparse = list(stages.sparse(train))
+    labels = torch.tensor(test.labels)
+    right = {
+        share: float((stages.logits(test, side, share).argmax(-1) == labels).float().mean())
+        for side, share in (("dense", 1.0), ("sparse", 0.7))
+    }
+    assert right[1.0] > 0.95, right
+    assert right[0.7] > 0.9, right
+    low = [step.share for step in sparse[-60:] if step.wanted < 0.6]
+    high = [step.share for step in sparse[-60:] if step.wanted > 0.8]
+    assert sum(low) / len(low) < sum(high) / len(high) <= 1
+    for name, value in model.hf.named_parameters():
+        if name in weights and "saa_token_gate" not in name:
+            assert torch.equal(value, weights[name]), name
+
+
+def test_a_run_that_was_cut_off_goes_on_where_it_stopped(make, tmp_path):
+    train = toy_task(64, 1)
+    changes = {"steps": (4, 4), "save_every": 2, **CONFIG}
+
+    def run(checkpoint, stop=None):
+        torch.manual_seed(0)
+        model = make(gates=False)
+        stages = Stages(model, 2, TokenConfig(checkpoint=checkpoint, **changes))
+        examples, seen = lot(model, *train, 64), []
+        for stage in (stages.dense, stages.sparse):
+            for step in stage(examples):
+                seen.append((step.stage, step.step))
+                if seen[-1] == stop:
+                    return stages, seen
+        return stages, seen
+
+    whole, _ = run(None)
+    run(str(tmp_path), stop=("sparse", 3))
+    again, seen = run(str(tmp_path))
+    assert seen == [("sparse", 3), ("sparse", 4)]
+    pairs = zip(whole.model.hf.named_parameters(), again.model.hf.named_parameters(), strict=True)
+    for (name, expected), (_, found) in pairs:
+        torch.testing.assert_close(found, expected, msg=name)
+    torch.testing.assert_close(again.heads["sparse"].weight, whole.heads["sparse"].weight)
+
+
+@pytest.mark.parametrize(
+    "change", [{"steps": (1,)}, {"batch": 0}, {"rate": 2.0}, {"shares": (0.9, 0.1)}, {"longest": 1}]
+)
+def test_bad_settings_are_refused(change):
+    with pytest.raises(saa.PolicyError, match=next(iter(change))):
+        TokenConfig(**change)
