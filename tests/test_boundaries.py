@@ -16,7 +16,7 @@ LEVELS = [
     {"attention"},
     {"families", "task", "attach"},
     {"packed", "runner"},
-    {"classify", "work", "explain", "measure", "tradeoff", "train", "doctor", "cli"},
+    {"classify", "work", "explain", "measure", "tradeoff", "train", "doctor", "cli_tasks", "cli"},
 ]
 LEVEL = {name: index for index, names in enumerate(LEVELS) for name in names}
 

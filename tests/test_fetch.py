@@ -104,10 +104,76 @@ def test_pip_failures_become_one_sentence(tmp_path):
         fetch._download_pypi(entry, tmp_path, lambda *_: None)
 
 
+@pytest.fixture
+def npm(tmp_path, monkeypatch):
+    """A stand-in for npm that packs a tarball of known content and notes how it was called."""
+    monkeypatch.setenv("SAA_CACHE", str(tmp_path / "cache"))
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    client = tools / "npm"
+    client.write_text(
+        f'#!/bin/sh\necho "$@" >> "{tmp_path}/calls"\nprintf mails > toy-mails-1.2.3.tgz\n', "utf-8"
+    )
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=":")
+    entry = fetch.Pinned(
+        name="mails",
+        title="Toy mails",
+        package="@toy/mails",
+        version="1.2.3",
+        source="npm",
+        sha256=hashlib.sha256(b"mails").hexdigest(),
+        licence="public domain",
+    )
+    pinned = {"mails": entry, "letters": dataclasses.replace(entry, name="letters")}
+    monkeypatch.setattr(fetch, "datasets", lambda: pinned)
+    return client, pinned, tmp_path / "calls"
+
+
+def test_npm_packs_the_pinned_version(npm):
+    _client, _pinned, calls = npm
+    reports = []
+    file = fetch.fetch_data("mails", lambda *report: reports.append(report))
+    assert (file.name, file.read_bytes()) == ("toy-mails-1.2.3.tgz", b"mails")
+    assert calls.read_text("utf-8").split()[0] == "pack"
+    assert calls.read_text("utf-8").split()[-1] == "@toy/mails@1.2.3"
+    assert reports[-1] == ("downloading @toy/mails 1.2.3", 1, 1)
+
+
+def test_a_tarball_that_is_not_the_pinned_one_is_not_kept(npm):
+    client, _pinned, _calls = npm
+    client.write_text("#!/bin/sh\nprintf other > toy-mails-1.2.3.tgz\n", "utf-8")
+    with pytest.raises(saa.FetchError, match="sha256"):
+        fetch.fetch_data("mails")
+    assert not fetch.present(fetch.data_dir("mails"))
+
+
+def test_npm_failures_become_one_sentence(npm):
+    client, _pinned, _calls = npm
+    client.write_text("#!/bin/sh\necho the line went dead >&2\nexit 7\n", "utf-8")
+    with pytest.raises(saa.FetchError, match=r"@toy/mails@1\.2\.3 with npm .* 7\).*line went dead"):
+        fetch.fetch_data("mails")
+
+
+def test_without_npm_the_error_names_it(npm, monkeypatch):
+    monkeypatch.setattr(fetch.shutil, "which", lambda _tool: None)
+    with pytest.raises(saa.FetchError, match="npm is not on this machine"):
+        fetch.fetch_data("mails")
+
+
+def test_two_entries_of_one_file_are_downloaded_once(npm):
+    _client, _pinned, calls = npm
+    first, second = fetch.fetch_data("mails"), fetch.fetch_data("letters")
+    assert first != second
+    assert second.read_bytes() == b"mails"
+    assert len(calls.read_text("utf-8").splitlines()) == 1
+
+
 def test_pinned_lists_are_complete():
     for entry in (*fetch.models().values(), *fetch.datasets().values()):
         assert len(entry.sha256) == 64
         assert entry.licence
+    assert {entry.use for entry in fetch.datasets().values()} == {"train", "evaluate", "task"}
     assert set(fetch.models()) == {"minilm", "smollm2"}
 
 

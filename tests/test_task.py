@@ -1,0 +1,184 @@
+"""A task from a table of one's own to labels: trained, stored, loaded, executed, told apart from dense."""
+
+import csv
+import json
+import random
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import saa_core as saa
+from saa_core import cli
+from saa_core.classify import classify
+from saa_core.packed import encode, packing_of, token_gates
+from saa_core.work import encoder_flops
+
+GOOD = ("wonderful", "delightful", "excellent", "superb")
+BAD = ("terrible", "awful", "boring", "dreadful")
+FILLER = (
+    "the",
+    "film",
+    "was",
+    "on",
+    "a",
+    "rainy",
+    "day",
+    "and",
+    "we",
+    "saw",
+    "it",
+    "with",
+    "friends",
+)
+
+
+def reviews(count: int) -> list[tuple[str, str]]:
+    draw = random.Random(0)
+    rows = []
+    for _ in range(count):
+        label = draw.choice(("good", "bad"))
+        words = draw.choices(FILLER, k=draw.randrange(5, 25))
+        words.insert(draw.randrange(len(words)), draw.choice(GOOD if label == "good" else BAD))
+        rows.append((" ".join(words), label))
+    return rows
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A task that was trained by the command line on a user's own table, on the real MiniLM."""
+    place = tmp_path_factory.mktemp("task")
+    table = place / "mine.csv"
+    with table.open("w", newline="") as stream:
+        csv.writer(stream).writerows([("text", "label"), *reviews(240)])
+    command = ["train-task", str(table), "--out", str(place / "tone"), "--steps", "40", "60"]
+    assert cli.main([*command, "--batch", "16", "--rate", "0.003", "--longest", "48"]) == 0
+    return place / "tone"
+
+
+@pytest.fixture(scope="session")
+def tone(folder):
+    return saa.load("minilm", task=folder, device="cpu")
+
+
+def test_the_command_reports_and_stores_what_each_share_costs(folder):
+    about = json.loads((folder / "task.json").read_text())
+    assert about["labels"] == ["bad", "good"]
+    rows = about["evaluation"]["quality"]
+    assert rows[0]["wanted"] == 1
+    assert rows[0]["flops_share"] == 1
+    assert rows[0]["accuracy"] > 0.9, "one word says it"
+    for row in rows:
+        assert row["lo"] <= row["accuracy"] <= row["hi"]
+        assert abs(row["token_share"] - row["wanted"]) < 0.3
+    assert {0.7, 0.5, 0.35} <= {row["wanted"] for row in rows}
+    size = sum(
+        file.stat().st_size for side in ("dense", "sparse") for file in (folder / side).iterdir()
+    )
+    assert size < 3e6
+
+
+def test_both_sides_load_and_agree_mostly(folder, tone):
+    dense = saa.load("minilm", task=folder, side="dense", device="cpu")
+    assert tone.spec.title == dense.spec.title == "minilm + tone"
+    assert any(token_gates(packing_of(tone)))
+    assert not any(token_gates(packing_of(dense)))
+    texts, labels = zip(*reviews(40), strict=True)
+    full = list(classify(dense, texts, saa.Policy(mass=1.0)))
+    half = list(classify(tone, texts, saa.Policy(mass=1.0, tokens=0.6), batch=7))
+    assert all(p.token_share == p.flops_share == 1 for p in full)
+    assert all(p.token_share < 1 and p.flops_share < 1 for p in half)
+    for predictions in (full, half):
+        right = np.mean([p.label == label for p, label in zip(predictions, labels, strict=True)])
+        assert right > 0.85
+    for p in half:
+        assert sum(p.probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert p.label == max(p.probabilities, key=p.probabilities.get)
+    with pytest.raises(saa.PolicyError, match="no token gates"):
+        list(classify(dense, texts, saa.Policy(tokens=0.5)))
+
+
+def test_a_batch_says_what_each_text_alone_says(tone):
+    texts = [text for text, _ in reviews(9)]
+    policy = saa.Policy(mass=1.0, tokens=0.5)
+    together = list(classify(tone, texts, policy))
+    for text, found in zip(texts, together, strict=True):
+        (alone,) = classify(tone, [text], policy)
+        assert (alone.label, alone.tokens, alone.token_share) == (
+            found.label,
+            found.tokens,
+            found.token_share,
+        )
+        assert alone.probabilities == pytest.approx(found.probabilities, abs=1e-4)
+
+
+def test_a_trace_knows_the_label(tone, tmp_path):
+    text, _ = reviews(1)[0]
+    trace = saa.run(tone, text, saa.Policy(mass=1.0, tokens=0.5))
+    (found,) = classify(tone, [text], saa.Policy(mass=1.0, tokens=0.5))
+    assert trace.label == found.label
+    assert dict(zip(trace.labels, trace.label_probs, strict=True)) == pytest.approx(
+        found.probabilities, abs=1e-4
+    )
+    assert trace.token_share == pytest.approx(found.token_share)
+    loaded = saa.Trace.load(trace.save(tmp_path / "t.saa"))
+    assert loaded.label == trace.label
+    dense = saa.run(tone, text)
+    assert dense.alive is None
+    assert dense.token_share == 1
+
+
+def test_operations_are_those_of_the_layers(tone):
+    """Counted again from the model's configuration."""
+    config = tone.hf.config
+    E, F = config.hidden_size, config.intermediate_size
+    needed = [20, 12, 12, 9, 5, 2]
+    gate = 2 * (E * 32 + 32)
+    expected = sum(2 * n * (4 * E * E + 2 * E * F) + 4 * E * n * n for n in needed)
+    expected += gate * sum(needed[:-1])
+    assert encoder_flops(tone, needed) == expected
+
+
+def test_classify_from_the_command_line(folder, tmp_path, capsys, monkeypatch):
+    table, out = tmp_path / "new.jsonl", tmp_path / "labels.csv"
+    rows = reviews(6)
+    table.write_text("".join(json.dumps({"say": text}) + "\n" for text, _ in rows))
+    base = ["classify", "--task", str(folder), "--tokens", "0.6"]
+    assert cli.main([*base, str(table), "--column", "say", "--out", str(out)]) == 0
+    written = list(csv.DictReader(out.open()))
+    assert [row["text"] for row in written] == [text for text, _ in rows]
+    assert {row["label"] for row in written} <= {"good", "bad"}
+    assert all(0 < float(row["flops_share"]) < 1 for row in written)
+    assert "work done:" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", open(table))  # noqa: SIM115
+    assert cli.main([*base, "-"]) == 0
+    assert "%" in capsys.readouterr().out
+    assert cli.main([*base, str(table)]) == 1
+    assert "column 'text' is missing; the columns are: say" in capsys.readouterr().err
+    assert cli.main(["classify", "--task", "nothing", str(table), "--column", "say"]) == 1
+    assert (
+        "task='nothing' is neither a folder with task.json nor shipped" in capsys.readouterr().err
+    )
+
+
+def test_broken_task_folders_are_refused(folder, tmp_path, tone):
+    import shutil
+
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "sparse" / "head.safetensors").unlink()
+    with pytest.raises(saa.GateError, match="copy"):
+        saa.load("minilm", task=copy)
+    about = json.loads((folder / "task.json").read_text())
+    (copy / "task.json").write_text(json.dumps(about | {"format": 99}))
+    with pytest.raises(saa.GateError, match="format 99"):
+        saa.load("minilm", task=copy)
+    with pytest.raises(saa.ModelError, match="side='both' is not known"):
+        saa.load("minilm", task=folder, side="both")
+    with pytest.raises(saa.TextError, match=r"texts\[1\] is empty"):
+        list(classify(tone, ["fine", " "]))
+    with pytest.raises(saa.ModelError, match="loaded for no task"):
+        list(classify(saa.load("minilm", device="cpu"), ["text"]))
+    with pytest.raises(saa.TextError, match="at most 512"):
+        list(classify(tone, ["word " * 600]))
+    assert torch.isfinite(encode(tone, [[101, 102]]).means).all()
