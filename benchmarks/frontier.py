@@ -93,16 +93,21 @@ def measure(
 
 
 def curve(rows: list[dict[str, Any]], method: str, length: int) -> list[tuple[float, float]]:
-    """(density, perplexity increase in percent) of a method, mean over texts, densest first."""
+    """(density, perplexity increase in percent) of a method, mean over texts, densest first.
+
+    Only aims that were measured on every text count, so that the points of a curve compare.
+    """
     by_aim: dict[float, list[dict[str, Any]]] = {}
     for row in rows:
         if (row["method"], row["length"]) == (method, length):
             by_aim.setdefault(row["aim"], []).append(row)
+    texts = max(map(len, by_aim.values()), default=0)
     means = [
         tuple(
             sum(row[key] for row in found) / len(found) for key in ("density", "ppl_increase_pct")
         )
         for found in by_aim.values()
+        if len(found) == texts
     ]
     return sorted(((density, increase) for density, increase in means), reverse=True)
 

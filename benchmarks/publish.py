@@ -155,13 +155,17 @@ def needed(points: list[tuple[float, float]], limit: float) -> str:
 
 def retrieval_table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| tokens | method | pairs kept | found (95 % interval over texts) | questions |",
-        "| ---: | --- | ---: | ---: | ---: |",
+        "| questions | tokens | method | pairs kept | found (95 % interval over texts) | asked |",
+        "| --- | ---: | --- | ---: | ---: | ---: |",
     ]
-    for row in sorted(rows, key=lambda row: (row["length"], row["method"] != "dense")):
+
+    def place(row: dict[str, Any]) -> tuple[str, int, bool]:
+        return row["questions"], row["length"], row["method"] != "dense"
+
+    for row in sorted(rows, key=place):
         name = row["method"] + (f", mass {row['mass']:g}" if row["mass"] else "")
         lines.append(
-            f"| {row['length']:,} | {name} | {row['density']:.2f} | {100 * row['accuracy']:.1f} % "
+            f"| {row['questions']} | {row['length']:,} | {name} | {row['density']:.2f} | {100 * row['accuracy']:.1f} % "
             f"({100 * row['lo']:.0f} to {100 * row['hi']:.0f}) | {row['trials']} |"
         )
     return "\n".join(lines)

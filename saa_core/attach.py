@@ -207,9 +207,9 @@ MARKS = {"adapter": "adapter_config.json", "task": "task.json"}
 
 
 def _shipped_folder(kind: str, model: str, given: str | os.PathLike[str]) -> Path:
-    """A shipped adapter or task by name, or a folder."""
-    shipped, mark = fetch.assets() / f"{kind}s" / model, MARKS[kind]
-    for folder in (shipped / Path(given).name, Path(given)):
+    """A shipped adapter or task by its bare name, or a folder."""
+    shipped, mark, path = fetch.assets() / f"{kind}s" / model, MARKS[kind], Path(given)
+    for folder in (shipped / path, path) if len(path.parts) == 1 else (path,):
         if (folder / mark).is_file():
             return folder
     known = sorted(path.name for path in shipped.glob("*") if path.is_dir())

@@ -146,6 +146,7 @@ def _policy_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--block", type=int, nargs=2, metavar=("QUERIES", "KEYS"))
     command.add_argument("--sink", type=int, help="first tokens that are always kept")
     command.add_argument("--local", type=int, help="nearest tokens that are always kept")
+    command.add_argument("--tail", type=int, help="last queries that see every key")
     command.add_argument(
         "--fallback",
         choices=FALLBACKS,
@@ -226,7 +227,7 @@ def _load(options: argparse.Namespace) -> Model:
 
 
 def _policy(options: argparse.Namespace, default: Policy) -> Policy:
-    names = ("mass", "budget", "granularity", "kernel", "block", "sink", "local")
+    names = ("mass", "budget", "granularity", "kernel", "block", "sink", "local", "tail")
     given = {
         name: getattr(options, name)
         for name in (*names, "fallback", "crossover")

@@ -23,11 +23,12 @@ PAIR_LIMIT = 512
 """Texts up to this many tokens are decided pair by pair under ``granularity="auto"``."""
 
 REASONS = (
-    *("not allowed", "below", "gate", "sink", "local", "dense", "forced", "excluded", "token"),
+    *("not allowed", "below", "gate", "sink", "local", "dense", "forced", "excluded"),
+    *("token", "tail"),
 )
 """Reason codes are indices into this tuple, and stay so: stored traces hold them."""
-NOT_ALLOWED, BELOW, GATE, SINK, LOCAL, DENSE, FORCED, EXCLUDED, TOKEN = range(len(REASONS))
-KEPT = (GATE, SINK, LOCAL, DENSE, FORCED)
+NOT_ALLOWED, BELOW, GATE, SINK, LOCAL, DENSE, FORCED, EXCLUDED, TOKEN, TAIL = range(len(REASONS))
+KEPT = (GATE, SINK, LOCAL, DENSE, FORCED, TAIL)
 """Reasons for which a pair is kept; the others say why it is not."""
 
 
@@ -92,6 +93,8 @@ class Policy:
         crossover: length in tokens from which deciding is faster than dense attention, as measured.
         tokens: share of the token work that an encoder with token gates does, in (0, 1]; None drops
             no token.
+        tail: number of last queries that see every key, in tokens: the end of a prompt, where the
+            question stands from which a reply is written. For causal models.
 
     Raises:
         PolicyError: a value is outside its range. Names of kernels and rules are checked when a
@@ -111,6 +114,7 @@ class Policy:
     fallback: Literal["never", "dense"] = "never"
     crossover: int = 1024
     tokens: float | None = None
+    tail: int = 0
 
     def __post_init__(self) -> None:
         if self.mass is None and self.budget is None:
@@ -143,7 +147,7 @@ class Policy:
                 "each from 1 to 1024, for example (32, 16)"
             )
         object.__setattr__(self, "block", tuple(self.block))
-        for name, least in (("sink", 0), ("local", 1), ("crossover", 0)):
+        for name, least in (("sink", 0), ("local", 1), ("crossover", 0), ("tail", 0)):
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= least):
                 raise PolicyError(f"{name}={value!r} must be a whole number of tokens >= {least}")

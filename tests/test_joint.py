@@ -101,6 +101,9 @@ def test_an_adapter_is_saved_and_merged_into_another_model(toy, tmp_path, smollm
     with torch.inference_mode():
         expected, found = (forward(m, ids, saa.Call(POLICY)) for m in (model, merged))
     torch.testing.assert_close(found, expected, atol=5e-3, rtol=5e-3)  # kept in float16
+    namesake = saa.save_adapter(model, tmp_path / "saa-joint", training={"command": "test"})
+    with pytest.raises(saa.SAAError, match="saa-joint"):  # not the shipped one of that name
+        saa.load("smollm2", adapter=namesake)
     plain = saa.load(str(original))
     assert not torch.allclose(dense_logs(plain, ids), dense_logs(merged, ids))
 

@@ -1,5 +1,7 @@
 """Properties of rules that hold for every score, shape and padding."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from problems import mask_of
 from saa_core import rules
 from saa_core.attention import Call
 from saa_core.errors import PolicyError
-from saa_core.types import EXCLUDED, FORCED, LOCAL, SINK, Allowed, Force, Policy, expand
+from saa_core.types import EXCLUDED, FORCED, LOCAL, SINK, TAIL, Allowed, Force, Policy, expand
 
 SCENES = st.fixed_dictionaries(
     {
@@ -94,6 +96,26 @@ def test_forced_blocks_are_those_with_a_sink_or_local_pair(shape):
     assert not (forced > 0)[count == 0].any()
 
 
+@given(SCENES, st.integers(1, 60))
+@settings(max_examples=60, deadline=None)
+def test_the_last_queries_see_every_key(shape, tail):
+    """And of the others none more than before, but those in a block with one of them."""
+    allowed, count, policy, before, score = scene(**shape)
+    codes = rules.forced(allowed, replace(policy, tail=tail), shape["block"], count)
+    assert ((codes == before) | ((codes == TAIL) & (before == 0))).all()
+    keep, _ = rules.mass(score, codes, count, 0.3)
+    pairs = expand(keep, shape["block"], allowed.queries, allowed.keys) & allowed.pairs
+    rows = expand((codes == TAIL).any(-1, keepdim=True), shape["block"], allowed.queries, 1)[..., 0]
+    for item, seen in enumerate(allowed.pairs.any(-1)[:, 0]):
+        if seen.any():
+            last = int(seen.nonzero().max())
+            ends = torch.arange(allowed.queries).gt(last - tail) & seen
+            full = allowed.pairs[item, :, ends].expand_as(pairs[item][:, ends])
+            assert torch.equal(pairs[item][:, ends], full)
+            first = max(0, last - tail + 1) // shape["block"][0] * shape["block"][0]
+            assert not rows[min(item, len(rows) - 1), 0, :first].any()
+
+
 def test_mass_one_is_all_even_where_float_sums_would_not_be():
     allowed = Allowed(4096, 4096, True, torch.device("cpu"))
     count = allowed.count((32, 16))
@@ -114,6 +136,7 @@ def test_mass_one_is_all_even_where_float_sums_would_not_be():
         ({"block": (32,)}, "block"),
         ({"block": (0, 16)}, "block"),
         ({"sink": -1}, "sink"),
+        ({"tail": 1.5}, "tail"),
         ({"local": 0}, "local"),
     ],
 )

@@ -317,6 +317,17 @@ def test_forced_pairs_are_traced_with_their_reason_and_change_the_output(smollm2
             saa.run(smollm2, text, saa.Policy(force=(saa.Force(**wrong),)))
 
 
+def test_the_end_of_a_prompt_is_read_in_full(smollm2, novel):
+    policy = saa.Policy(mass=0.6, granularity="block", tail=20)
+    trace = saa.run(smollm2, novel[:1500], policy)
+    end = np.s_[trace.queries - 20 :, :]
+    for layer, head in ((0, 0), (17, 5)):
+        assert trace.keep_map(layer, head, end)[np.tril_indices(20)].all()
+        assert (trace.keep_map(layer, head, end) == trace.allowed(layer, end)).all()
+        assert not trace.keep_map(layer, head)[:100].all()
+        assert saa.REASONS.index("tail") in trace.reason_map(layer, head, end)
+
+
 @pytest.mark.parametrize("over", ["layer", "call"])
 def test_a_budget_is_kept_in_the_real_model(smollm2, novel, over):
     policy = saa.Policy(budget=0.35, budget_over=over, granularity="block")

@@ -43,6 +43,7 @@ def inspector(trace: Trace, layer: int, head: int, q: int, k: int, words: Words)
                 threshold=threshold,
                 sink=policy.sink,
                 local=policy.local,
+                tail=policy.tail,
             )
         )
         if trace.policy is None or reason == "not allowed":

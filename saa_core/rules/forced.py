@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 
 from saa_core.errors import PolicyError
-from saa_core.types import EXCLUDED, FORCED, LOCAL, SINK, Allowed, Force, Policy
+from saa_core.types import EXCLUDED, FORCED, LOCAL, SINK, TAIL, Allowed, Force, Policy
 
 
 def forced(allowed: Allowed, policy: Policy, block: tuple[int, int], count: Tensor) -> Tensor:
-    """Blocks that are kept whatever the gate says: sink (first keys) and local (nearest keys).
+    """Blocks that are kept whatever the gate says: sink (first keys), local (nearest keys), and all
+    keys of the last queries (tail) where later queries see more than earlier ones.
 
     A block is forced if it holds one such pair. With padding on the left the first keys are the
     first that the batch item may see, so sinks are counted from there.
 
     Returns:
-        uint8 [B or 1, 1, M, S]: SINK, LOCAL or 0, and 0 where no pair is allowed.
+        uint8 [B or 1, 1, M, S]: SINK, LOCAL, TAIL or 0, and 0 where no pair is allowed.
     """
     bq, bk = block
     M, S = count.shape[-2:]
@@ -31,7 +32,9 @@ def forced(allowed: Allowed, policy: Policy, block: tuple[int, int], count: Tens
     ahead = k0 - (q0 + bq - 1)
     gap = torch.maximum(behind, ahead).clamp(min=0)
     sink = (k0 < first + policy.sink) & (k0 + bk > first)
-    codes = torch.where(sink, SINK, torch.where(gap < policy.local, LOCAL, 0))
+    at_end = q0 + bq > _last_query(allowed)[:, None, None, None] + 1 - policy.tail
+    tail = torch.where(at_end & (policy.tail > 0), TAIL, 0)
+    codes = torch.where(sink, SINK, torch.where(gap < policy.local, LOCAL, tail))
     return (codes * (count > 0)).to(torch.uint8)
 
 
@@ -89,6 +92,15 @@ def _first_key(allowed: Allowed) -> Tensor:
     if allowed.mask is None:
         return torch.zeros(1, dtype=torch.long, device=allowed.device)
     return allowed.mask[:, 0].any(1).int().argmax(-1)
+
+
+def _last_query(allowed: Allowed) -> Tensor:
+    """Position of the last query of the batch item that sees any key, [B or 1]."""
+    if allowed.mask is None:
+        return torch.full((1,), allowed.keys - 1, device=allowed.device)
+    sees = allowed.mask[:, 0].any(2).int()
+    last = allowed.queries - 1 - sees.flip(1).argmax(1)
+    return last + allowed.keys - allowed.queries
 
 
 def without_excluded(score: Tensor, forced: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
