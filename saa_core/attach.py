@@ -6,7 +6,6 @@ computes exactly what it computed before.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,19 +14,18 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from saa_core import attention, fetch
-from saa_core.errors import GateError, ModelError, choice
+from saa_core.errors import ModelError, choice
 from saa_core.families import Family, family_named, family_of
 from saa_core.files import replacing, write_json
-from saa_core.gates import Calibration, GateConfig, PairGate
+from saa_core.gate_files import GATE_FORMAT, read_gates
+from saa_core.gates import PairGate
 from saa_core.task import SIDES, Task, put_task, read_task
 from saa_core.types import Policy
-
-GATE_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -326,93 +324,6 @@ def detach(model: Model) -> Any:
     if current.startswith(attention.PREFIX):
         model.hf.set_attn_implementation(current.removeprefix(attention.PREFIX))
     return model.hf
-
-
-@dataclass(frozen=True)
-class StoredGates:
-    """Gates read from a folder: weights by layer, and the JSON that describes them."""
-
-    about: dict[str, Any]
-    layers: list[GateConfig]
-    calibration: list[Calibration]
-    weights: dict[str, torch.Tensor]
-    folder: Path
-
-    @property
-    def rank(self) -> int:
-        return self.layers[0].rank
-
-    @property
-    def id(self) -> str:
-        return str(self.about["id"])
-
-    @property
-    def trained(self) -> bool:
-        return bool(self.about["trained"])
-
-    def fill(self, gates: list[PairGate]) -> None:
-        """Copies the weights into gates of the same shape, or raises GateError and copies none."""
-        wanted = [gate.config for gate in gates]
-        if wanted != self.layers:
-            raise GateError(
-                f"gates={str(self.folder)!r} were made for {_shape(self.layers)}, "
-                f"and this model has {_shape(wanted)}"
-            )
-        for index, gate in enumerate(gates):
-            prefix = f"layers.{index}."
-            state = {
-                name.removeprefix(prefix): tensor.float()
-                for name, tensor in self.weights.items()
-                if name.startswith(prefix)
-            }
-            try:
-                gate.load_state_dict(state)
-            except RuntimeError as error:
-                raise GateError(f"gates={str(self.folder)!r}: layer {index}: {error}") from error
-            if self.calibration:
-                gate.calibration = self.calibration[index]
-
-
-def _shape(layers: list[GateConfig]) -> str:
-    first = layers[0]
-    return (
-        f"{len(layers)} layers of {first.heads} heads, {first.key_heads} key heads, "
-        f"head size {first.head_size}, rank {first.rank}"
-        f"{', both directions' if first.directed else ''}"
-    )
-
-
-def read_gates(folder: str | os.PathLike[str]) -> StoredGates:
-    """Reads a gate folder: gates.safetensors and gates.json.
-
-    Raises:
-        GateError: a file is missing, broken, of another format, or the two do not belong together.
-    """
-    path = Path(folder)
-    try:
-        about = json.loads((path / "gates.json").read_text(encoding="utf-8"))
-        raw = (path / "gates.safetensors").read_bytes()
-        weights = load_file(path / "gates.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise GateError(
-            f"gates={str(folder)!r} is not a gate folder (gates.json and gates.safetensors): {error}"
-        ) from error
-    if about.get("format") != GATE_FORMAT:
-        raise GateError(
-            f"gates={str(folder)!r} has format {about.get('format')!r}; this version reads "
-            f"{GATE_FORMAT}"
-        )
-    if about.get("sha256") != hashlib.sha256(raw).hexdigest():
-        raise GateError(f"gates={str(folder)!r}: gates.safetensors does not belong to gates.json")
-    try:
-        layers = [GateConfig(**layer) for layer in about["layers"]]
-        calibration = [Calibration(**layer) for layer in about.get("calibration", [])]
-        _shape(layers)
-        if len(calibration) not in (0, len(layers)):
-            raise ValueError(f"calibration of {len(calibration)} layers for {len(layers)}")
-    except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise GateError(f"gates={str(folder)!r}: gates.json is not valid: {error}") from error
-    return StoredGates(about, layers, calibration, weights, path)
 
 
 def save_gates(

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from saa_core import fetch, native, rules
-from saa_core.attach import pick_device, read_gates
+from saa_core.attach import pick_device
 from saa_core.errors import SAAError
 from saa_core.files import cache_dir, store_dir
+from saa_core.gate_files import read_gates
 from saa_core.kernels import KERNELS, dense, flex_unavailable
 from saa_core.native import find_compiler
 from saa_core.record import versions

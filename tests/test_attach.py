@@ -9,7 +9,7 @@ from conftest import CONFIGS, TINY
 from transformers import AutoModelForCausalLM, OPTConfig
 
 import saa_core as saa
-from saa_core.attach import read_gates
+from saa_core.gate_files import read_gates
 
 IDS = torch.arange(3, 83)[None] % 97
 TEXTS = ["low", "high"]

@@ -14,7 +14,7 @@ LEVELS = [
     {"types", "errors", "files", "native"},
     {"gates", "token_gates", "rules", "kernels", "notebook", "trace", "record", "fetch"},
     {"attention"},
-    {"families", "task", "attach"},
+    {"families", "task", "gate_files", "attach"},
     {"packed", "runner"},
     {"classify", "work", "explain", "measure", "tradeoff", "train", "doctor", "cli_tasks", "cli"},
 ]

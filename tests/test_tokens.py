@@ -11,7 +11,8 @@ import saa_core as saa
 from saa_core import packed
 from saa_core.packed import attend, encode, packing_of
 from saa_core.task import add_token_gates
-from saa_core.train.tokens import Stages, TokenConfig, lot, masked, padded
+from saa_core.train.masked import masked, padded
+from saa_core.train.tokens import Stages, TokenConfig, lot
 
 PACKED = ("bert", "roberta", "xlm-roberta", "distilbert")
 

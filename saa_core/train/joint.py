@@ -22,10 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from saa_core.attach import Model, read_gates, save_gates
+from saa_core.attach import Model, save_gates
 from saa_core.attention import Call
 from saa_core.errors import GateError, ModelError, PolicyError
 from saa_core.files import replacing, write_json
+from saa_core.gate_files import read_gates
 from saa_core.runner import forward
 from saa_core.train.checkpoint import Checkpoint
 from saa_core.train.corpus import windows

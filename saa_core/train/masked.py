@@ -1,0 +1,75 @@
+"""What packed.py executes, with dropped tokens masked: saves nothing, and gradients flow through it.
+
+Knows a packed model's layers and token gates; knows nothing about labels or losses.
+
+Shapes: B texts, N tokens, E hidden size, H heads, D head size.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from saa_core.attach import Model
+from saa_core.families.packing import Packing
+from saa_core.token_gates import TokenGate
+
+
+def masked(
+    packing: Packing,
+    special_BN: Tensor,
+    ids_BN: Tensor,
+    mask_BN: Tensor,
+    wanted: float,
+    noise: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Final states [B, N, E] and the share of the token work that was kept, differentiable.
+
+    Dropped tokens are neither queries nor keys and keep their state. With ``wanted`` 1 none is.
+
+    Args:
+        noise: of the gates' decisions (logistic); None decides as packed.encode does.
+    """
+    B, N = ids_BN.shape
+    positions = torch.arange(N, device=ids_BN.device).expand(B, N)
+    x_BNE = packing.embed(ids_BN.flatten(), positions.flatten()).view(B, N, -1)
+    alive_BN = mask_BN.float()
+    done = torch.zeros((), device=ids_BN.device)
+    for layer in packing.layers:
+        gate: TokenGate | None = getattr(layer.module, "saa_token_gate", None)
+        if gate is not None and wanted < 1:
+            alive_BN = alive_BN * _step(gate(x_BNE.float(), wanted), special_BN, noise)
+        done = done + alive_BN.sum()
+        heads = layer.attention.config.num_attention_heads  # type: ignore[union-attr]
+        q, k, v = (p.unflatten(-1, (heads, -1)).transpose(1, 2) for p in layer.project(x_BNE))
+        scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+        scores = scores.masked_fill(~mask_BN[:, None, None], -torch.inf)
+        weights = scores.softmax(-1) * alive_BN[:, None, None]
+        weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
+        mixed = (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
+        y_BNE = layer.finish(x_BNE, mixed).float()
+        x_BNE = x_BNE.float()
+        x_BNE = torch.lerp(x_BNE, y_BNE, alive_BN[..., None])
+    return x_BNE, done / (mask_BN.sum() * len(packing.layers))
+
+
+def _step(score_BN: Tensor, special_BN: Tensor, noise: torch.Generator | None) -> Tensor:
+    """1 where a token stays, 0 where it goes; the gradient is that of the sigmoid."""
+    if noise is not None:
+        uniform = torch.rand(score_BN.shape, generator=noise).clamp(1e-6, 1 - 1e-6)
+        score_BN = score_BN + uniform.logit().to(score_BN.device)
+    soft = score_BN.sigmoid()
+    hard = (score_BN > 0).float()
+    return torch.where(special_BN, 1.0, hard + soft - soft.detach())
+
+
+def padded(batch: Sequence[Sequence[int]], model: Model) -> tuple[Tensor, Tensor]:
+    """Token ids int64 [B, N] and where they are real, bool [B, N]."""
+    longest = max(len(ids) for ids in batch)
+    fill = model.tokenizer.pad_token_id or 0
+    ids = torch.full((len(batch), longest), fill)
+    mask = torch.zeros(len(batch), longest, dtype=torch.bool)
+    for row, own in enumerate(batch):
+        ids[row, : len(own)] = torch.tensor(own)
+        mask[row, : len(own)] = True
+    return ids.to(model.device), mask.to(model.device)
