@@ -43,6 +43,8 @@ def measure(
         low, middle, high = timing.ratio(dense, "attention_ms")
         rows.append(
             {
+                "model": model.spec.title,
+                "text": options.source,
                 "length": length,
                 "block": f"{block[0]} x {block[1]}",
                 "mass": quality.mass,
@@ -91,10 +93,11 @@ def main() -> None:
     rows: list[dict[str, Any]] = (
         json.loads(options.out.read_text()) if options.out.is_file() else []
     )
-    done = {(row["length"], row["block"]) for row in rows}
+    done = {(row["model"], row["text"], row["length"], row["block"]) for row in rows}
     for length in options.lengths:
         for block in BLOCKS:
-            if (length, f"{block[0]} x {block[1]}") in done:
+            name = f"{block[0]} x {block[1]}"
+            if (model.spec.title, options.source, length, name) in done:
                 continue
             rows += measure(model, original, text, length, block, options)
             write_json(options.out, rows)

@@ -96,7 +96,10 @@ RULES = ("mean keys", "antidiagonal", "upper bound", "random", WINDOW)
 
 
 def equal_density_table(rows: list[dict[str, Any]]) -> str:
-    """What each method costs at the density at which the joint model costs 1 %, by length."""
+    """What each method costs at the density at which the joint model costs 1 %, by length.
+
+    Only methods that were measured on the same texts as the joint model are compared.
+    """
     lengths = sorted({row["length"] for row in rows})
     lines = [
         "| tokens | density | SAA, joint | SAA, distilled | oracle | best rule without training "
@@ -104,20 +107,30 @@ def equal_density_table(rows: list[dict[str, Any]]) -> str:
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for length in lengths:
-        text = needed(curve(rows, JOINT, length), LIMIT_PCT)
-        if not text.replace(".", "").isdigit():
+        density = density_at(curve(rows, JOINT, length), LIMIT_PCT)
+        if density is None:
             continue
-        density = float(text)
-        costs = {m: cost_at(curve(rows, m, length), density) for m in METHODS}
-        rules = {m: costs[m] for m in RULES if costs[m] is not None}
+        texts = texts_of(rows, JOINT, length)
+        costs = {
+            m: cost_at(curve(rows, m, length), density)
+            for m in METHODS
+            if texts_of(rows, m, length) == texts
+        }
+        rules = {m: cost for m in RULES if (cost := costs.get(m)) is not None}
         best = min(rules, key=lambda m: rules[m], default=None)
-        cells = [f"{costs[m]:+.2f} %" if costs[m] is not None else "–" for m in SHOWN]
-        if best is None:
+        found = [costs.get(m) for m in SHOWN]
+        cells = ["–" if cost is None else f"{cost:+.2f} %" for cost in found]
+        if best is None or rules[best] <= 0:
             cells += ["–", "–"]
         else:
-            cells += [f"{rules[best]:+.2f} % ({best})", f"{costs[JOINT] / rules[best]:.2f} x"]
+            ratio = LIMIT_PCT / rules[best]
+            cells += [f"{rules[best]:+.2f} % ({best})", f"{ratio:.2f} x"]
         lines.append(f"| {length:,} | {density:.2f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def texts_of(rows: list[dict[str, Any]], method: str, length: int) -> set[str]:
+    return {row["text"] for row in rows if (row["method"], row["length"]) == (method, length)}
 
 
 SHOWN = (JOINT, LEARNED, "oracle")
@@ -136,21 +149,26 @@ def cost_at(points: list[tuple[float, float]], density: float) -> float | None:
     return None
 
 
-def needed(points: list[tuple[float, float]], limit: float) -> str:
-    """Lowest density within a limit, linear between measured points.
+def density_at(points: list[tuple[float, float]], limit: float) -> float | None:
+    """Lowest density within a limit, linear between measured points; None outside them.
 
     Args:
         points: (density, increase in percent), densest first.
     """
+    for (dense, low), (sparse, high) in itertools.pairwise(points):
+        if low <= limit < high:
+            return dense + (limit - low) / (high - low) * (sparse - dense)
+    return None
+
+
+def needed(points: list[tuple[float, float]], limit: float) -> str:
+    """`density_at` for a table; where it lies outside the measured points, on which side."""
     if not points:
         return "–"
     if points[0][1] > limit:
         return f"over {points[0][0]:.2f}"
-    for (dense, low), (sparse, high) in itertools.pairwise(points):
-        if high > limit:
-            share = (limit - low) / (high - low)
-            return f"{dense + share * (sparse - dense):.2f}"
-    return f"under {points[-1][0]:.2f}"
+    found = density_at(points, limit)
+    return f"under {points[-1][0]:.2f}" if found is None else f"{found:.2f}"
 
 
 def retrieval_table(rows: list[dict[str, Any]]) -> str:

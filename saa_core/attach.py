@@ -122,7 +122,7 @@ def load(
     gates: str | os.PathLike[str] | None = None,
     adapter: str | os.PathLike[str] | None = None,
     task: str | os.PathLike[str] | None = None,
-    side: Literal["sparse", "dense"] = "sparse",
+    side: Literal["auto", "sparse", "dense"] = "auto",
     progress: fetch.Progress | None = None,
 ) -> Model:
     """Loads a model and attaches gates; fetches a pinned model once if it is missing.
@@ -137,7 +137,8 @@ def load(
             is merged into the weights. The model is then another one, also when it is called
             without a policy.
         task: name of a shipped classification task, or a folder written by ``saa train-task``.
-        side: of the task: "sparse" has token gates, "dense" is what it is compared with.
+        side: of the task: "sparse" has token gates, "dense" is what it is compared with; "auto" is
+            the one that was found best on validation texts.
 
     Raises:
         ModelError: the name is no alias, folder or reachable hub id, the family is unsupported, or
@@ -146,15 +147,17 @@ def load(
         GateError: the gate folder is broken or made for another model.
     """
     target = pick_device(device)
-    if side not in SIDES:
-        raise ModelError(choice("side", side, SIDES))
+    if side not in ("auto", *SIDES):
+        raise ModelError(choice("side", side, ("auto", *SIDES)))
+    if task is None and side != "auto":
+        raise ModelError(f"side={side!r} belongs to a task; name one with task=")
     if adapter is not None and task is not None:
         raise ModelError(f"adapter={str(adapter)!r} and task={str(task)!r} exclude each other")
     lora = None if adapter is None else _shipped_folder("adapter", name, adapter)
-    about_task = None
-    if task is not None:
-        task = _shipped_folder("task", name, task)
-        about_task = read_task(task)
+    folder = None if task is None else _shipped_folder("task", name, task)
+    about = None if folder is None else read_task(folder)
+    if about is not None and side == "auto":
+        side = about.side  # type: ignore[assignment]
     if gates is None and lora is not None:
         gates = lora / "gates"
     if gates is not None:
@@ -174,20 +177,20 @@ def load(
             f"({', '.join(sorted(fetch.models()))}), and as a folder or hub id it gave: "
             f"{str(error).splitlines()[0]}"
         ) from error
+    if folder is not None and family.pack is None:
+        raise ModelError(f"task={str(task)!r}: model={name!r} of family {family.name} has no tasks")
     shipped = fetch.assets() / "gates" / name
     if gates is None and pinned and (shipped / "gates.json").is_file():
         gates = shipped
     if lora is not None:
-        hf = _merged(hf, lora)
-    if isinstance(task, Path):
-        hf = _merged(hf, task / side)
+        hf = _merged(hf, lora, "adapter")
+    if folder is not None:
+        hf = _merged(hf, folder / side, "task")
     model = attach(hf.to(target).eval(), tokenizer, gates=gates)
     found = None
-    if isinstance(task, Path) and about_task is not None:
-        if family.pack is None:
-            raise ModelError(f"model={name!r} of family {family.name} cannot be used for a task")
+    if folder is not None and about is not None and family.pack is not None:
         hidden = int(model.hf.config.hidden_size)
-        found = put_task(family.pack(model.hf), hidden, task, side, about_task)
+        found = put_task(family.pack(model.hf), hidden, folder, side, about)
     described = replace(
         model.spec,
         name=name,
@@ -196,6 +199,7 @@ def load(
         adapter=None if lora is None else lora.name,
         task=None if found is None else found.name,
         policy=model.spec.policy if found is None else found.policy,
+        evaluation=model.spec.evaluation if found is None else found.evaluation,
     )
     return replace(model, spec=described, task=found)
 
@@ -217,7 +221,7 @@ def _shipped_folder(kind: str, model: str, given: str | os.PathLike[str]) -> Pat
     )
 
 
-def _merged(hf: Any, folder: Path) -> Any:
+def _merged(hf: Any, folder: Path, argument: str) -> Any:
     """The model with the adapter added to its weights; the adapter itself is gone."""
     from peft import PeftModel  # here: importing it takes a second
 
@@ -226,7 +230,7 @@ def _merged(hf: Any, folder: Path) -> Any:
         return adapted.merge_and_unload()
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(
-            f"adapter={str(folder)!r} does not fit this model or is broken: "
+            f"{argument}={str(folder)!r} does not fit this model or is broken: "
             f"{str(error).splitlines()[0]}"
         ) from error
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from saa_core.attach import Model
-from saa_core.errors import ModelError, TextError
+from saa_core.errors import ModelError, PolicyError, TextError
 from saa_core.packed import encode
 from saa_core.task import Task
 from saa_core.types import Policy
@@ -25,7 +25,8 @@ class Prediction:
         probabilities: by label, in the task's order; they sum to 1.
         tokens: length of the text, special tokens included.
         token_share: tokens computed / tokens, mean over layers; 1 is dense.
-        flops_share: floating-point operations of all layers, gates included, against dense.
+        flops_share: floating-point operations of all layers, token gates included, against dense.
+            What single dropped pairs save is not counted.
     """
 
     label: str
@@ -50,25 +51,38 @@ def task_of(model: Model) -> Task:
 
 
 def classify(
-    model: Model, texts: Sequence[str], policy: Policy | None = None, *, batch: int = 32
+    model: Model,
+    texts: Sequence[str],
+    policy: Policy | None = None,
+    *,
+    batch: int = 32,
+    cut: bool = False,
 ) -> Iterator[Prediction]:
-    """Labels texts, in their order, ``batch`` at a time.
+    """Labels texts, in their order, ``batch`` at a time. All texts are checked before the first.
 
     Args:
         policy: ``tokens`` says which share of the token work to do; the task's default by default.
             ``Policy(mass=1.0)`` drops nothing.
+        cut: cut texts to the length that the task was trained and measured with; a text that is too
+            long for the model is refused otherwise.
 
     Raises:
         ModelError: the model was loaded for no task.
         TextError: a text is empty, not valid Unicode, or too long.
-        PolicyError: the policy drops tokens and the model is the task's dense side.
+        PolicyError: the policy drops tokens and the model is the task's dense side, ``texts`` is one
+            string, or ``batch`` is no whole number >= 1.
     """
     task = task_of(model)
+    if isinstance(texts, str):
+        raise PolicyError("texts is one string; give a list of texts")
+    if not isinstance(batch, int) or batch < 1:
+        raise PolicyError(f"batch={batch!r} must be a whole number >= 1")
     policy = model.spec.policy if policy is None else policy
-    for start in range(0, len(texts), batch):
-        part = texts[start : start + batch]
-        ids = [_encoded(model, text, start + index) for index, text in enumerate(part)]
-        encoded = encode(model, ids, policy)
+    longest = task.longest if cut else None
+    ids = [_encoded(model, text, index, longest) for index, text in enumerate(texts)]
+    gates = policy.tokens is not None and policy.tokens < 1
+    for start in range(0, len(ids), batch):
+        encoded = encode(model, ids[start : start + batch], policy)
         rows = task.probabilities(encoded.means).tolist()
         for row, needed in zip(rows, encoded.needed.T, strict=True):
             best = max(range(len(row)), key=row.__getitem__)
@@ -78,12 +92,12 @@ def classify(
                 probabilities=dict(zip(task.labels, row, strict=True)),
                 tokens=tokens,
                 token_share=float(needed.sum()) / (tokens * len(needed)),
-                flops_share=encoder_flops(model, needed.tolist())
+                flops_share=encoder_flops(model, needed.tolist(), gates=gates)
                 / encoder_flops(model, [tokens] * len(needed), gates=False),
             )
 
 
-def _encoded(model: Model, text: str, index: int) -> list[int]:
+def _encoded(model: Model, text: str, index: int, longest: int | None) -> list[int]:
     if not isinstance(text, str) or not text.strip():
         raise TextError(f"texts[{index}] is empty; give at least one word")
     try:
@@ -92,11 +106,12 @@ def _encoded(model: Model, text: str, index: int) -> list[int]:
         raise TextError(
             f"texts[{index}] has an invalid character (a lone surrogate) at position {error.start}"
         ) from error
-    ids: list[int] = model.tokenizer(text, verbose=False)["input_ids"]
+    shorten = {} if longest is None else {"truncation": True, "max_length": longest}
+    ids: list[int] = model.tokenizer(text, verbose=False, **shorten)["input_ids"]
     if len(ids) > model.max_length:
         raise TextError(
             f"texts[{index}] has {len(ids)} tokens, and {model.spec.name} takes at most "
-            f"{model.max_length}",
+            f"{model.max_length}; shorten it, or let texts be cut",
             limit=model.max_length,
             length=len(ids),
         )

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from saa_core.attach import load
 from saa_core.classify import Prediction, classify
-from saa_core.errors import TextError
+from saa_core.errors import TextError, choice
 from saa_core.files import replacing
 from saa_core.train import labelled
 from saa_core.train.task import TaskQuality, TaskTraining
@@ -32,6 +32,9 @@ def register(commands: Any) -> None:
     command.add_argument("--task", required=True, help="shipped task or folder")
     command.add_argument("--tokens", type=float, help="share of the token work to do, up to 1")
     command.add_argument("--column", default="text", help="of a table")
+    command.add_argument(
+        "--cut", action="store_true", help="cut texts to what the task was made for"
+    )
     command.add_argument("--out", help="CSV or JSONL file for the labels of a table")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     command.set_defaults(run=_classify)
@@ -61,14 +64,13 @@ def register(commands: Any) -> None:
 def _classify(options: argparse.Namespace) -> None:
     texts = list(_texts(options.file, options.column))
     table = Path(options.file).suffix.lower() in labelled.FILES
-    policy = None
-    if options.tokens is not None:
-        policy = Policy(mass=1.0, tokens=options.tokens if options.tokens < 1 else None)
-        Policy(mass=1.0, tokens=options.tokens)  # refuses what is no share
+    policy = None if options.tokens is None else Policy(mass=1.0, tokens=options.tokens)
+    if options.out and Path(options.out).suffix.lower() not in (".csv", ".jsonl"):
+        raise TextError(choice("--out", Path(options.out).suffix, (".csv", ".jsonl")))
     model = load(options.model, task=options.task, device=options.device)
     found = []
     with tqdm(total=len(texts), unit="text", disable=len(texts) < 2) as bar:
-        for prediction in classify(model, texts, policy, batch=BATCH):
+        for prediction in classify(model, texts, policy, batch=BATCH, cut=options.cut):
             found.append(prediction)
             bar.update()
     if options.out:
@@ -99,7 +101,7 @@ def _texts(file: str, column: str) -> Iterator[str]:
 
 
 def _write(out: Path, texts: list[str], found: list[Prediction]) -> Path:
-    """Text, label, probability and work per line; CSV unless the name ends in .jsonl."""
+    """Text, label, probability and work per line, as CSV or JSONL."""
     rows = [
         {
             "text": text,

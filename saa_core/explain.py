@@ -16,7 +16,7 @@ from saa_core.errors import TraceError
 from saa_core.gates import PairGate, grid, pool_keys, pool_queries
 from saa_core.runner import forward
 from saa_core.trace import Trace
-from saa_core.types import EXCLUDED, Allowed
+from saa_core.types import EXCLUDED, TOKEN, Allowed
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,9 @@ def boundary(trace: Trace, layer: int, head: int, query: int, key: int) -> Bound
     margin = score - float(maps.threshold[m])
     if trace.policy.rule_name == "mass":
         row, forced = maps.score[m].astype(np.float64), codes[m]
-        total = row[forced != EXCLUDED].sum()
-        before = row[(forced > 0) & (forced != EXCLUDED)].sum()
+        gone = np.isin(forced, (EXCLUDED, TOKEN))
+        total = row[~gone].sum()
+        before = row[(forced > 0) & ~gone].sum()
         before += row[(forced == 0) & (row > score)].sum()
         wanted = before / max(total, 1e-12)
         missed = 1.0 - float(trace.policy.aim)
@@ -81,8 +82,11 @@ def _budget_boundary(trace: Trace, layer: int, score: float) -> float:
     total = needed = 0
     for head in range(trace.shape[1]):
         codes, maps = trace.forced_codes(layer, head), trace.decision(layer, head)
-        paid = (codes > 0) & (codes != EXCLUDED)
-        total += int(count.sum())
+        gone = np.isin(codes, (EXCLUDED, TOKEN))
+        paid = (codes > 0) & ~gone
+        total += (
+            int(count[codes != TOKEN].sum()) if codes.shape == count.shape else int(count.sum())
+        )
         needed += int(count[paid | ((codes == 0) & (maps.score >= score))].sum())
     share = float(trace.targets[layer]) / trace.policy.aim
     return needed / max(total, 1) / max(share, 1e-9)
@@ -129,6 +133,10 @@ class LayerInputs:
     def __init__(self, model: Model, trace: Trace, layer: int) -> None:
         if trace.policy is None:
             raise TraceError("the trace is of a dense run, in which nothing was scored")
+        if trace.policy.tokens is not None:
+            raise TraceError(
+                "scores cannot be taken apart where whole tokens may be dropped; run without tokens"
+            )
         if not 0 <= layer < len(model.gates):
             raise TraceError(f"layer={layer!r} does not exist; choose 0 to {len(model.gates) - 1}")
         self.block = trace.block

@@ -10,7 +10,7 @@ tokens of one text.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -106,14 +106,7 @@ def encode(
     """
     packing = packing_of(model)
     gates = token_gates(packing)
-    share = 1.0 if policy is None or policy.tokens is None else policy.tokens
-    if share < 1 and not any(gates):
-        raise PolicyError(
-            f"tokens={share!r}: model={model.spec.title!r} has no token gates; load it with a task, or "
-            "train some with saa train-task"
-        )
-    if policy is not None and policy.force:
-        raise PolicyError("force cannot be used where tokens are packed; leave out tokens")
+    share = _share(model, policy, gates)
     _check(model, batch)
     recording = call is not None and call.record != "none"
     if recording and len(batch) > 1:
@@ -123,18 +116,18 @@ def encode(
     ids_T = torch.tensor([i for ids in batch for i in ids], device=device)
     positions_T = torch.cat([torch.arange(len(ids)) for ids in batch]).to(device)
     text_T = torch.arange(len(batch)).repeat_interleave(lengths).to(device)
-    special_T = _special(model, ids_T) if share < 1 else None
-    decide = None if policy is None or policy.aim >= 1 else policy
+    special_T = special_tokens(model, ids_T) if share < 1 else None
+    pairwise = policy is not None and (policy.aim < 1 or policy.kernel != "auto")
     with torch.inference_mode():
         states_TE = x_AE = packing.embed(ids_T, positions_T)
         alive_A, still = torch.arange(len(ids_T), device=device), lengths
         needed = []
         for layer, gate in zip(packing.layers, gates, strict=True):
-            score_T = torch.full((len(ids_T),), torch.nan, device=device) if recording else None
+            score_T = torch.full((len(ids_T),), torch.nan, device=device)
             if gate is not None and special_T is not None:
-                score_A = gate(x_AE, share)
-                if score_T is not None:
-                    score_T[alive_A] = score_A.float()
+                score_A = gate(x_AE.float(), share)
+                if recording:
+                    score_T[alive_A] = score_A
                 kept = ((score_A > 0) | special_T[alive_A]).nonzero()[:, 0]
                 if len(kept) < len(alive_A):
                     states_TE = states_TE.index_copy(0, alive_A, x_AE)
@@ -142,23 +135,19 @@ def encode(
                     still = torch.bincount(text_T[alive_A], minlength=len(batch)).cpu()
             needed.append(still)
             q, k, v = _heads(layer, x_AE)
-            if recording or decide is not None:
+            if pairwise or recording:
                 used = policy or Policy(mass=1.0)
                 each = (x.split(still.tolist(), 2) for x in (q, k, v))
                 parts = [
-                    decided(layer.attention, *own, used, call if recording else None)  # type: ignore[call-arg]
-                    for own in zip(*each, strict=True)
+                    decided(layer.attention, own, used, call) for own in zip(*each, strict=True)
                 ]
                 mixed = torch.cat([part[0] for part in parts], 2)
                 if recording:
                     assert call is not None
                     whole = states_TE.index_copy(0, alive_A, x_AE)
+                    decision = None if policy is None else parts[0][1]
                     record = spread_record(
-                        *_heads(layer, whole)[:2],
-                        parts[0][1] if policy is not None else None,
-                        alive_A,
-                        score_T,
-                        full=call.record == "full",
+                        *_heads(layer, whole)[:2], decision, alive_A, score_T, call.record == "full"
                     )
                     call.layers[layer.attention.saa_gate.layer] = record  # type: ignore[union-attr, index]
             else:
@@ -168,10 +157,49 @@ def encode(
     return Encoded(states_TE, lengths.to(device), torch.stack(needed))
 
 
+def _share(model: Model, policy: Policy | None, gates: Sequence[TokenGate | None]) -> float:
+    """The share of the token work that a policy asks for; 1 drops nothing.
+
+    Raises:
+        PolicyError: the policy asks for what is not there, or not possible here.
+    """
+    if policy is None:
+        return 1.0
+    Call(policy)  # knows the kernels and rules
+    for name, given in (("force", policy.force), ("tail", policy.tail)):
+        if given:
+            raise PolicyError(
+                f"{name}={given!r} cannot be used where tokens are packed; leave it out"
+            )
+    if policy.fallback != "never":
+        raise PolicyError(
+            f"fallback={policy.fallback!r} cannot be used where tokens are packed; choose 'never'"
+        )
+    share = 1.0 if policy.tokens is None else policy.tokens
+    if share < 1 and not any(gates):
+        raise PolicyError(
+            f"tokens={share!r}: model={model.spec.title!r} has no token gates; load it with a task, or "
+            "train some with saa train-task"
+        )
+    low, high = (0.0, 1.0) if model.task is None else model.task.shares
+    if share < 1 and not low <= share <= high:
+        raise PolicyError(
+            f"tokens={share!r}: the gates of {model.spec.title!r} were trained for shares from "
+            f"{low:g} to {high:g}; choose one of these, or 1 to drop nothing"
+        )
+    return share
+
+
 def decided(
-    attention: nn.Module, q: Tensor, k: Tensor, v: Tensor, policy: Policy, call: Call | None
+    attention: nn.Module, heads: tuple[Tensor, ...], policy: Policy, call: Call | None
 ) -> tuple[Tensor, Decision]:
-    """Attention of one text under its pair gate: what is mixed [1, H, N, D], and the decision."""
+    """Attention of one text under its pair gate: what is mixed [1, H, N, D], and the decision.
+
+    Args:
+        heads: queries, keys and values [1, H, N, D].
+        call: is told which kernel ran.
+    """
+    q, k, v = heads
     gate: PairGate = attention.saa_gate  # type: ignore[assignment]
     length = q.shape[2]
     block = policy.block_for(length)
@@ -182,12 +210,9 @@ def decided(
     target = gate.target(policy, block)
     keep, threshold = rules.RULES[policy.rule_name](score, codes, count, target)
     decision = Decision(block, keep, score, threshold, codes, count, target)
-    if bool(keep[:, :, count[0, 0] > 0].all()):
-        if call is not None:
-            call.kernel, call.kernel_reason = (
-                "dense",
-                "every pair of the tokens that are left is kept",
-            )
+    if policy.kernel == "auto" and bool(keep.all()):
+        if call is not None and call.kernel == "dense":
+            call.kernel_reason = "every pair of the tokens that are left is kept"
         return scaled_dot_product_attention(q, k, v), decision
     name, reason = choose_kernel(policy, block, allowed, q)
     if call is not None:
@@ -200,8 +225,7 @@ def spread_record(
     k_BHND: Tensor,
     decision: Decision | None,
     alive_A: Tensor,
-    score_N: Tensor | None,
-    *,
+    score_N: Tensor,
     full: bool,
 ) -> LayerRecord:
     """The record of one layer at the positions of the text, dropped tokens as empty rows and columns.
@@ -228,12 +252,13 @@ def spread_record(
         bar = torch.full((1, H, N), torch.inf, device=q_BHND.device)
         bar[:, :, alive_A] = decision.threshold.repeat_interleave(bq, 2)[:, :, :left]
         wide = Decision((1, 1), keep, score, bar, codes, allowed.count((1, 1)), decision.target)
-    return record_layer(
-        *(q_BHND, k_BHND, wide, allowed, D**-0.5),
-        full=full,
-        alive=alive,
-        token_score=None if score_N is None else score_N[None],
+    record = record_layer(
+        *(q_BHND, k_BHND, wide, allowed, D**-0.5), full=full, alive=alive, token_score=score_N[None]
     )
+    if decision is None:
+        return record
+    # Scores of blocks, spread over their pairs, are no masses of single pairs any more.
+    return replace(record, predicted_mass=decision.predicted_mass.cpu())
 
 
 def _check(model: Model, batch: Sequence[Sequence[int]]) -> None:
@@ -248,10 +273,11 @@ def _check(model: Model, batch: Sequence[Sequence[int]]) -> None:
         )
 
 
-def _special(model: Model, ids_T: Tensor) -> Tensor:
-    """Where the tokenizer's special tokens stand; they are never dropped."""
-    special = torch.tensor(sorted(set(model.tokenizer.all_special_ids)), device=ids_T.device)
-    return torch.isin(ids_T, special)
+def special_tokens(model: Model, ids: Tensor) -> Tensor:
+    """Where the tokens stand that frame a text; they are never dropped. bool, shaped like ``ids``."""
+    names = ("cls_token_id", "sep_token_id", "pad_token_id", "bos_token_id", "eos_token_id")
+    frame = {getattr(model.tokenizer, name, None) for name in names} - {None}
+    return torch.isin(ids, torch.tensor(sorted(frame), device=ids.device))
 
 
 def _heads(layer: PackedLayer, x_AE: Tensor) -> tuple[Tensor, Tensor, Tensor]:

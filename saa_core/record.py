@@ -67,8 +67,8 @@ def record_layer(
     """Figures of one layer, and with ``full`` the decision itself and the true attention mass.
 
     Args:
-        alive, token_score: see :class:`LayerRecord`. Masses are means over the queries that are
-            computed.
+        alive, token_score: see :class:`LayerRecord`. The retained mass is the mean over the queries
+            that are computed.
     """
     B, H = q_BHQD.shape[:2]
     ones = torch.ones(B, H)
@@ -79,12 +79,9 @@ def record_layer(
             rows = alive[:, None, :, None] & allowed.pairs
             asked = Allowed(allowed.queries, allowed.keys, False, allowed.device, rows)
         retained, received = true_mass(q_BHQD, k_BGKD, decision, asked, scale)
-    predicted = ones if decision is None else decision.predicted_mass.cpu()
-    if alive is not None:
-        predicted = predicted * (alive.shape[1] / alive.sum(1, keepdim=True)).cpu()
     return LayerRecord(
         density=ones if decision is None else decision.density.cpu(),
-        predicted_mass=predicted,
+        predicted_mass=ones if decision is None else decision.predicted_mass.cpu(),
         retained_mass=retained,
         received=received,
         decision=decision if full else None,

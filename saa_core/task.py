@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from saa_core.errors import GateError
+from saa_core.errors import GateError, choice
 from saa_core.families.packing import Packing
 from saa_core.files import replacing, write_json
 from saa_core.token_gates import TokenGate, TokenGateConfig
@@ -36,6 +36,8 @@ class Task:
         labels: in the order of the head's outputs.
         head: mean of the final states [B, E] to logits [B, C].
         policy: the default, chosen on validation data.
+        shares: lowest and highest share of the token work that the gates were trained for.
+        longest: tokens that texts were cut to.
         training, evaluation: as stored with the task.
     """
 
@@ -43,6 +45,8 @@ class Task:
     labels: tuple[str, ...]
     head: nn.Linear
     policy: Policy = field(default_factory=lambda: Policy(mass=1.0))
+    shares: tuple[float, float] = (0.0, 1.0)
+    longest: int = 512
     training: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
 
@@ -67,59 +71,87 @@ def add_token_gates(packing: Packing, hidden: int, width: int = 32) -> list[Toke
     return gates
 
 
-def read_task(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The description of a task folder, checked.
+@dataclass(frozen=True)
+class Description:
+    """task.json, checked: see :class:`Task` for what the fields mean."""
+
+    task: str
+    model: str
+    layers: int
+    labels: tuple[str, ...]
+    width: int
+    side: str
+    policy: Policy
+    shares: tuple[float, float]
+    longest: int
+    training: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if len(self.labels) < 2 or not all(isinstance(label, str) for label in self.labels):
+            raise ValueError(f"labels={self.labels!r} must be two or more names")
+        if self.side not in SIDES:
+            raise ValueError(choice("side", self.side, SIDES))
+
+
+def read_task(folder: str | os.PathLike[str]) -> Description:
+    """The description of a task folder.
 
     Raises:
         GateError: the folder is no task folder, broken, or of another format.
     """
     path = Path(folder)
     try:
-        about: dict[str, Any] = json.loads((path / "task.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise GateError(f"task={str(folder)!r} is not a task folder: {error}") from error
-    if about.get("format") != TASK_FORMAT:
-        raise GateError(
-            f"task={str(folder)!r} has format {about.get('format')!r}; this version reads {TASK_FORMAT}"
-        )
-    if len(about.get("labels", ())) < 2:
-        raise GateError(f"task={str(folder)!r} names fewer than two labels")
-    return about
+        about: dict[str, Any] = dict(json.loads((path / "task.json").read_text(encoding="utf-8")))
+        version = about.pop("format", None)
+        if version != TASK_FORMAT:
+            raise ValueError(f"it has format {version!r}; this version reads {TASK_FORMAT}")
+        about["policy"] = Policy(**about["policy"])
+        for name in ("labels", "shares"):
+            about[name] = tuple(about[name])
+        return Description(**about)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise GateError(f"task={str(folder)!r} is not a valid task folder: {error}") from error
 
 
-def put_task(packing: Packing, hidden: int, folder: Path, side: str, about: dict[str, Any]) -> Task:
+def put_task(packing: Packing, hidden: int, folder: Path, side: str, about: Description) -> Task:
     """Head and, on the sparse side, token gates of a task folder, for a model whose weights have
     that side's adapter merged in.
 
     Raises:
         GateError: the weights are missing or do not fit.
     """
-    labels = tuple(str(label) for label in about["labels"])
-    head = nn.Linear(hidden, len(labels))
+    if len(packing.layers) != about.layers:
+        raise GateError(
+            f"task={str(folder)!r} was made for {about.layers} layers, and this model has "
+            f"{len(packing.layers)}"
+        )
+    head = nn.Linear(hidden, len(about.labels))
     try:
         stored = load_file(folder / side / "head.safetensors")
         head.load_state_dict({name: value.float() for name, value in stored.items()})
         if side == "sparse":
             weights = load_file(folder / side / "token_gates.safetensors")
-            width = int(about["width"])
-            for gate in add_token_gates(packing, hidden, width):
+            for gate in add_token_gates(packing, hidden, about.width):
                 prefix = f"layers.{gate.layer}."
                 own = {
                     k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)
                 }
                 gate.load_state_dict({name: value.float() for name, value in own.items()})
-    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise GateError(
             f"task={str(folder)!r} is broken or made for another model: {error}"
         ) from error
     device = next(packing.layers[0].module.parameters()).device
     return Task(
-        name=str(about["task"]),
-        labels=labels,
+        name=about.task,
+        labels=about.labels,
         head=head.requires_grad_(False).eval().to(device),
-        policy=Policy(**about["policy"]) if side == "sparse" else Policy(mass=1.0),
-        training=about.get("training", {}),
-        evaluation=about.get("evaluation", {}),
+        policy=about.policy if side == "sparse" else Policy(mass=1.0),
+        shares=about.shares,
+        longest=about.longest,
+        training=about.training,
+        evaluation=about.evaluation,
     )
 
 
@@ -151,26 +183,6 @@ def save_side(
     write_json(path / "adapter_config.json", dict(settings))
 
 
-def describe(
-    folder: Path,
-    name: str,
-    model: str,
-    labels: tuple[str, ...],
-    *,
-    width: int,
-    policy: Policy,
-    training: Mapping[str, Any],
-    evaluation: Mapping[str, Any],
-) -> None:
+def describe(folder: Path, about: Description) -> None:
     """Writes task.json, last of all: a folder without it is not a task folder."""
-    about = {
-        "format": TASK_FORMAT,
-        "task": name,
-        "model": model,
-        "labels": list(labels),
-        "width": width,
-        "policy": asdict(policy),
-        "training": dict(training),
-        "evaluation": dict(evaluation),
-    }
-    write_json(folder / "task.json", about)
+    write_json(folder / "task.json", {"format": TASK_FORMAT} | asdict(about))

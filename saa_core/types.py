@@ -91,10 +91,10 @@ class Policy:
         fallback: "dense" computes texts of fewer than ``crossover`` tokens densely, because nothing
             is gained there; the trace says so. "never" always decides.
         crossover: length in tokens from which deciding is faster than dense attention, as measured.
-        tokens: share of the token work that an encoder with token gates does, in (0, 1]; None drops
-            no token.
+        tokens: share of the token work that an encoder with token gates aims at on average over
+            texts, in (0, 1]; an easy text may need less and a hard one more. None drops no token.
         tail: number of last queries that see every key, in tokens: the end of a prompt, where the
-            question stands from which a reply is written. For causal models.
+            question stands from which a reply is written.
 
     Raises:
         PolicyError: a value is outside its range. Names of kernels and rules are checked when a
@@ -253,10 +253,10 @@ class Allowed:
         if block == (1, 1):
             return self.pairs.int()
         M, S = math.ceil(self.queries / bq), math.ceil(self.keys / bk)
-        if self.mask is None:
+        if self.mask is None and self.bounds is None:
             return self._count_by_rule(block, M, S)
         padded = torch.nn.functional.pad(
-            self.mask, (0, S * bk - self.keys, 0, M * bq - self.queries)
+            self.pairs, (0, S * bk - self.keys, 0, M * bq - self.queries)
         )
         return padded.view(-1, 1, M, bq, S, bk).sum((3, 5), dtype=torch.int32)
 

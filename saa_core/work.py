@@ -17,7 +17,8 @@ def encoder_flops(model: Model, needed: Sequence[int], *, gates: bool = True) ->
 
     Args:
         needed: tokens that each layer computes.
-        gates: count the token gates, each of which scores the tokens of the layer before.
+        gates: count the token gates, each of which scores the tokens of the layer before. What
+            pair gates cost and what single dropped pairs save is not counted.
     """
     packing = packing_of(model)
     total = 0
@@ -26,7 +27,7 @@ def encoder_flops(model: Model, needed: Sequence[int], *, gates: bool = True) ->
         linear = sum(
             module.weight.numel()
             for name, module in layer.module.named_modules()
-            if isinstance(module, nn.Linear) and not name.startswith("saa_")
+            if isinstance(module, nn.Linear) and not ("saa_" in name or ".lora_" in name)
         )
         hidden = int(model.hf.config.hidden_size)
         total += 2 * linear * tokens + 4 * hidden * tokens * tokens

@@ -4,15 +4,19 @@ import csv
 import json
 import random
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import saa_core as saa
-from saa_core import cli
+from saa_core import cli, fetch
 from saa_core.classify import classify
 from saa_core.packed import encode, packing_of, token_gates
+from saa_core.train.labelled import Example
+from saa_core.train.task import TaskTraining
+from saa_core.train.tokens import TokenConfig
 from saa_core.work import encoder_flops
 
 GOOD = ("wonderful", "delightful", "excellent", "superb")
@@ -88,6 +92,8 @@ def test_both_sides_load_and_agree_mostly(folder, tone):
     full = list(classify(dense, texts, saa.Policy(mass=1.0)))
     half = list(classify(tone, texts, saa.Policy(mass=1.0, tokens=0.6), batch=7))
     assert all(p.token_share == p.flops_share == 1 for p in full)
+    whole = list(classify(tone, texts[:3], saa.Policy(mass=1.0)))
+    assert all(p.flops_share == 1 for p in whole), "no gate runs where nothing may be dropped"
     assert all(p.token_share < 1 and p.flops_share < 1 for p in half)
     for predictions in (full, half):
         right = np.mean([p.label == label for p, label in zip(predictions, labels, strict=True)])
@@ -97,6 +103,8 @@ def test_both_sides_load_and_agree_mostly(folder, tone):
         assert p.label == max(p.probabilities, key=p.probabilities.get)
     with pytest.raises(saa.PolicyError, match="no token gates"):
         list(classify(dense, texts, saa.Policy(tokens=0.5)))
+    with pytest.raises(saa.PolicyError, match=r"tokens=0.1.*from 0.3 to 0.9"):
+        list(classify(tone, texts, saa.Policy(tokens=0.1)))
 
 
 def test_a_batch_says_what_each_text_alone_says(tone):
@@ -127,6 +135,61 @@ def test_a_trace_knows_the_label(tone, tmp_path):
     dense = saa.run(tone, text)
     assert dense.alive is None
     assert dense.token_share == 1
+
+
+@pytest.mark.parametrize("name", ["questions"])
+def test_what_ships_loads_by_name_and_does_less(name):
+    folder = fetch.assets() / "tasks" / "minilm" / name
+    assert sum(file.stat().st_size for file in folder.rglob("*")) < 3e6
+    model = saa.load("minilm", task=name, device="cpu")
+    assert model.spec.policy.tokens is not None
+    assert model.task.evaluation["quality"]
+    asked = {
+        "Where was the treaty signed? [SEP] Paris": "location",
+        "How many people live there? [SEP] about 40,000": "quantity",
+        "Who discovered the comet? [SEP] Caroline Herschel": "humans",
+        "When did the war end? [SEP] 12 May 1945": "date",
+    }
+    found = list(classify(model, list(asked)))
+    assert [prediction.label for prediction in found] == list(asked.values())
+    assert all(prediction.flops_share < 0.9 for prediction in found)
+
+
+class Unlearnt:
+    """A training whose sparse side is always wrong."""
+
+    def __new__(cls, *arguments, **given):
+        training = TaskTraining(*arguments, **given)
+        answers = training.stages.answers
+
+        def worse(examples, side, share=1.0, batch=64):
+            found = answers(examples, side, share, batch)
+            if side == "dense":
+                return found
+            right = torch.nn.functional.one_hot(torch.tensor(examples.labels), 2)
+            return replace(found, logits=-right.float())
+
+        training.stages.answers = worse
+        return training
+
+
+def test_where_no_share_is_good_enough_the_dense_side_is_the_default(minilm, tmp_path):
+    model = saa.load("minilm", device="cpu")
+    known = [
+        Example(text, label, ("train", "validation", "test")[index % 3])
+        for index, (text, label) in enumerate(reviews(90))
+    ]
+    config = TokenConfig(steps=(12, 2), batch=8, rate=3e-3, longest=48)
+    training = Unlearnt(model, "tone", known, config)
+    for _ in training.steps():
+        pass
+    rows = training.finish(tmp_path / "tone", training={"command": "test"})
+    assert [row.wanted for row in rows] == [1.0, 0.7, 0.5, 0.35]
+    loaded = saa.load("minilm", task=tmp_path / "tone", device="cpu")
+    assert loaded.spec.policy.tokens is None
+    assert not any(token_gates(packing_of(loaded)))
+    with pytest.raises(saa.PolicyError, match="limit=0"):
+        TaskTraining(model, "tone", known, config, limit=0)
 
 
 def test_operations_are_those_of_the_layers(tone):
@@ -173,6 +236,19 @@ def test_broken_task_folders_are_refused(folder, tmp_path, tone):
     (copy / "task.json").write_text(json.dumps(about | {"format": 99}))
     with pytest.raises(saa.GateError, match="format 99"):
         saa.load("minilm", task=copy)
+    for change in ({"labels": 3}, {"labels": ["one"]}, {"layers": 7}, {"policy": {"mass": 9}}):
+        (copy / "task.json").write_text(json.dumps(about | change))
+        with pytest.raises(saa.GateError, match="copy"):
+            saa.load("minilm", task=copy)
+    (copy / "task.json").write_text("[]")
+    with pytest.raises(saa.GateError, match="copy"):
+        saa.load("minilm", task=copy)
+    with pytest.raises(saa.ModelError, match="side='dense' belongs to a task"):
+        saa.load("minilm", side="dense")
+    with pytest.raises(saa.PolicyError, match="one string"):
+        list(classify(tone, "hello"))
+    with pytest.raises(saa.PolicyError, match="batch=0"):
+        list(classify(tone, ["hello"], batch=0))
     with pytest.raises(saa.ModelError, match="side='both' is not known"):
         saa.load("minilm", task=folder, side="both")
     with pytest.raises(saa.TextError, match=r"texts\[1\] is empty"):
@@ -181,4 +257,6 @@ def test_broken_task_folders_are_refused(folder, tmp_path, tone):
         list(classify(saa.load("minilm", device="cpu"), ["text"]))
     with pytest.raises(saa.TextError, match="at most 512"):
         list(classify(tone, ["word " * 600]))
+    (short,) = classify(tone, ["word " * 600], cut=True)
+    assert short.tokens == 48
     assert torch.isfinite(encode(tone, [[101, 102]]).means).all()

@@ -9,7 +9,7 @@ from conftest import TINY
 
 import saa_core as saa
 from saa_core import packed
-from saa_core.packed import attend, encode, packing_of
+from saa_core.packed import attend, encode, packing_of, special_tokens
 from saa_core.task import add_token_gates
 from saa_core.train.masked import masked, padded
 from saa_core.train.tokens import Stages, TokenConfig, lot
@@ -20,7 +20,6 @@ PACKED = ("bert", "roberta", "xlm-roberta", "distilbert")
 class Words:
     """A tokenizer of whole words between <s> (0) and </s> (2); everything else is 5 or more."""
 
-    all_special_ids = (0, 1, 2)
     pad_token_id = 1
     cls_token_id, sep_token_id = 0, 2
 
@@ -93,7 +92,7 @@ def test_dropping_equals_masking(make, name, share):
     torch.testing.assert_close(decided_pair_by_pair.states, found.states, atol=5e-5, rtol=5e-5)
     assert 0.3 < found.token_share < 1
     ids, mask = padded(batch, model)
-    special = torch.isin(ids, torch.tensor(Words.all_special_ids))
+    special = special_tokens(model, ids)
     with torch.inference_mode():
         expected, done = masked(packing_of(model), special, ids, mask, share, None)
     assert float(done) == pytest.approx(found.token_share, abs=1e-6)
@@ -152,6 +151,35 @@ def test_a_trace_shows_dropped_tokens_as_empty_rows_and_columns(minilm_with_gate
     np.testing.assert_allclose(loaded.retained_mass, trace.retained_mass)
 
 
+def test_blocks_among_the_tokens_that_are_left(minilm_with_gates, novel):
+    """Decided in blocks of the tokens that are left: masses stay masses, and the kernel is named."""
+    policy = saa.Policy(mass=0.8, tokens=0.6, granularity="block")
+    trace = saa.run(minilm_with_gates, novel[:900], policy)
+    assert (trace.predicted_mass <= 1.001).all()
+    assert (trace.predicted_mass >= 0.75).all()
+    assert trace.execution.kernel == "native"
+    assert (trace.density < 1).all()
+
+
+def test_half_precision_weights(minilm_with_gates, novel):
+    model = minilm_with_gates
+    ids = model.framed(model.tokenize(novel[:300]))
+    policy = saa.Policy(mass=1.0, tokens=0.6)
+    expected = encode(model, [ids, ids[:9]], policy)
+    model.hf.bfloat16()
+    try:
+        for module in model.hf.modules():
+            if hasattr(module, "saa_token_gate"):
+                module.saa_token_gate.float()
+        found = encode(model, [ids, ids[:9]], policy)
+    finally:
+        model.hf.float()
+    assert found.states.dtype == torch.bfloat16
+    assert abs(found.token_share - expected.token_share) < 0.1
+    cosine = torch.cosine_similarity(found.means, expected.means, dim=1)
+    assert (cosine > 0.98).all()
+
+
 def test_inside_the_models_own_forward_no_token_can_be_dropped(minilm):
     with pytest.raises(saa.PolicyError, match="own forward"):
         minilm.hf(torch.tensor([[101, 2000, 102]]), saa=saa.Call(saa.Policy(tokens=0.5)))
@@ -171,8 +199,15 @@ def test_what_cannot_be_used_is_refused(make, smollm2, minilm):
         encode(smollm2, [[1, 2]], policy)
     with pytest.raises(saa.PolicyError, match="no token gates"):
         encode(minilm, [[101, 2000, 102]], policy)
-    with pytest.raises(saa.PolicyError, match="force"):
-        encode(make(), [[0, 5, 2]], saa.Policy(tokens=0.5, force=(saa.Force(key=1),)))
+    for given in (
+        {"force": (saa.Force(key=1),)},
+        {"tail": 3},
+        {"fallback": "dense"},
+        {"kernel": "foo"},
+        {"rule": "foo"},
+    ):
+        with pytest.raises(saa.PolicyError, match=next(iter(given))):
+            encode(make(), [[0, 5, 2]], saa.Policy(tokens=0.5, **given))
     with pytest.raises(saa.PolicyError, match="single one"):
         encode(make(), [[0, 5, 2]] * 2, policy, saa.Call(policy, record="full"))
     with pytest.raises(saa.TextError, match="empty"):
@@ -223,7 +258,7 @@ def test_both_stages_learn_and_the_gates_drop_what_says_nothing(make):
     sparse = list(stages.sparse(train))
     labels = torch.tensor(test.labels)
     right = {
-        share: float((stages.logits(test, side, share).argmax(-1) == labels).float().mean())
+        share: float((stages.answers(test, side, share).logits.argmax(-1) == labels).float().mean())
         for side, share in (("dense", 1.0), ("sparse", 0.7))
     }
     assert right[1.0] > 0.95, right
@@ -256,6 +291,11 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stopped(make, tmp_path):
     run(str(tmp_path), stop=("sparse", 3))
     again, seen = run(str(tmp_path))
     assert seen == [("sparse", 3), ("sparse", 4)]
+    model = make(gates=False)
+    stages = Stages(model, 2, TokenConfig(checkpoint=str(tmp_path), **changes))
+    other = lot(model, train[0], [1 - label for label in train[1]], 64)
+    with pytest.raises(saa.GateError, match="another folder or the same configuration"):
+        next(stages.dense(other))
     pairs = zip(whole.model.hf.named_parameters(), again.model.hf.named_parameters(), strict=True)
     for (name, expected), (_, found) in pairs:
         torch.testing.assert_close(found, expected, msg=name)
@@ -263,8 +303,22 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stopped(make, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"steps": (1,)}, {"batch": 0}, {"rate": 2.0}, {"shares": (0.9, 0.1)}, {"longest": 1}]
+    "change",
+    [
+        {"steps": (1,)},
+        {"steps": (1.5, 2)},
+        {"hold": -1},
+        {"batch": 0},
+        {"rate": 2.0},
+        {"shares": (0.9, 0.1)},
+        {"longest": 1},
+    ],
 )
 def test_bad_settings_are_refused(change):
     with pytest.raises(saa.PolicyError, match=next(iter(change))):
         TokenConfig(**change)
+
+
+def test_texts_longer_than_the_model_takes_are_refused_before_training(make):
+    with pytest.raises(saa.PolicyError, match=r"longest=2000: .* at most 1024"):
+        Stages(make(gates=False), 2, TokenConfig(longest=2000))

@@ -14,7 +14,7 @@ from saa_core.types import EXCLUDED, FORCED, LOCAL, SINK, TAIL, Allowed, Force, 
 
 def forced(allowed: Allowed, policy: Policy, block: tuple[int, int], count: Tensor) -> Tensor:
     """Blocks that are kept whatever the gate says: sink (first keys), local (nearest keys), and all
-    keys of the last queries (tail) where later queries see more than earlier ones.
+    keys of the last queries (tail).
 
     A block is forced if it holds one such pair. With padding on the left the first keys are the
     first that the batch item may see, so sinks are counted from there.

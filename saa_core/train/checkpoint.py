@@ -93,6 +93,13 @@ class Checkpoint:
             )
         tensors = load_file(self.folder / about["file"])
         for name, parameter in self.parameters.items():
+            found = tensors.get(f"{name}.value")
+            if found is None or found.shape != parameter.shape:
+                raise GateError(
+                    f"checkpoint={str(self.folder)!r} has no {name} of shape {tuple(parameter.shape)}; "
+                    "it was made for another model"
+                )
+        for name, parameter in self.parameters.items():
             with torch.no_grad():
                 parameter.copy_(tensors[f"{name}.value"])
             self.optimizer.state[parameter] = {

@@ -232,6 +232,7 @@ def _divergence(model: Model, tokens: Tensor, drawn: Tensor, hard: int, call: Ca
         with torch.no_grad():
             parts = zip(dense.split(SLICE), sparse.detach().split(SLICE), strict=True)
             gaps = torch.cat([_gap(head, before, after) for before, after in parts])
+            gaps[drawn] = -1.0  # each position counts once
         drawn = torch.cat([drawn, gaps.topk(min(hard, len(gaps))).indices])
     return _gap(head, dense[drawn], sparse[drawn]).mean()
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from saa_core.attach import Model
-from saa_core.errors import TextError
-from saa_core.packed import encode
-from saa_core.task import describe
+from saa_core.errors import PolicyError, TextError
+from saa_core.task import Description, describe
 from saa_core.train.evaluate import interval
 from saa_core.train.labelled import Example
-from saa_core.train.tokens import Lot, Stages, TokenConfig, TokenStep, lot
+from saa_core.train.tokens import Answers, Lot, Stages, TokenConfig, TokenStep, lot
 from saa_core.types import Policy
 from saa_core.work import encoder_flops
 
@@ -54,6 +54,7 @@ class TaskTraining:
 
     Raises:
         TextError: a split has no text.
+        PolicyError: ``limit`` is no whole number >= 1.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class TaskTraining:
         *,
         limit: int = 8000,
     ) -> None:
+        if not isinstance(limit, int) or limit < 1:
+            raise PolicyError(f"limit={limit!r} must be a whole number of texts >= 1")
         self.model, self.name, self.config = model, name, config or TokenConfig()
         self.labels = tuple(sorted({example.label for example in examples}))
         self.lots: dict[str, Lot] = {}
@@ -87,71 +90,74 @@ class TaskTraining:
     ) -> list[TaskQuality]:
         """Chooses the default, measures every share on the test texts, and writes the folder."""
         share = self.choose()
+        wanted = sorted({*shares, share} - {1.0}, reverse=True)
+        dense = self._answers("test", "dense", 1.0)
         rows = [
-            self.quality(1.0),
-            *(self.quality(wanted) for wanted in sorted({*shares, share}, reverse=True)),
+            self.quality("dense", 1.0, dense),
+            *(self.quality("sparse", s, dense) for s in wanted),
         ]
+        (Path(folder) / "task.json").unlink(missing_ok=True)  # never the old one with new weights
         self.stages.save(folder)
-        describe(
-            Path(folder),
-            self.name,
-            self.model.spec.name,
-            self.labels,
+        kept = {split: len(own) for split, own in self.lots.items()}
+        about = Description(
+            task=self.name,
+            model=self.model.spec.name,
+            layers=len(self.stages.packing.layers),
+            labels=self.labels,
             width=self.config.width,
+            side="dense" if share >= 1 else "sparse",
             policy=Policy(mass=1.0, tokens=None if share >= 1 else share),
-            training={**training, "config": asdict(self.config) | {"checkpoint": None}}
-            | {"texts": {split: len(own) for split, own in self.lots.items()}},
+            shares=self.config.shares,
+            longest=self.config.longest,
+            training={
+                **training,
+                "config": asdict(self.config) | {"checkpoint": None},
+                "texts": kept,
+            },
             evaluation={"split": "test", "quality": [asdict(row) for row in rows]},
         )
+        describe(Path(folder), about)
         return rows
 
     def choose(self) -> float:
         """The smallest share that stays within the tolerance on validation texts, and so do all
         larger ones; 1 (dense) if there is none."""
-        found = 1.0
         truth = torch.tensor(self.lots["validation"].labels)
-
-        def right(side: str, share: float) -> float:
-            answers = self.stages.logits(self.lots["validation"], side, share).argmax(-1)
-            return float((answers == truth).float().mean())
-
-        dense = right("dense", 1.0)
+        least = self._right(self._answers("validation", "dense", 1.0), truth) - TOLERANCE
+        found = 1.0
         for share in TRIED:
-            if right("sparse", share) < dense - TOLERANCE:
+            if self._right(self._answers("validation", "sparse", share), truth) < least:
                 break
             found = share
         return found
 
-    def quality(self, wanted: float) -> TaskQuality:
+    def quality(self, side: str, wanted: float, dense: Answers) -> TaskQuality:
         """Accuracy and work of one share on the test texts."""
-        own, side = self.lots["test"], "dense" if wanted >= 1 else "sparse"
-        truth = torch.tensor(own.labels)
-        answers = self.stages.logits(own, side, wanted).argmax(-1)
-        dense = self.stages.logits(own, "dense").argmax(-1)
-        right = (answers == truth).float().tolist()
+        own = self._answers("test", side, wanted) if side != "dense" else dense
+        truth = torch.tensor(self.lots["test"].labels)
+        labels = own.logits.argmax(-1)
+        right = (labels == truth).float().tolist()
         lo, hi = interval(right)
-        tokens, done, flops, dense_flops = self._work(own, side, wanted)
+        tokens, done, flops, full = 0, 0.0, 0, 0
+        for needed in own.needed.tolist():
+            tokens += needed[0]
+            done += sum(needed) / len(needed)
+            flops += encoder_flops(self.model, needed, gates=wanted < 1)
+            full += encoder_flops(self.model, [needed[0]] * len(needed), gates=False)
         return TaskQuality(
             wanted=wanted,
             token_share=done / tokens,
-            flops_share=flops / dense_flops,
+            flops_share=flops / full,
             accuracy=sum(right) / len(right),
             lo=lo,
             hi=hi,
-            changed=float((answers != dense).float().mean()),
-            texts=len(own),
+            changed=float((labels != dense.logits.argmax(-1)).float().mean()),
+            texts=len(truth),
         )
 
-    def _work(self, own: Lot, side: str, wanted: float) -> tuple[int, float, int, int]:
-        """Tokens, tokens computed (mean over layers), operations, and those of dense."""
-        self.stages.adapter(side)
-        policy = None if wanted >= 1 else Policy(mass=1.0, tokens=wanted)
-        tokens, done, flops, dense = 0, 0.0, 0, 0
-        for start in range(0, len(own), 64):
-            found = encode(self.model, own.ids[start : start + 64], policy)
-            for needed in found.needed.T.tolist():
-                tokens += needed[0]
-                done += sum(needed) / len(needed)
-                flops += encoder_flops(self.model, needed, gates=wanted < 1)
-                dense += encoder_flops(self.model, [needed[0]] * len(needed), gates=False)
-        return tokens, done, flops, dense
+    def _answers(self, split: str, side: str, share: float) -> Answers:
+        return self.stages.answers(self.lots[split], side, share)
+
+    @staticmethod
+    def _right(found: Answers, truth: Tensor) -> float:
+        return float((found.logits.argmax(-1) == truth).float().mean())

@@ -13,6 +13,7 @@ on fewer tokens.
 Shapes: B texts, N tokens, E hidden size, C labels.
 """
 
+import hashlib
 import json
 import random
 import time
@@ -28,7 +29,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from saa_core.attach import Model
 from saa_core.errors import PolicyError, TextError
 from saa_core.families.packing import Packing
-from saa_core.packed import encode, packing_of
+from saa_core.packed import encode, packing_of, special_tokens
 from saa_core.task import SIDES, add_token_gates, save_side
 from saa_core.train.checkpoint import FREE, Checkpoint
 from saa_core.train.distil import schedule
@@ -77,11 +78,15 @@ class TokenConfig:
     save_every: int = 100
 
     def __post_init__(self) -> None:
-        if len(self.steps) != 2 or min(self.steps) < 1:
+        if len(self.steps) != 2 or not all(isinstance(n, int) and n >= 1 for n in self.steps):
             raise PolicyError(f"steps={self.steps!r} must be two whole numbers >= 1")
         for name in ("batch", "rank", "width", "save_every"):
-            if getattr(self, name) < 1:
-                raise PolicyError(f"{name}={getattr(self, name)!r} must be a whole number >= 1")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise PolicyError(f"{name}={value!r} must be a whole number >= 1")
+        for name in ("distil", "hold"):
+            if not getattr(self, name) >= 0:
+                raise PolicyError(f"{name}={getattr(self, name)!r} must be a number >= 0")
         if self.longest < 8:
             raise PolicyError(f"longest={self.longest!r} must be at least 8 tokens")
         for name in ("rate", "gate_rate"):
@@ -128,11 +133,24 @@ def lot(model: Model, texts: Sequence[str], labels: Sequence[int], longest: int)
     return Lot(encoded["input_ids"], list(labels))
 
 
+@dataclass(frozen=True)
+class Answers:
+    """Logits [texts, C], and the tokens that each layer computed, int64 [texts, L]."""
+
+    logits: Tensor
+    needed: Tensor
+
+
 class Stages:
     """Both stages of one task in one model; iterate over `dense()`, then over `sparse()`.
 
-    The model carries the adapters "dense" and "sparse" (PEFT), heads and gates from then on: save
-    them with :meth:`save`, and load the model again for use.
+    The model carries both adapters (PEFT, named in ADAPTER) and the gates from then on: save them with
+    :meth:`save`, and load the model again for use.
+
+    Raises:
+        PolicyError: texts would be longer than the model takes, or ``half`` is False for weights that
+            are in half precision.
+        ModelError: the model's family cannot be packed.
     """
 
     def __init__(self, model: Model, labels: int, config: TokenConfig | None = None) -> None:
@@ -141,6 +159,15 @@ class Stages:
         self.model, self.config = model, config or TokenConfig()
         self.packing: Packing = packing_of(model)
         self.hidden = int(model.hf.config.hidden_size)
+        if self.config.longest > model.max_length:
+            raise PolicyError(
+                f"longest={self.config.longest!r}: {model.spec.name} takes at most "
+                f"{model.max_length} tokens"
+            )
+        if not self.config.half and model.dtype != torch.float32:
+            raise PolicyError(
+                f"half=False needs weights in float32, and the model has {model.dtype}"
+            )
         model.hf.requires_grad_(False)
         linear = sorted(
             {
@@ -176,6 +203,7 @@ class Stages:
         named = self.model.hf.named_parameters()
         found = {name: parameter for name, parameter in named if f".{ADAPTER[side]}." in name}
         for parameter in found.values():
+            parameter.data = parameter.data.float()  # PEFT follows the weights, which may be half
             parameter.requires_grad_(True)
         return found
 
@@ -191,7 +219,7 @@ class Stages:
 
     def sparse(self, examples: Lot) -> Iterator[TokenStep]:
         """Trains gates, and adapter and head on from where the dense stage left them."""
-        truth = self.logits(examples, "dense")
+        truth = self.answers(examples, "dense").logits
         self._copy_dense()
         parameters = self.adapter("sparse") | _named(self.heads["sparse"], "head")
         gates = {
@@ -213,18 +241,21 @@ class Stages:
             yield from step(loss, logits, wanted, float(share.detach()))
         self._freeze(parameters | gates)
 
-    def logits(self, examples: Lot, side: str, share: float = 1.0, batch: int = 64) -> Tensor:
-        """Answers [len(examples), C] of one side at a share of the work, on packed tokens."""
+    def answers(self, examples: Lot, side: str, share: float = 1.0, batch: int = 64) -> "Answers":
+        """What one side answers at a share of the work, and what it computes, on packed tokens."""
         self.adapter(side)
-        found = torch.empty(len(examples), self.heads[side].out_features)
+        head = self.heads[side]
+        logits = torch.empty(len(examples), head.out_features)
+        needed = torch.empty(len(examples), len(self.packing.layers), dtype=torch.int64)
         policy = None if share >= 1 else Policy(mass=1.0, tokens=share)
         order = sorted(range(len(examples)), key=lambda index: len(examples.ids[index]))
         for start in range(0, len(order), batch):
             part = order[start : start + batch]
             encoded = encode(self.model, [examples.ids[index] for index in part], policy)
             with torch.no_grad():
-                found[part] = self.heads[side](encoded.means.clone()).float().cpu()
-        return found
+                logits[part] = head(encoded.means.clone()).float().cpu()
+            needed[part] = encoded.needed.T
+        return Answers(logits, needed)
 
     def save(self, folder: str | Path) -> None:
         """Writes both sides; the description is up to the caller (:func:`saa_core.task.describe`)."""
@@ -248,13 +279,11 @@ class Stages:
             noise = torch.Generator().manual_seed(draw.randrange(2**31))
         device = ids_BN.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.config.half):
-            x, share = masked(self.packing, self._special(ids_BN), ids_BN, mask_BN, wanted, noise)
+            x, share = masked(
+                self.packing, special_tokens(self.model, ids_BN), ids_BN, mask_BN, wanted, noise
+            )
         weight = mask_BN[..., None].float()
         return (x.float() * weight).sum(1) / weight.sum(1), share
-
-    def _special(self, ids_BN: Tensor) -> Tensor:
-        special = sorted(set(self.model.tokenizer.all_special_ids))
-        return torch.isin(ids_BN, torch.tensor(special, device=ids_BN.device))
 
     def _batches(
         self,
@@ -276,7 +305,7 @@ class Stages:
         saved = None
         if config.checkpoint:
             saved = Checkpoint.of(
-                _StageConfig.of(config, stage), {**parameters, **gates}, optimizer
+                _StageConfig.of(self, stage, examples), {**parameters, **gates}, optimizer
             )
         start = saved.restore() if saved else 0
         began = time.perf_counter()
@@ -331,18 +360,26 @@ class Stages:
 class _StageConfig:
     """What the checkpoint of one stage must share with the run that resumes it."""
 
-    task: str
+    settings: str
+    data: str
     stage: str
     steps: int
     checkpoint: str
     save_every: int
 
     @classmethod
-    def of(cls, config: TokenConfig, stage: str) -> "_StageConfig":
+    def of(cls, stages: Stages, stage: str, examples: Lot) -> "_StageConfig":
+        config = stages.config
         fixed = {key: value for key, value in asdict(config).items() if key not in FREE}
-        folder = str(Path(config.checkpoint or ".") / stage)
-        steps = config.steps[SIDES.index(stage)]
-        return cls(json.dumps(fixed), stage, steps, folder, config.save_every)
+        data = [stages.model.spec.name, *map(list, examples.ids), list(examples.labels)]
+        return cls(
+            settings=json.dumps(fixed),
+            data=hashlib.sha256(json.dumps(data).encode()).hexdigest(),
+            stage=stage,
+            steps=config.steps[SIDES.index(stage)],
+            checkpoint=str(Path(config.checkpoint or ".") / stage),
+            save_every=config.save_every,
+        )
 
 
 def _named(module: nn.Module, prefix: str) -> dict[str, nn.Parameter]:
