@@ -210,6 +210,30 @@ def prefill_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def understanding_table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| task | tokens asked | operations | accuracy | dense | difference (95 % interval) "
+        "| 32 at a time, times faster | one at a time |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        low, high = (100 * row[f"difference_{end}"] for end in ("lo", "hi"))
+        times = [
+            f"{row[name]:.2f} ({row[quartiles][0]:.2f} to {row[quartiles][1]:.2f})"
+            for name, quartiles in (
+                ("throughput_ratio_b32", "throughput_quartiles"),
+                ("latency_ratio_b1", "latency_quartiles"),
+            )
+        ]
+        lines.append(
+            f"| {row['task']} | {row['tokens']:g} | {100 * row['flops_share']:.0f} % "
+            f"| {100 * row['accuracy']:.1f} % | {100 * row['dense_accuracy']:.1f} % "
+            f"| {100 * (row['accuracy'] - row['dense_accuracy']):+.1f} ({low:+.1f} to {high:+.1f}) "
+            f"| {times[0]} | {times[1]} |"
+        )
+    return "\n".join(lines)
+
+
 def publish_encoder(gates: Path) -> list[dict[str, Any]]:
     """Writes the evaluation of an encoder's gates beside them; returns the rows to show."""
     rows = json.loads((RESULTS / "encoder.json").read_text())
@@ -279,6 +303,7 @@ def main() -> None:
         "equal": equal_density_table(results["frontier"]),
         "retrieval": retrieval_table(results["retrieval"]),
         "prefill": prefill_table(results["prefill"]),
+        "understanding": understanding_table(results["understanding"]),
     }
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")

@@ -105,6 +105,30 @@ def test_blocks(tmp_path, monkeypatch, novel, smollm2):
     assert out.read_bytes() == written, "nothing is measured twice"
 
 
+def test_understanding(tmp_path, monkeypatch, minilm):
+    out, table = tmp_path / "understanding.json", tmp_path / "mine.jsonl"
+    asked = [("Where is it?", "Paris"), ("Who was it?", "Ada Lovelace"), ("When?", "in 1815")]
+    kinds = ("location", "humans", "date")
+    rows = [
+        {"text": f"{question} [SEP] {answer} {index}", "label": kinds[index % 3]}
+        for index in range(120)
+        for question, answer in [asked[index % 3]]
+    ]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["--tasks", "questions", "--data", str(table), "--shares", "0.7", "0.5"]
+    arguments += ["--singles", "2", "--rounds", "2", "--out", str(out)]
+    start("understanding", monkeypatch, *arguments)
+    first, second = json.loads(out.read_text())
+    assert (first["task"], first["tokens"], second["tokens"]) == ("questions", 0.7, 0.5)
+    assert second["flops_share"] < first["flops_share"] < 1
+    for row in (first, second):
+        assert row["accuracy"] > 0.5
+        assert row["dense_accuracy"] > 0.5
+        assert set(row["samples_ms"]["b1"]) == {"dense, padded", "dense, packed", "0.7", "0.5"}
+        assert len(row["samples_ms"]["b32"]["0.5"]) == 2, "rounds, the warm-up left out"
+    assert out.with_suffix(".svg").read_text().startswith("<svg")
+
+
 def test_a_text_under_the_crossover_is_timed_dense(tmp_path, monkeypatch, smollm2):
     out = tmp_path / "latency.json"
     arguments = ["--lengths", "40", "--repeats", "1", "--fallback", "dense", "--out", str(out)]

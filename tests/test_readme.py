@@ -33,7 +33,9 @@ def test_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=["joint", "use", "own-model", "encoder"])
+@pytest.mark.parametrize(
+    "code", blocks("python"), ids=["joint", "tasks", "use", "own-model", "encoder"]
+)
 def test_python_runs(code, tmp_path, monkeypatch, capsys, smollm2):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
@@ -73,7 +75,7 @@ def test_plain_lines_match_the_makefile():
 
 
 def test_tables_are_filled_from_the_results():
-    for name in ("quality", "latency", "frontier", "retrieval", "prefill"):
+    for name in ("quality", "latency", "frontier", "retrieval", "prefill", "understanding"):
         table = README.split(f"<!-- {name} -->")[1].split(f"<!-- end {name} -->")[0]
         assert table.count("\n|") > 3
         assert (ROOT / "benchmarks" / "results" / f"{name}.json").is_file()
