@@ -26,7 +26,7 @@ from saa_core.train import labelled
 from saa_core.train.evaluate import interval
 from saa_core.train.masked import padded
 from saa_core.types import quartiles
-from saa_core.work import encoder_flops
+from saa_core.work import flops_against_dense
 
 RESULTS = Path(__file__).parent / "results"
 SHARES = (0.7, 0.5, 0.35)
@@ -40,17 +40,17 @@ def answers(model: saa.Model, ids: Ids, share: float) -> tuple[list[int], float]
     assert model.task is not None
     policy = None if share >= 1 else saa.Policy(mass=1.0, tokens=share)
     found = [0] * len(ids)
-    flops = dense = 0
+    done = full = 0
     order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
     for start in range(0, len(order), BATCH):
         part = order[start : start + BATCH]
         encoded = encode(model, [ids[row] for row in part], policy)
         best = model.task.probabilities(encoded.means).argmax(-1).tolist()
-        for row, label, needed in zip(part, best, encoded.needed.T.tolist(), strict=True):
+        for row, label in zip(part, best, strict=True):
             found[row] = label
-            flops += encoder_flops(model, needed, gates=share < 1)
-            dense += encoder_flops(model, [needed[0]] * len(needed), gates=False)
-    return found, flops / dense
+        flops, dense = flops_against_dense(model, encoded.needed.T, gates=share < 1)
+        done, full = done + int(flops.sum()), full + int(dense.sum())
+    return found, done / full
 
 
 def sides(sparse: saa.Model, dense: saa.Model, shares: tuple[float, ...]) -> dict[str, Side]:
@@ -103,9 +103,11 @@ def measure(task: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     name = sparse.task.name
     known = labelled.examples(name) if options.data is None else labelled.from_file(options.data)
     test = [example for example in known if example.split == "test"][: options.texts]
-    longest = int(sparse.task.training["config"]["longest"])
     ids: Ids = sparse.tokenizer(
-        [example.text for example in test], truncation=True, max_length=longest, verbose=False
+        [example.text for example in test],
+        truncation=True,
+        max_length=sparse.task.longest,
+        verbose=False,
     )["input_ids"]
     truth = [sparse.task.labels.index(example.label) for example in test]
     ordered = sorted(ids, key=len)

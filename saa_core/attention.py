@@ -78,7 +78,7 @@ class Call:
         self.used = policy
         self.kernel = "dense"
         self.kernel_reason = "no policy was given"
-        self._plans: dict[tuple[int, int, int, bool], _Plan] = {}
+        self._plans: dict[tuple[int, int, int, bool], Plan] = {}
 
     def trace(self, item: int = 0, **known: Any) -> Trace:
         """What was recorded of one batch item; what only a text gives is None unless given here.
@@ -113,18 +113,7 @@ class Call:
         elif policy is None:
             out = dense_everywhere(q_BHQD, k_BGKD, v_BGKD, plan.allowed, scale)
         else:
-            assert plan.grid is not None
-            assert plan.count is not None
-            score = gate(q_BHQD, k_BGKD, plan.allowed, plan.grid)
-            if watch:
-                watch.lap("gate")
-            forced = plan.forced_for(layer, policy, score.shape[1])
-            rule = rules.RULES[policy.rule_name]
-            target = gate.target(policy, plan.block)
-            keep, threshold = rule(score, forced, plan.count, target)
-            decision = Decision(plan.grid.block, keep, score, threshold, forced, plan.count, target)
-            if watch:
-                watch.lap("rule")
+            decision = decide(gate, q_BHQD, k_BGKD, plan, watch)
             kernel = KERNELS[plan.kernel]
             out = kernel(q_BHQD, k_BGKD, v_BGKD, decision, plan.allowed, scale)
         out = out.to(dtype)
@@ -138,7 +127,7 @@ class Call:
 
     def _plan(
         self, module: nn.Module, q_BHQD: Tensor, k_BGKD: Tensor, mask: Tensor | None
-    ) -> "_Plan":
+    ) -> "Plan":
         """What all layers with the same mask share; made once per call."""
         causal = mask is None and bool(getattr(module, "is_causal", True))
         Q, K = q_BHQD.shape[2], k_BGKD.shape[2]
@@ -152,14 +141,14 @@ class Call:
                     "policy falls back to dense there"
                 )
                 self.used = policy = None
-            plan = self._plans[key] = _Plan(allowed, mask, policy, as_is=self.policy is None)
+            plan = self._plans[key] = Plan(allowed, mask, policy, as_is=self.policy is None)
             if policy is not None:
                 self.kernel, self.kernel_reason = choose_kernel(policy, plan.block, allowed, q_BHQD)
                 plan.kernel = self.kernel
         return self._plans[key]
 
 
-class _Plan:
+class Plan:
     """Everything about one call that does not depend on the layer's content."""
 
     kernel = "dense"
@@ -191,6 +180,26 @@ class _Plan:
                 self.forced, self.count, self.allowed, entries, self.block, heads
             )
         return self.by_person[entries]
+
+
+def decide(
+    gate: PairGate, q_BHQD: Tensor, k_BGKD: Tensor, plan: Plan, watch: "_Watch | None" = None
+) -> Decision:
+    """From queries and keys of one layer to what is kept: gate, forced blocks, rule."""
+    policy = plan.policy
+    assert policy is not None
+    assert plan.grid is not None
+    assert plan.count is not None
+    score = gate(q_BHQD, k_BGKD, plan.allowed, plan.grid)
+    if watch:
+        watch.lap("gate")
+    forced = plan.forced_for(gate.layer, policy, score.shape[1])
+    target = gate.target(policy, plan.block)
+    keep, threshold = rules.RULES[policy.rule_name](score, forced, plan.count, target)
+    decision = Decision(plan.block, keep, score, threshold, forced, plan.count, target)
+    if watch:
+        watch.lap("rule")
+    return decision
 
 
 def choose_kernel(

@@ -13,7 +13,7 @@ from saa_core.errors import ModelError, PolicyError, TextError
 from saa_core.packed import encode
 from saa_core.task import Task
 from saa_core.types import Policy
-from saa_core.work import encoder_flops
+from saa_core.work import flops_against_dense
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,16 @@ def classify(
     for start in range(0, len(ids), batch):
         encoded = encode(model, ids[start : start + batch], policy)
         rows = task.probabilities(encoded.means).tolist()
-        for row, needed in zip(rows, encoded.needed.T, strict=True):
+        done, dense = flops_against_dense(model, encoded.needed.T, gates=gates)
+        shares = (done / dense).tolist()
+        for row, needed, flops in zip(rows, encoded.needed.T.tolist(), shares, strict=True):
             best = max(range(len(row)), key=row.__getitem__)
-            tokens = int(needed[0])
             yield Prediction(
                 label=task.labels[best],
                 probabilities=dict(zip(task.labels, row, strict=True)),
-                tokens=tokens,
-                token_share=float(needed.sum()) / (tokens * len(needed)),
-                flops_share=encoder_flops(model, needed.tolist(), gates=gates)
-                / encoder_flops(model, [tokens] * len(needed), gates=False),
+                tokens=needed[0],
+                token_share=sum(needed) / (needed[0] * len(needed)),
+                flops_share=flops,
             )
 
 

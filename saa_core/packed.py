@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from saa_core import native, rules
+from saa_core import native
 from saa_core.attach import Model
-from saa_core.attention import Call, choose_kernel
+from saa_core.attention import Call, Plan, choose_kernel, decide
 from saa_core.errors import ModelError, PolicyError, TextError
 from saa_core.families import FAMILIES, family_of
 from saa_core.families.packing import PackedLayer, Packing
-from saa_core.gates import PairGate, grid
+from saa_core.gates import PairGate
 from saa_core.kernels import KERNELS, native_refuses
 from saa_core.kernels import native as native_kernel
 from saa_core.record import LayerRecord, record_layer
@@ -201,20 +201,14 @@ def decided(
     """
     q, k, v = heads
     gate: PairGate = attention.saa_gate  # type: ignore[assignment]
-    length = q.shape[2]
-    block = policy.block_for(length)
-    allowed = Allowed(length, length, False, q.device)
-    count = allowed.count(block)
-    codes = rules.forced(allowed, policy, block, count)
-    score = gate(q, k, allowed, grid(allowed, block))
-    target = gate.target(policy, block)
-    keep, threshold = rules.RULES[policy.rule_name](score, codes, count, target)
-    decision = Decision(block, keep, score, threshold, codes, count, target)
-    if policy.kernel == "auto" and bool(keep.all()):
+    allowed = Allowed(q.shape[2], q.shape[2], False, q.device)
+    plan = Plan(allowed, None, policy, as_is=False)
+    decision = decide(gate, q, k, plan)
+    if policy.kernel == "auto" and bool(decision.keep.all()):
         if call is not None and call.kernel == "dense":
             call.kernel_reason = "every pair of the tokens that are left is kept"
         return scaled_dot_product_attention(q, k, v), decision
-    name, reason = choose_kernel(policy, block, allowed, q)
+    name, reason = choose_kernel(policy, plan.block, allowed, q)
     if call is not None:
         call.kernel, call.kernel_reason = name, reason
     return KERNELS[name](q, k, v, decision, allowed, q.shape[-1] ** -0.5), decision

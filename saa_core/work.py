@@ -2,36 +2,49 @@
 
 A multiplication and an addition count as two. Norms, activations and embeddings are left out on both
 sides; they grow with the tokens too, so the shares hardly change.
+
+Shapes: B texts, L layers.
 """
 
 from collections.abc import Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from saa_core.attach import Model
 from saa_core.packed import packing_of, token_gates
 
 
-def encoder_flops(model: Model, needed: Sequence[int], *, gates: bool = True) -> int:
-    """Operations of all layers for one text.
+def encoder_flops(model: Model, needed: Tensor | Sequence[int], *, gates: bool = True) -> Tensor:
+    """Operations of all layers, int64 [B], or one number for one text.
 
     Args:
-        needed: tokens that each layer computes.
+        needed: tokens that each layer computes, [B, L] or [L].
         gates: count the token gates, each of which scores the tokens of the layer before. What
             pair gates cost and what single dropped pairs save is not counted.
     """
     packing = packing_of(model)
-    total = 0
-    before = needed[0]
-    for layer, gate, tokens in zip(packing.layers, token_gates(packing), needed, strict=True):
+    hidden = int(model.hf.config.hidden_size)
+    tokens = torch.as_tensor(needed)
+    total = torch.zeros_like(tokens[..., 0])
+    for index, (layer, gate) in enumerate(zip(packing.layers, token_gates(packing), strict=True)):
         linear = sum(
             module.weight.numel()
             for name, module in layer.module.named_modules()
             if isinstance(module, nn.Linear) and not ("saa_" in name or ".lora_" in name)
         )
-        hidden = int(model.hf.config.hidden_size)
-        total += 2 * linear * tokens + 4 * hidden * tokens * tokens
+        here = tokens[..., index]
+        total = total + 2 * linear * here + 4 * hidden * here * here
         if gates and gate is not None:
-            total += gate.flops_per_token * before
-        before = tokens
+            total = total + gate.flops_per_token * tokens[..., max(index - 1, 0)]
     return total
+
+
+def flops_against_dense(model: Model, needed: Tensor, *, gates: bool) -> tuple[Tensor, Tensor]:
+    """Operations that were done and those of dense, per text, int64 [B] each.
+
+    Args:
+        needed: tokens that each layer computed, int64 [B, L]; all of a text in the first layer.
+    """
+    done = encoder_flops(model, needed, gates=gates)
+    return done, encoder_flops(model, needed[:, :1].expand_as(needed), gates=False)

@@ -83,12 +83,7 @@ def from_file(path: str | Path) -> list[Example]:
             or fewer than LEAST_ROWS different texts.
     """
     file = Path(path)
-    if file.suffix.lower() not in FILES:
-        raise TextError(f"{file}: {choice('format', file.suffix, FILES)}")
-    try:
-        found = _examples(_rows(file, FILES[file.suffix.lower()](file, COLUMNS)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TextError(f"{file} cannot be read: {error}") from error
+    found = _examples(_rows(file))
     if len(found) < LEAST_ROWS:
         raise TextError(
             f"{file}: {len(found)} different texts with one label each; {LEAST_ROWS} are needed"
@@ -108,18 +103,7 @@ def column(path: str | Path, name: str = "text") -> list[str]:
         TextError: the file cannot be read, lacks the column, or a row of it is no text.
     """
     file = Path(path)
-    if file.suffix.lower() not in FILES:
-        raise TextError(f"{file}: {choice('format', file.suffix, FILES)}")
-    try:
-        records = list(FILES[file.suffix.lower()](file, (name,)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TextError(f"{file} cannot be read: {error}") from error
-    found = []
-    for number, record in enumerate(records, 1):
-        text = record[name]
-        if not isinstance(text, str) or not text.strip():
-            raise TextError(f"{file}: row {number} has {name}={text!r}; a text is needed")
-        found.append(text)
+    found = [_text(file, number, record, name) for number, record in _records(file, (name,))]
     if not found:
         raise TextError(f"{file} has no rows")
     return found
@@ -305,11 +289,30 @@ def _written(body: str) -> str:
     return re.sub(r"[^\S\n]+", " ", re.sub(r"[\x00-\x08\x0e-\x1f\x7f]", "", text)).strip()
 
 
-def _rows(file: Path, records: Iterable[Mapping[str, object]]) -> Iterator[Row]:
-    for number, record in enumerate(records, 1):
-        text, label = (record[column] for column in COLUMNS)
-        if not isinstance(text, str) or not text.strip():
-            raise TextError(f"{file}: row {number} has text={text!r}; a text is needed")
+def _records(file: Path, wanted: Sequence[str]) -> Iterator[tuple[int, Mapping[str, object]]]:
+    """The rows of a table with their numbers, from 1.
+
+    Raises:
+        TextError: the format is unknown, the file cannot be read, or lacks a column.
+    """
+    if file.suffix.lower() not in FILES:
+        raise TextError(f"{file}: {choice('format', file.suffix, FILES)}")
+    try:
+        yield from enumerate(FILES[file.suffix.lower()](file, wanted), 1)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TextError(f"{file} cannot be read: {error}") from error
+
+
+def _text(file: Path, number: int, record: Mapping[str, object], name: str) -> str:
+    text = record[name]
+    if not isinstance(text, str) or not text.strip():
+        raise TextError(f"{file}: row {number} has {name}={text!r}; a text is needed")
+    return text
+
+
+def _rows(file: Path) -> Iterator[Row]:
+    for number, record in _records(file, COLUMNS):
+        text, label = _text(file, number, record, "text"), record["label"]
         # NaN, which pandas writes for a missing label, is the only value that differs from itself.
         if label is None or label != label or not str(label).strip():
             raise TextError(f"{file}: row {number} has label={label!r}; a label is needed")

@@ -19,7 +19,7 @@ from saa_core.train.evaluate import interval
 from saa_core.train.labelled import Example
 from saa_core.train.tokens import Answers, Lot, Stages, TokenConfig, TokenStep, lot
 from saa_core.types import Policy
-from saa_core.work import encoder_flops
+from saa_core.work import flops_against_dense
 
 SHARES = (0.7, 0.5, 0.35)
 TRIED = (0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)
@@ -138,16 +138,12 @@ class TaskTraining:
         labels = own.logits.argmax(-1)
         right = (labels == truth).float().tolist()
         lo, hi = interval(right)
-        tokens, done, flops, full = 0, 0.0, 0, 0
-        for needed in own.needed.tolist():
-            tokens += needed[0]
-            done += sum(needed) / len(needed)
-            flops += encoder_flops(self.model, needed, gates=wanted < 1)
-            full += encoder_flops(self.model, [needed[0]] * len(needed), gates=False)
+        done, full = flops_against_dense(self.model, own.needed, gates=wanted < 1)
+        tokens = own.needed[:, 0].sum() * own.needed.shape[1]
         return TaskQuality(
             wanted=wanted,
-            token_share=done / tokens,
-            flops_share=flops / full,
+            token_share=float(own.needed.sum() / tokens),
+            flops_share=float(done.sum() / full.sum()),
             accuracy=sum(right) / len(right),
             lo=lo,
             hi=hi,
