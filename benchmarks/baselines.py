@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from saa_core.gates import Grid, PairGate, pool_keys, pool_queries
+from saa_core.gates import POOLED, Grid, PairGate, pool_keys, pool_queries
 from saa_core.train.distil import block_mass
 from saa_core.types import Allowed, Policy
 
@@ -28,6 +28,8 @@ class Scorer(nn.Module):
     def __init__(self, layer: int) -> None:
         super().__init__()
         self.layer = layer
+
+    pooled = POOLED
 
     def target(self, policy: Policy, block: tuple[int, int]) -> float:
         return policy.aim

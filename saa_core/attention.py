@@ -114,8 +114,7 @@ class Call:
             out = dense_everywhere(q_BHQD, k_BGKD, v_BGKD, plan.allowed, scale)
         else:
             decision = decide(gate, q_BHQD, k_BGKD, plan, watch)
-            kernel = KERNELS[plan.kernel]
-            out = kernel(q_BHQD, k_BGKD, v_BGKD, decision, plan.allowed, scale)
+            out = _execute(plan, q_BHQD, k_BGKD, v_BGKD, decision, scale)
         out = out.to(dtype)
         if watch:
             watch.lap("dense" if policy is None else "kernel")
@@ -152,7 +151,6 @@ class Plan:
     """Everything about one call that does not depend on the layer's content."""
 
     kernel = "dense"
-    grid: Grid | None = None
     forced: Tensor | None = None
     count: Tensor | None = None
 
@@ -163,12 +161,18 @@ class Plan:
         self.policy = policy  # what is followed; None is dense
         self.as_is = as_is  # dense exactly as the model does it, and not in what is fastest
         self.mask = mask  # held, so that its id stays its own for as long as the call lives
+        self.grids: dict[int, Grid] = {}  # by the number of queries that share a score row
         self.by_person: dict[tuple[Force, ...], Tensor] = {}
         self.block = (1, 1) if policy is None else policy.block_for(allowed.keys)
         if policy is not None:
-            self.grid = grid(allowed, self.block)
             self.count = allowed.count(self.block)
             self.forced = rules.forced(allowed, policy, self.block, self.count)
+
+    def grid_for(self, pooled: int) -> Grid:
+        """The blocks as gates see them that score one row for so many queries."""
+        if pooled not in self.grids:
+            self.grids[pooled] = grid(self.allowed, self.block, pooled=pooled)
+        return self.grids[pooled]
 
     def forced_for(self, layer: int, policy: Policy, heads: int) -> Tensor:
         """Blocks that one layer keeps, or drops, whatever its gate says."""
@@ -188,9 +192,8 @@ def decide(
     """From queries and keys of one layer to what is kept: gate, forced blocks, rule."""
     policy = plan.policy
     assert policy is not None
-    assert plan.grid is not None
     assert plan.count is not None
-    score = gate(q_BHQD, k_BGKD, plan.allowed, plan.grid)
+    score = gate(q_BHQD, k_BGKD, plan.allowed, plan.grid_for(gate.pooled))
     if watch:
         watch.lap("gate")
     forced = plan.forced_for(gate.layer, policy, score.shape[1])
@@ -222,6 +225,49 @@ def choose_kernel(
     if pairwise:
         return "reference", "decided pair by pair, which only kernel 'native' on a CPU gains from"
     return "gather", f"{fast} cannot run here: {reason}"
+
+
+def _execute(
+    plan: Plan, q_BHQD: Tensor, k_BGKD: Tensor, v_BGKD: Tensor, decision: Decision, scale: float
+) -> Tensor:
+    """Runs the plan's kernel; where gradients are needed, by the fastest kernel forwards."""
+    inputs = (q_BHQD, k_BGKD, v_BGKD, decision, plan.allowed, scale)
+    if q_BHQD.requires_grad and torch.is_grad_enabled():
+        out: Tensor = _Recomputed.apply(plan.kernel, *inputs)  # type: ignore[no-untyped-call]
+        return out
+    return KERNELS[plan.kernel](*inputs)
+
+
+class _Recomputed(torch.autograd.Function):
+    """A kernel that holds nothing but its inputs: what its gradients need (the gathered keys and values
+    of every query block, many times the keys themselves) is computed on the way back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        name: str,
+        q_BHQD: Tensor,
+        k_BGKD: Tensor,
+        v_BGKD: Tensor,
+        decision: Decision,
+        allowed: Allowed,
+        scale: float,
+    ) -> Tensor:
+        ctx.save_for_backward(q_BHQD, k_BGKD, v_BGKD)
+        ctx.kernel, ctx.rest = KERNELS[name], (decision, allowed, scale)
+        device = q_BHQD.device.type
+        fast = device == "cpu" and not (
+            native.unavailable(device) or native_refuses(q_BHQD.shape[-1])
+        )
+        kernel = KERNELS["native"] if fast else ctx.kernel
+        return kernel(q_BHQD, k_BGKD, v_BGKD, *ctx.rest)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        inputs = [x.detach().requires_grad_(True) for x in ctx.saved_tensors]
+        with torch.enable_grad():
+            out = ctx.kernel(*inputs, *ctx.rest)
+        return None, *torch.autograd.grad(out, inputs, grad), None, None, None
 
 
 def _fast_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:

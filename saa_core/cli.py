@@ -111,6 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--rate", type=float, default=JointConfig.rate, help="learning rate")
     command.add_argument("--masses", type=float, nargs=2, default=list(JointConfig.masses))
     command.add_argument("--hard", type=int, default=JointConfig.hard, help="worst positions")
+    command.add_argument(
+        "--pooled", type=int, default=JointConfig.pooled, help="queries per score row of the gates"
+    )
     command.add_argument("--start", help="folder of an adapter to go on from")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--out", required=True, help="folder for the adapter and its gates")
@@ -374,6 +377,7 @@ def _joint(options: argparse.Namespace) -> None:
         rate=options.rate,
         masses=tuple(options.masses),
         hard=options.hard,
+        pooled=options.pooled,
         start=options.start,
         seed=options.seed,
         checkpoint=options.checkpoint or str(Path(options.out) / "checkpoint"),

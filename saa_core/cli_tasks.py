@@ -53,7 +53,8 @@ def register(commands: Any) -> None:
     command.add_argument("--steps", type=int, nargs=2, default=list(TokenConfig.steps))
     command.add_argument("--batch", type=int, default=TokenConfig.batch)
     command.add_argument("--longest", type=int, default=TokenConfig.longest, help="tokens per text")
-    command.add_argument("--limit", type=int, default=8000, help="texts per split")
+    command.add_argument("--teacher", help="task folder whose dense side is taken, not trained")
+    command.add_argument("--limit", type=int, default=8000, help="texts to train on")
     command.add_argument("--rate", type=float, default=TokenConfig.rate)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -134,7 +135,9 @@ def _train_task(options: argparse.Namespace) -> None:
     examples = labelled.examples(options.data) if known else labelled.from_file(options.data)
     name = options.name or Path(options.out).name
     model = load(options.model, device=options.device)
-    training = TaskTraining(model, name, examples, config, limit=options.limit)
+    training = TaskTraining(
+        model, name, examples, config, limit=options.limit, teacher=options.teacher
+    )
     with tqdm(total=sum(config.steps), unit="batch") as bar:
         for step in training.steps():
             bar.n = step.step + (config.steps[0] if step.stage == "sparse" else 0)

@@ -163,7 +163,7 @@ class LayerInputs:
         if not (0 <= head < H and 0 <= query < Q and 0 <= key < allowed.keys):
             raise TraceError(f"head={head!r}, query={query!r}, key={key!r} do not exist")
         gate, (bq, bk) = self.gate, self.block
-        whole = grid(allowed, self.block)
+        whole = grid(allowed, self.block, pooled=gate.pooled)
         size = bq // whole.share
         row, block, group = query // size, key // bk, head // (H // k_BGKD.shape[1])
         pooled_q = pool_queries(q_BHQD, whole)[0, head, row].to(gate.query.dtype)

@@ -6,7 +6,7 @@ Knows files and the shape of gates; knows nothing about models. Written by attac
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from saa_core.errors import GateError
-from saa_core.gates import Calibration, GateConfig, PairGate
+from saa_core.gates import POOLED, Calibration, GateConfig, PairGate
 
 GATE_FORMAT = 1
 
@@ -45,7 +45,10 @@ class StoredGates:
     def fill(self, gates: list[PairGate]) -> None:
         """Copies the weights into gates of the same shape, or raises GateError and copies none."""
         wanted = [gate.config for gate in gates]
-        if wanted != self.layers:
+        # How many queries share a row is no shape: the same weights serve any number.
+        if [replace(c, pooled=POOLED) for c in wanted] != [
+            replace(c, pooled=POOLED) for c in self.layers
+        ]:
             raise GateError(
                 f"gates={str(self.folder)!r} were made for {_shape(self.layers)}, "
                 f"and this model has {_shape(wanted)}"
@@ -61,6 +64,7 @@ class StoredGates:
                 gate.load_state_dict(state)
             except RuntimeError as error:
                 raise GateError(f"gates={str(self.folder)!r}: layer {index}: {error}") from error
+            gate.config = self.layers[index]
             if self.calibration:
                 gate.calibration = self.calibration[index]
 

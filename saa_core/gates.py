@@ -22,19 +22,26 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from saa_core import native
+from saa_core.errors import PolicyError
 from saa_core.native.scoring import scores
 from saa_core.types import Allowed, Policy
 
 DISTANCE_BUCKETS = 28
-POOLED_ROWS = 16
-"""Query rows that share one score row: their mean and their middle row describe them."""
+POOLED = 16
+"""Neighbouring queries that share one score row by default."""
 
 
 @dataclass(frozen=True)
 class GateConfig:
     """Shape of one layer's gate: H query heads, G key/value heads, D head size, R rank.
 
-    ``directed``: the distance bias tells keys behind the query from keys ahead of it (encoders).
+    Args:
+        directed: the distance bias tells keys behind the query from keys ahead of it (encoders).
+        pooled: neighbouring queries that share one score row; their mean and their middle row
+            describe them. Fewer see more and cost more.
+
+    Raises:
+        PolicyError: ``pooled`` is no whole number >= 1.
     """
 
     heads: int
@@ -42,6 +49,11 @@ class GateConfig:
     head_size: int
     rank: int = 64
     directed: bool = False
+    pooled: int = POOLED
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pooled, int) or self.pooled < 1:
+            raise PolicyError(f"pooled={self.pooled!r} must be a whole number >= 1")
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -87,6 +99,11 @@ class PairGate(nn.Module):
         with torch.no_grad():
             self.query[:, :D] += basis * math.sqrt(max(D / R, 1.0))
             self.key[:, :D] += basis
+
+    @property
+    def pooled(self) -> int:
+        """Neighbouring queries that share one score row."""
+        return self.config.pooled
 
     def target(self, policy: Policy, block: tuple[int, int]) -> float:
         """What the policy's rule aims at in this layer, where such blocks are decided."""
@@ -138,7 +155,8 @@ class Grid:
 
     Args:
         block: (queries, keys) per block in tokens.
-        share: pooled query rows per query block.
+        share: pooled query rows per query block: one for every ``pooled`` queries, where these
+            divide the block.
         groups: index of each pooled row, int64 [P]; row i pools the queries of group i.
         position: the middle query of each group, int64 [P].
         away: tokens from the query to the middle of the block, behind it negative, [P, S].
@@ -173,14 +191,17 @@ class Grid:
         return self._distance + DISTANCE_BUCKETS * (self.away > 0).int()
 
 
-def grid(allowed: Allowed, block: tuple[int, int], rows: Tensor | None = None) -> Grid:
+def grid(
+    allowed: Allowed, block: tuple[int, int], rows: Tensor | None = None, *, pooled: int = POOLED
+) -> Grid:
     """Lays the blocks over the allowed pairs.
 
     Args:
         rows: query blocks to score, int64 [M'], all of them by default (training samples some).
+        pooled: of the gate's configuration.
     """
     bq, bk = block
-    share = rows_per_block(bq)
+    share = bq // math.gcd(bq, pooled)
     size = bq // share
     groups = torch.arange(math.ceil(allowed.queries / bq) * share, device=allowed.device)
     if rows is not None:
@@ -195,11 +216,6 @@ def grid(allowed: Allowed, block: tuple[int, int], rows: Tensor | None = None) -
         first = ((visible > 0).any(-2, keepdim=True).int().cumsum(-1) == 1).float()
         seen = (visible > 0).any(-1, keepdim=True)
     return Grid(block, share, groups, position, away, visible.log(), first, seen, rows is None)
-
-
-def rows_per_block(bq: int) -> int:
-    """Pooled rows per query block: one for every 16 queries where 16 divides the block."""
-    return bq // math.gcd(bq, POOLED_ROWS)
 
 
 def pool_queries(q_BHQD: Tensor, grid: Grid) -> Tensor:

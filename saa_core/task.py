@@ -127,9 +127,8 @@ def put_task(packing: Packing, hidden: int, folder: Path, side: str, about: Desc
             f"{len(packing.layers)}"
         )
     head = nn.Linear(hidden, len(about.labels))
+    read_head(folder / side, head)
     try:
-        stored = load_file(folder / side / "head.safetensors")
-        head.load_state_dict({name: value.float() for name, value in stored.items()})
         if side == "sparse":
             weights = load_file(folder / side / "token_gates.safetensors")
             for gate in add_token_gates(packing, hidden, about.width):
@@ -155,32 +154,33 @@ def put_task(packing: Packing, hidden: int, folder: Path, side: str, about: Desc
     )
 
 
-def save_side(
-    folder: Path,
-    side: str,
-    adapter: Mapping[str, Tensor],
-    settings: Mapping[str, Any],
-    head: nn.Linear,
-    gates: list[TokenGate],
-) -> None:
-    """Writes one side's adapter, head and gates, as float16; each file is renamed into place."""
-    path = folder / side
-    path.mkdir(parents=True, exist_ok=True)
+def read_head(folder: Path, head: nn.Linear, argument: str = "task") -> None:
+    """Fills a head from one side of a task folder.
+
+    Raises:
+        GateError: naming ``argument``; there is none, or one of another shape.
+    """
+    try:
+        stored = load_file(folder / "head.safetensors")
+        head.load_state_dict({name: value.float() for name, value in stored.items()})
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise GateError(
+            f"{argument}={str(folder)!r} is broken or made for another model: {error}"
+        ) from error
+
+
+def save_side(folder: Path, head: nn.Linear, gates: list[TokenGate]) -> None:
+    """Writes one side's head and gates, as float16; each file is renamed into place."""
     gate_weights = {
         f"layers.{gate.layer}.{name}": value
         for gate in gates
         for name, value in gate.state_dict().items()
     }
-    files = {
-        "adapter_model": {f"base_model.model.{name}": value for name, value in adapter.items()},
-        "head": head.state_dict(),
-        **({"token_gates": gate_weights} if gates else {}),
-    }
+    files = {"head": head.state_dict(), **({"token_gates": gate_weights} if gates else {})}
     for name, tensors in files.items():
         half = {k: v.detach().cpu().to(torch.float16).contiguous() for k, v in tensors.items()}
-        with replacing(path / f"{name}.safetensors") as part:
+        with replacing(folder / f"{name}.safetensors") as part:
             save_file(half, part)
-    write_json(path / "adapter_config.json", dict(settings))
 
 
 def describe(folder: Path, about: Description) -> None:

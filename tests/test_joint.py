@@ -1,12 +1,16 @@
 """Joint training: the weights stay, the adapter learns, resumes exactly, ships and merges."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from test_train import WORDS, Letters
 
 import saa_core as saa
+from saa_core import attention
+from saa_core.gate_files import read_gates
+from saa_core.kernels import KERNELS
 from saa_core.runner import forward
 from saa_core.train.evaluate import evaluate
 from saa_core.train.joint import _add_adapter, _divergence
@@ -131,12 +135,61 @@ def test_the_hardest_positions_are_those_where_the_two_differ_most(toy):
     _add_adapter(model, saa.JointConfig(steps=1, **CONFIG))
     none = torch.tensor([], dtype=torch.long)
     with torch.no_grad():
+        everywhere = torch.arange(256)
         by_count = [
-            float(_divergence(model, ids, none, hard, saa.Call(POLICY))) for hard in (1, 8, 256)
+            float(_divergence(model, ids, none, everywhere, hard, saa.Call(POLICY)))
+            for hard in (1, 8, 256)
         ]
-        every = float(_divergence(model, ids, torch.arange(256), 0, saa.Call(POLICY)))
+        every = float(_divergence(model, ids, everywhere, none, 0, saa.Call(POLICY)))
     assert by_count[0] > by_count[1] > by_count[2] > 0
     assert every == pytest.approx(by_count[2], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gather", "reference"])
+def test_gradients_are_those_of_the_kernel(toy, name):
+    """Forwards the fastest kernel runs, and what the gradients need is computed on the way back."""
+    model = toy()
+    ids = torch.tensor([model.tokenize(WORDS * 5)[:96]])
+    policy = saa.Policy(mass=0.6, granularity="block", block=(16, 8), kernel=name)
+    call = saa.Call(policy)
+    model.hf.requires_grad_(True)
+    found = forward(model, ids, call)
+    found.square().sum().backward()
+    got = {n: p.grad.clone() for n, p in model.hf.named_parameters() if "q_proj" in n}
+    model.hf.zero_grad()
+    plain = KERNELS[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            attention, "_execute", lambda plan, q, k, v, d, s: plain(q, k, v, d, plan.allowed, s)
+        )
+        expected = forward(model, ids, saa.Call(policy))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    expected.square().sum().backward()
+    assert got
+    for n, p in model.hf.named_parameters():
+        if n in got:
+            torch.testing.assert_close(got[n], p.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_gates_with_finer_rows_are_saved_and_loaded(toy, tmp_path):
+    model = toy()
+    config = saa.JointConfig(steps=2, pooled=4, positions=32, rows=32, **CONFIG)
+    list(saa.train_joint(model, TEXTS, config))
+    saa.save_adapter(model, tmp_path / "fine")
+    fine, coarse = toy(), toy()
+    for gates in (fine.gates, coarse.gates):
+        read_gates(tmp_path / "fine" / "gates").fill(gates)
+    assert {gate.pooled for gate in fine.gates} == {4}
+    for gate in coarse.gates:
+        gate.config = replace(gate.config, pooled=16)
+    ids = torch.tensor([fine.tokenize(WORDS * 5)[:256]])
+    calls = [saa.Call(POLICY, record="full") for _ in range(2)]
+    for model, call in zip((fine, coarse), calls, strict=True):
+        with torch.inference_mode():
+            forward(model, ids, call)
+    first, second = (call.layers[0].predicted_mass for call in calls)
+    assert first.shape == second.shape
+    assert not torch.allclose(first, second), "other rows see other things"
 
 
 def test_what_cannot_be_used_is_refused(toy, tiny, tmp_path, smollm2):

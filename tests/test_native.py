@@ -31,8 +31,8 @@ TEXTS = {
 }
 
 
-def trained_like(heads: int, key_heads: int, size: int, rank: int) -> PairGate:
-    gate = PairGate(GateConfig(heads, key_heads, size, rank))
+def trained_like(heads: int, key_heads: int, size: int, rank: int, pooled: int = 16) -> PairGate:
+    gate = PairGate(GateConfig(heads, key_heads, size, rank, pooled=pooled))
     with torch.no_grad():
         for parameter in gate.parameters():
             parameter.normal_()
@@ -42,22 +42,27 @@ def trained_like(heads: int, key_heads: int, size: int, rank: int) -> PairGate:
 @needs_native
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("block", [(32, 16), (1, 1), (64, 64), (8, 4), (100, 20), (512, 128)])
-@pytest.mark.parametrize(("heads", "key_heads", "size", "rank"), [(9, 3, 64, 64), (4, 4, 16, 32)])
+@pytest.mark.parametrize(
+    ("heads", "key_heads", "size", "rank", "pooled"), [(9, 3, 64, 64, 16), (4, 4, 16, 32, 4)]
+)
 @torch.no_grad()
-def test_scores_and_rule_equal_pytorchs(text, block, heads, key_heads, size, rank, monkeypatch):
+def test_scores_and_rule_equal_pytorchs(
+    text, block, heads, key_heads, size, rank, pooled, monkeypatch
+):
     queries, keys = text["queries"], text.get("keys", text["queries"])
     causal = text.get("causal", True)
     mask = mask_of(text.get("kind"), 2, queries, keys, causal)
     allowed = Allowed(queries, keys, causal, torch.device("cpu"), mask)
-    gate = trained_like(heads, key_heads, size, rank)
+    gate = trained_like(heads, key_heads, size, rank, pooled)
     q = torch.randn(2, queries, heads, size).transpose(1, 2)
     k = torch.randn(2, keys, key_heads, size).transpose(1, 2)
     count = allowed.count(block)
     forced = rules.forced(allowed, saa.Policy(), block, count)
-    found = gate(q, k, allowed, grid(allowed, block))
+    rows = grid(allowed, block, pooled=pooled)
+    found = gate(q, k, allowed, rows)
     keep, threshold = rules.mass(found, forced, count, 0.9)
     monkeypatch.setattr(library, "serves", lambda *tensors: False)
-    expected = gate(q, k, allowed, grid(allowed, block))
+    expected = gate(q, k, allowed, rows)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     # From the same scores, so that a last digit of the gate cannot decide.
     keep_torch, threshold_torch = rules.mass(found, forced, count, 0.9)

@@ -154,9 +154,9 @@ class _Curves:
         block = self.policy.block_for(allowed.keys)
         count = allowed.count(block)
         forced = rules.forced(allowed, self.policy, block, count)
-        score = self.gates[layer](q, k, allowed, grid(allowed, block))
+        gate = self.gates[layer]
+        score = gate(q, k, allowed, grid(allowed, block, pooled=gate.pooled))
         for index, slack in enumerate(SLACKS):
-            gate = self.gates[layer]
             gate.calibration = Calibration(slack=slack, pairwise=block == (1, 1))
             keep, _ = rules.mass(score, forced, count, gate.target(self.policy, block))
             kept = (keep * count).sum((1, 2, 3)) / count.expand_as(keep).sum((1, 2, 3))

@@ -177,7 +177,8 @@ class Lesson:
         target = block_mass(q_BHQD, k_BGKD, allowed, self.block, chosen, scale)
         gate = self.gates[layer]
         with torch.enable_grad():
-            predicted = gate(q_BHQD, k_BGKD, allowed, grid(allowed, self.block, chosen))
+            rows = grid(allowed, self.block, chosen, pooled=gate.pooled)
+            predicted = gate(q_BHQD, k_BGKD, allowed, rows)
             gain = (target + EPSILON).log() - (predicted + EPSILON).log()
             loss = (target * gain).sum(-1).mean()
             loss.backward()

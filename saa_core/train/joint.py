@@ -9,25 +9,23 @@ Loss: Kullback-Leibler divergence of the dense model's next-token distribution f
 one's (nats, mean over positions), and each gate's own loss (see distil.py) beside it.
 """
 
-import json
 import random
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from saa_core.attach import Model, save_gates
 from saa_core.attention import Call
-from saa_core.errors import GateError, ModelError, PolicyError
-from saa_core.files import replacing, write_json
+from saa_core.errors import ModelError, PolicyError
 from saa_core.gate_files import read_gates
+from saa_core.gates import POOLED
 from saa_core.runner import forward
+from saa_core.train import lora
 from saa_core.train.checkpoint import Checkpoint
 from saa_core.train.corpus import windows
 from saa_core.train.distil import Lesson, gate_parameters, schedule
@@ -38,6 +36,8 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 BLOCK = (32, 16)
 SLICE = 256
 """Positions whose distributions over the vocabulary are held at once."""
+CANDIDATES = 1024
+"""Positions among which the hardest are looked for."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,10 @@ class JointConfig:
             adapter serves them all.
         rows: query rows per layer and step that the gates learn from.
         positions: positions per window whose predictions are compared, drawn at random.
-        hard: further positions per window: those at which sparse and dense differ most, because
-            averages hide the few predictions that need one far-away pair.
+        hard: further positions per window: those of CANDIDATES others at which sparse and dense
+            differ most, because averages hide the few predictions that need one far-away pair.
         start: folder of an adapter, with its gates, to go on from; None starts afresh.
+        pooled: neighbouring queries that share one score row of the gates.
         seed: of everything that is drawn.
         checkpoint: folder to resume from and to write every ``save_every`` steps.
     """
@@ -71,12 +72,13 @@ class JointConfig:
     positions: int = 256
     hard: int = 0
     start: str | None = None
+    pooled: int = POOLED
     seed: int = 0
     checkpoint: str | None = None
     save_every: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rank", "rows", "positions", "save_every"):
+        for name in ("steps", "rank", "rows", "positions", "pooled", "save_every"):
             if getattr(self, name) < 1:
                 raise PolicyError(f"{name}={getattr(self, name)!r} must be a whole number >= 1")
         if self.hard < 0:
@@ -136,12 +138,12 @@ def train_joint(
     saved = Checkpoint.of(config, adapter | gates, optimizer)
     start = saved.restore() if saved else 0
     streams = {name: model.tokenize(text) for name, text in texts.items()}
-    drawn = windows(streams, config.lengths, config.seed, skip=start)
+    stream = windows(streams, config.lengths, config.seed, skip=start)
     began = time.perf_counter()
     for parameter in gates.values():
         parameter.requires_grad_(True)
     try:
-        for step, (source, _, ids) in zip(range(start, config.steps), drawn, strict=False):
+        for step, (source, _, ids) in zip(range(start, config.steps), stream, strict=False):
             draw = random.Random(f"{config.seed}/{step}")
             mass = draw.uniform(*config.masses)
             for group in optimizer.param_groups:
@@ -149,12 +151,11 @@ def train_joint(
             lesson = Lesson(model, BLOCK, config.rows, f"{config.seed}/{step}")
             optimizer.zero_grad(set_to_none=True)
             tokens = torch.tensor([ids], device=model.device)
-            positions = torch.tensor(
-                sorted(draw.sample(range(len(ids)), min(config.positions, len(ids))))
-            )
+            places = torch.tensor(draw.sample(range(len(ids)), len(ids)), device=model.device)
+            drawn, others = places[: config.positions], places[config.positions :][:CANDIDATES]
             policy = Policy(mass=mass, granularity="block", block=BLOCK)
             call = Call(policy, observe=lesson.layer)
-            divergence = _divergence(model, tokens, positions.to(model.device), config.hard, call)
+            divergence = _divergence(model, tokens, drawn, others, config.hard, call)
             divergence.backward()
             nn.utils.clip_grad_norm_(adapter.values(), 1.0)
             optimizer.step()
@@ -185,41 +186,21 @@ def _add_adapter(model: Model, config: JointConfig) -> dict[str, nn.Parameter]:
             f"model={model.spec.name!r} has no {', '.join(sorted(set(PROJECTIONS) - last))}; joint "
             f"training needs attention with projections {', '.join(PROJECTIONS)}"
         )
-    from peft import LoraConfig  # here: importing it takes a second
-
     model.hf.requires_grad_(False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        settings = LoraConfig(
-            r=config.rank, lora_alpha=2 * config.rank, target_modules=list(PROJECTIONS)
-        )
-        model.hf.add_adapter(settings, adapter_name=ADAPTER)
-    found = {name: p for name, p in model.hf.named_parameters() if f".{ADAPTER}." in name}
+    lora.add(model.hf, ADAPTER, PROJECTIONS, config.rank, seed=config.seed)
     if config.start is not None:
-        _fill(model, Path(config.start))
-    for parameter in found.values():
-        parameter.data = parameter.data.float()
-        parameter.requires_grad_(True)
-    return found
+        read_gates(Path(config.start) / "gates").fill(model.gates)
+        lora.fill(model.hf, ADAPTER, Path(config.start), "start")
+    for gate in model.gates:
+        gate.config = replace(gate.config, pooled=config.pooled)
+    return lora.weights(model.hf, ADAPTER)
 
 
-def _fill(model: Model, folder: Path) -> None:
-    """Puts an adapter that was saved into the one that was just added, and its gates."""
-    from peft import set_peft_model_state_dict  # here: importing it takes a second
-
-    read_gates(folder / "gates").fill(model.gates)
-    try:
-        weights = load_file(folder / "adapter_model.safetensors")
-        state = {key.removeprefix("base_model.model."): value for key, value in weights.items()}
-        found: Any = set_peft_model_state_dict(model.hf, state, adapter_name=ADAPTER)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise GateError(f"start={str(folder)!r} does not fit: {error}") from error
-    if found.unexpected_keys:
-        raise GateError(f"start={str(folder)!r} holds {found.unexpected_keys[0]}, unknown here")
-
-
-def _divergence(model: Model, tokens: Tensor, drawn: Tensor, hard: int, call: Call) -> Tensor:
-    """KL(dense original || sparse with adapter), nats, mean over the drawn and the hardest positions."""
+def _divergence(
+    model: Model, tokens: Tensor, drawn: Tensor, others: Tensor, hard: int, call: Call
+) -> Tensor:
+    """KL(dense original || sparse with adapter), nats, mean over the drawn positions and the hardest
+    of the others."""
     head = model.hf.get_output_embeddings()
     model.hf.disable_adapters()
     try:
@@ -228,12 +209,10 @@ def _divergence(model: Model, tokens: Tensor, drawn: Tensor, hard: int, call: Ca
     finally:
         model.hf.enable_adapters()
     sparse = forward(model, tokens, call)[0]
-    if hard:
+    if hard and len(others):
         with torch.no_grad():
-            parts = zip(dense.split(SLICE), sparse.detach().split(SLICE), strict=True)
-            gaps = torch.cat([_gap(head, before, after) for before, after in parts])
-            gaps[drawn] = -1.0  # each position counts once
-        drawn = torch.cat([drawn, gaps.topk(min(hard, len(gaps))).indices])
+            gaps = [_gap(head, dense[part], sparse[part]) for part in others.split(SLICE)]
+        drawn = torch.cat([drawn, others[torch.cat(gaps).topk(min(hard, len(others))).indices]])
     return _gap(head, dense[drawn], sparse[drawn]).mean()
 
 
@@ -256,22 +235,8 @@ def save_adapter(
 
     Each file is written beside its place and renamed.
     """
-    from peft.utils import get_peft_model_state_dict  # here: importing it takes a second
-
     path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    state = get_peft_model_state_dict(model.hf, adapter_name=ADAPTER)
-    weights = {
-        f"base_model.model.{key}": tensor.detach().cpu().to(torch.float16).contiguous()
-        for key, tensor in state.items()
-    }
-    with replacing(path / "adapter_model.safetensors") as part:
-        save_file(weights, part)
-    settings = model.hf.peft_config[ADAPTER].to_dict()
-    settings = {key: sorted(v) if isinstance(v, set) else v for key, v in settings.items()}
-    settings["base_model_name_or_path"] = model.spec.name
-    settings["inference_mode"] = True
-    write_json(path / "adapter_config.json", json.loads(json.dumps(settings, default=str)))
+    lora.write(model.hf, ADAPTER, path, model.spec.name)
     # What was measured of the gates before does not hold for these.
     save_gates(model, path / "gates", name=name or path.name, training=training, evaluation={})
     return path

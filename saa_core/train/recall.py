@@ -65,14 +65,14 @@ FACTS = (
 
 
 def recall(paragraphs: Sequence[str], count: int, seed: int = 0) -> Iterator[str]:
-    """Documents of about 1,500 to 7,000 characters each, the same ones for a seed.
+    """Documents of about 1,500 to 30,000 characters each, the same ones for a seed.
 
     Args:
         paragraphs: real text to hide the facts in; each document takes a run of them.
     """
     for index in range(count):
         draw = random.Random(f"recall/{seed}/{index}")
-        body, wanted = list[str](), draw.randint(1_200, 6_000)
+        body, wanted = list[str](), 1_200 * 20 ** draw.random()
         start = draw.randrange(len(paragraphs))
         while sum(map(len, body)) < wanted:
             body += re.split(r"(?<=[.!?]) +", paragraphs[start % len(paragraphs)])

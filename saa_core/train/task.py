@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from saa_core.attach import Model
-from saa_core.errors import PolicyError, TextError
-from saa_core.task import Description, describe
+from saa_core.errors import GateError, PolicyError, TextError
+from saa_core.task import Description, describe, read_task
 from saa_core.train.evaluate import interval
 from saa_core.train.labelled import Example
 from saa_core.train.tokens import Answers, Lot, Stages, TokenConfig, TokenStep, lot
@@ -26,6 +26,10 @@ TRIED = (0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)
 """Shares among which the default is chosen."""
 TOLERANCE = 0.005
 """Share of validation texts that the default may get wrong beyond dense."""
+HELD_OUT = {"validation": 1000, "test": 2000}
+"""Texts that are taken of the other two splits at most."""
+CALIBRATED = 256
+"""Validation texts that the shares are calibrated on."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,13 @@ class TaskQuality:
 class TaskTraining:
     """One task from examples to a folder; iterate over :meth:`steps`, then call :meth:`finish`.
 
+    Args:
+        limit: texts to train on at most.
+        teacher: task folder whose dense side is taken instead of training one.
+
     Raises:
         TextError: a split has no text.
+        GateError: the teacher is no task folder, or for other labels or another model.
         PolicyError: ``limit`` is no whole number >= 1.
     """
 
@@ -65,6 +74,7 @@ class TaskTraining:
         config: TokenConfig | None = None,
         *,
         limit: int = 8000,
+        teacher: str | Path | None = None,
     ) -> None:
         if not isinstance(limit, int) or limit < 1:
             raise PolicyError(f"limit={limit!r} must be a whole number of texts >= 1")
@@ -72,23 +82,37 @@ class TaskTraining:
         self.labels = tuple(sorted({example.label for example in examples}))
         self.lots: dict[str, Lot] = {}
         for split in ("train", "validation", "test"):
-            own = [example for example in examples if example.split == split][:limit]
+            most = limit if split == "train" else HELD_OUT[split]
+            own = [example for example in examples if example.split == split][:most]
             if not own:
                 raise TextError(f"data has no text in the split {split!r}; give more texts")
             index = [self.labels.index(example.label) for example in own]
             texts = [example.text for example in own]
             self.lots[split] = lot(model, texts, index, self.config.longest)
         self.stages = Stages(model, len(self.labels), self.config)
+        self.teacher = None if teacher is None else Path(teacher)
+        if self.teacher is not None:
+            known = read_task(self.teacher).labels
+            if known != self.labels:
+                raise GateError(
+                    f"teacher={str(teacher)!r} tells apart {', '.join(known)}; the data has "
+                    f"{', '.join(self.labels)}"
+                )
+            self.stages.take_dense(self.teacher)
 
     def steps(self) -> Iterator[TokenStep]:
         """Trains both stages; resumes where a checkpoint stands."""
-        yield from self.stages.dense(self.lots["train"])
+        if self.teacher is None:
+            yield from self.stages.dense(self.lots["train"])
         yield from self.stages.sparse(self.lots["train"])
 
     def finish(
         self, folder: str | Path, *, training: Mapping[str, Any], shares: Sequence[float] = SHARES
     ) -> list[TaskQuality]:
-        """Chooses the default, measures every share on the test texts, and writes the folder."""
+        """Calibrates the shares and chooses the default on validation texts, measures every share on
+        the test texts, and writes the folder."""
+        few = self.lots["validation"]
+        self.stages.calibrate(Lot(few.ids[:CALIBRATED], few.labels[:CALIBRATED]))
         share = self.choose()
         wanted = sorted({*shares, share} - {1.0}, reverse=True)
         dense = self._answers("test", "dense", 1.0)
@@ -139,10 +163,9 @@ class TaskTraining:
         right = (labels == truth).float().tolist()
         lo, hi = interval(right)
         done, full = flops_against_dense(self.model, own.needed, gates=wanted < 1)
-        tokens = own.needed[:, 0].sum() * own.needed.shape[1]
         return TaskQuality(
             wanted=wanted,
-            token_share=float(own.needed.sum() / tokens),
+            token_share=own.token_share,
             flops_share=float(done.sum() / full.sum()),
             accuracy=sum(right) / len(right),
             lo=lo,

@@ -30,7 +30,9 @@ from saa_core.attach import Model
 from saa_core.errors import PolicyError, TextError
 from saa_core.families.packing import Packing
 from saa_core.packed import encode, packing_of, special_tokens
-from saa_core.task import SIDES, add_token_gates, save_side
+from saa_core.task import SIDES, add_token_gates, read_head, save_side
+from saa_core.token_gates import SHARES
+from saa_core.train import lora
 from saa_core.train.checkpoint import FREE, Checkpoint
 from saa_core.train.distil import schedule
 from saa_core.train.masked import masked, padded
@@ -40,6 +42,8 @@ ADAPTER = {side: f"saa_{side}" for side in SIDES}
 """Names of the adapters in the model; BERT has modules that are called "dense"."""
 POOL = 50
 """Batches that are sorted by length together, so that little is padded."""
+REACH, HALVINGS, CLOSE = 4.0, 8, 0.005
+"""How far calibration may move a shift (log-odds), in how many halvings, and when it is close enough."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,11 @@ class Answers:
     logits: Tensor
     needed: Tensor
 
+    @property
+    def token_share(self) -> float:
+        """Tokens computed / tokens, over all texts and layers."""
+        return float(self.needed.sum() / (self.needed[:, 0].sum() * self.needed.shape[1]))
+
 
 class Stages:
     """Both stages of one task in one model; iterate over `dense()`, then over `sparse()`.
@@ -154,8 +163,6 @@ class Stages:
     """
 
     def __init__(self, model: Model, labels: int, config: TokenConfig | None = None) -> None:
-        from peft import LoraConfig  # here: importing it takes a second
-
         self.model, self.config = model, config or TokenConfig()
         self.packing: Packing = packing_of(model)
         self.hidden = int(model.hf.config.hidden_size)
@@ -179,14 +186,11 @@ class Stages:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             self.heads = {side: nn.Linear(self.hidden, labels).to(model.device) for side in SIDES}
-            for side in SIDES:
-                settings = LoraConfig(
-                    r=self.config.rank,
-                    lora_alpha=2 * self.config.rank,
-                    target_modules=linear,
-                    exclude_modules=".*(pooler|saa_).*",
-                )
-                model.hf.add_adapter(settings, adapter_name=ADAPTER[side])
+        for side, seed in zip(SIDES, (self.config.seed, self.config.seed + 1), strict=True):
+            exclude = ".*(pooler|saa_).*"
+            lora.add(
+                *(model.hf, ADAPTER[side], linear, self.config.rank), seed=seed, exclude=exclude
+            )
         self.gates = add_token_gates(self.packing, self.hidden, self.config.width)
 
     def packing_modules(self) -> Iterator[tuple[str, nn.Module]]:
@@ -200,12 +204,7 @@ class Stages:
         """The adapter's weights by name; they alone may learn, and they alone are in use."""
         self.model.hf.set_adapter(ADAPTER[side])
         self.model.hf.requires_grad_(False)
-        named = self.model.hf.named_parameters()
-        found = {name: parameter for name, parameter in named if f".{ADAPTER[side]}." in name}
-        for parameter in found.values():
-            parameter.data = parameter.data.float()  # PEFT follows the weights, which may be half
-            parameter.requires_grad_(True)
-        return found
+        return lora.weights(self.model.hf, ADAPTER[side])
 
     def dense(self, examples: Lot) -> Iterator[TokenStep]:
         """Fine-tunes adapter and head on the labels; nothing is dropped."""
@@ -241,6 +240,36 @@ class Stages:
             yield from step(loss, logits, wanted, float(share.detach()))
         self._freeze(parameters | gates)
 
+    def take_dense(self, folder: Path) -> None:
+        """Takes the dense stage from a task folder instead of training it.
+
+        Raises:
+            GateError: there is none, or it is of another shape.
+        """
+        lora.fill(self.model.hf, ADAPTER["dense"], folder / "dense", "teacher")
+        read_head(folder / "dense", self.heads["dense"], "teacher")
+
+    def calibrate(self, examples: Lot) -> None:
+        """Moves the gates' shifts so that the share of work that is asked for is the one that is done.
+
+        Training decides by chance and use does not, so the two differ by several points.
+        """
+        low, high = self.config.shares
+        for index, wanted in enumerate(SHARES):
+            if not low <= wanted <= high:
+                continue
+            before = [float(gate.shift[index]) for gate in self.gates]
+            down, up = -REACH, REACH
+            for _ in range(HALVINGS):
+                offset = (down + up) / 2
+                with torch.no_grad():
+                    for gate, start in zip(self.gates, before, strict=True):
+                        gate.shift[index] = start + offset
+                done = self.answers(examples, "sparse", wanted).token_share
+                if abs(done - wanted) < CLOSE:
+                    break
+                down, up = (down, offset) if done > wanted else (offset, up)
+
     def answers(self, examples: Lot, side: str, share: float = 1.0, batch: int = 64) -> "Answers":
         """What one side answers at a share of the work, and what it computes, on packed tokens."""
         self.adapter(side)
@@ -259,16 +288,10 @@ class Stages:
 
     def save(self, folder: str | Path) -> None:
         """Writes both sides; the description is up to the caller (:func:`saa_core.task.describe`)."""
-        from peft.utils import get_peft_model_state_dict  # here: importing it takes a second
-
         for side in SIDES:
-            settings = self.model.hf.peft_config[ADAPTER[side]].to_dict()
-            plain = {k: sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
-            plain |= {"base_model_name_or_path": self.model.spec.name, "inference_mode": True}
-            plain = {k: v for k, v in plain.items() if isinstance(v, (str, int, float, list, bool))}
-            state = get_peft_model_state_dict(self.model.hf, adapter_name=ADAPTER[side])
-            gates = self.gates if side == "sparse" else []
-            save_side(Path(folder), side, state, plain, self.heads[side], gates)
+            own = Path(folder) / side
+            lora.write(self.model.hf, ADAPTER[side], own, self.model.spec.name)
+            save_side(own, self.heads[side], self.gates if side == "sparse" else [])
 
     def _forward(
         self, ids_BN: Tensor, mask_BN: Tensor, wanted: float, draw: random.Random | None
