@@ -2,13 +2,21 @@
 
     python benchmarks/understanding.py      # writes benchmarks/results/understanding.json and .svg
 
-Every shipped task, on its test texts. Dense is the task's dense side in its faster form: padded to the
-longest text of the batch as Transformers does it, or packed without padding; batches are sorted by
-length for all. Rounds are interleaved in one process, raw samples kept. Operations are counted from
-shapes, gates included.
+Every shipped task, on test texts that neither side was trained on. Dense is the task's dense side in
+its faster form: padded to the longest text of the batch as Transformers does it, or packed without
+padding; batches are sorted by length for all. Rounds are interleaved in one process, and the time of
+each is kept. Operations are counted from shapes, gates included. At a share of 1 the model that was trained
+with the gates drops nothing.
+
+``--tasks`` takes folders too, so that other seeds of a task (saa train-task --teacher) become rows;
+``--data`` tests on another task's texts (domain shift). Rows are added to those of the file; a row of
+the same task, seed, data and share is measured again. Texts that change their label are traced into
+``--flips``: texts may not be ours to publish, so the folder is for the one who runs this.
 """
 
 import argparse
+import json
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -29,25 +37,27 @@ from saa_core.types import quartiles
 from saa_core.work import flops_against_dense
 
 RESULTS = Path(__file__).parent / "results"
-SHARES = (0.7, 0.5, 0.35)
+SHARES = (1.0, 0.7, 0.6, 0.5, 0.35)
 BATCH = 32
+LONG = 200
+"""Tokens from which a text counts as long."""
+TRACED = 3
+"""Changed labels per task that are traced."""
 Ids = list[list[int]]
 Side = Callable[[Ids], object]
 
 
-def answers(model: saa.Model, ids: Ids, share: float) -> tuple[list[int], float]:
-    """Label index per text, and the share of dense operations that was done."""
+def answers(model: saa.Model, ids: Ids, share: float) -> tuple[torch.Tensor, float]:
+    """Probabilities [texts, C], and the share of dense operations that was done."""
     assert model.task is not None
     policy = None if share >= 1 else saa.Policy(mass=1.0, tokens=share)
-    found = [0] * len(ids)
+    found = torch.empty(len(ids), len(model.task.labels))
     done = full = 0
     order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
     for start in range(0, len(order), BATCH):
         part = order[start : start + BATCH]
         encoded = encode(model, [ids[row] for row in part], policy)
-        best = model.task.probabilities(encoded.means).argmax(-1).tolist()
-        for row, label in zip(part, best, strict=True):
-            found[row] = label
+        found[part] = model.task.probabilities(encoded.means)
         flops, dense = flops_against_dense(model, encoded.needed.T, gates=share < 1)
         done, full = done + int(flops.sum()), full + int(dense.sum())
     return found, done / full
@@ -66,7 +76,8 @@ def sides(sparse: saa.Model, dense: saa.Model, shares: tuple[float, ...]) -> dic
         "dense, packed": partial(encode, dense),
     }
     for share in shares:
-        found[f"{share:g}"] = partial(encode, sparse, policy=saa.Policy(mass=1.0, tokens=share))
+        policy = None if share >= 1 else saa.Policy(mass=1.0, tokens=share)
+        found[f"{share:g}"] = partial(encode, sparse, policy=policy)
     return found
 
 
@@ -96,46 +107,58 @@ def ratios(
     return quartiles([slow / fast for slow, fast in pairs]), best
 
 
+def tested(task: str, name: str, options: argparse.Namespace) -> list[labelled.Example]:
+    """Test texts of the task itself, of another task, or of a user's table."""
+    source = options.data or name
+    known = labelled.examples(source) if source in labelled.TASKS else labelled.from_file(source)
+    return [example for example in known if example.split == "test"][: options.texts]
+
+
 def measure(task: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of one task folder."""
     sparse = saa.load(options.model, task=task, device="cpu")
     dense = saa.load(options.model, task=task, side="dense", device="cpu")
     assert sparse.task is not None
-    name = sparse.task.name
-    known = labelled.examples(name) if options.data is None else labelled.from_file(options.data)
-    test = [example for example in known if example.split == "test"][: options.texts]
+    name, default = sparse.task.name, sparse.task.policy.tokens or 1.0
+    shares = tuple(sorted({*options.shares, default}, reverse=True))
+    test = tested(task, name, options)
     ids: Ids = sparse.tokenizer(
         [example.text for example in test],
         truncation=True,
         max_length=sparse.task.longest,
         verbose=False,
     )["input_ids"]
-    truth = [sparse.task.labels.index(example.label) for example in test]
+    truth = torch.tensor([sparse.task.labels.index(example.label) for example in test])
     ordered = sorted(ids, key=len)
     batches = [ordered[at : at + BATCH] for at in range(0, len(ordered), BATCH)]
     some = batches[:: max(1, len(batches) // options.batches)]
     singles = [[own] for own in ids[: options.singles]]
-    what = sides(sparse, dense, tuple(options.shares))
+    what = sides(sparse, dense, shares)
     many, one = timed(what, some, options.rounds), timed(what, singles, options.rounds)
+    long = [index for index, (own,) in enumerate(singles) if len(own) >= LONG]
+    one_long = {side: [[r[i] for i in long] for r in rounds] for side, rounds in one.items()}
     full, _ = answers(dense, ids, 1.0)
-    right_dense = [float(a == b) for a, b in zip(full, truth, strict=True)]
+    right_dense = (full.argmax(-1) == truth).float()
     rows = []
-    for share in options.shares:
+    for share in shares:
         found, flops = answers(sparse, ids, share)
-        right = [float(a == b) for a, b in zip(found, truth, strict=True)]
-        lost = [a - b for a, b in zip(right, right_dense, strict=True)]
-        lo, hi = interval(lost)
+        right, changed = (found.argmax(-1) == truth).float(), found.argmax(-1) != full.argmax(-1)
+        lo, hi = interval((right - right_dense).tolist())
         throughput, form = ratios(many, f"{share:g}")
         latency, form_one = ratios(one, f"{share:g}")
         rows.append(
             {
                 "task": name,
                 "seed": int(sparse.task.training["config"]["seed"]),
+                "data": options.data or name,
                 "tokens": share,
-                "accuracy": sum(right) / len(right),
-                "dense_accuracy": sum(right_dense) / len(right),
+                "default": default,
+                "accuracy": float(right.mean()),
+                "dense_accuracy": float(right_dense.mean()),
                 "difference_lo": lo,
                 "difference_hi": hi,
-                "changed": sum(a != b for a, b in zip(found, full, strict=True)) / len(found),
+                "flips": flips(full, found, truth, ids),
+                "changed": float(changed.float().mean()),
                 "texts": len(test),
                 "mean_tokens": sum(map(len, ids)) / len(ids),
                 "flops_share": flops,
@@ -144,8 +167,11 @@ def measure(task: str, options: argparse.Namespace) -> list[dict[str, Any]]:
                 "best_dense_b32": form,
                 "latency_ratio_b1": latency[1],
                 "latency_quartiles": [latency[0], latency[2]],
+                "latency_ratio_b1_long": ratios(one_long, f"{share:g}")[0][1] if long else None,
+                "long_texts": len(long),
                 "best_dense_b1": form_one,
-                "samples_ms": {"b32": many, "b1": one},
+                "latency_ms_b1": {side: spread(one[side]) for side in (form_one, f"{share:g}")},
+                "round_ms": {"b32": totals(many, share), "b1": totals(one, share)},
                 "threads": torch.get_num_threads(),
             }
         )
@@ -156,48 +182,126 @@ def measure(task: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             f"{throughput[1]:.2f}x, one at a time {latency[1]:.2f}x",
             flush=True,
         )
+        if options.flips and share == default:
+            texts = [test[int(i)].text for i in changed.nonzero()[:TRACED, 0]]
+            trace_flips(sparse, dense, share, texts, options.flips / name)
     return rows
 
 
+def totals(samples: dict[str, list[list[float]]], share: float) -> dict[str, list[float]]:
+    """ms of each whole round, of both dense forms and of one share."""
+    return {
+        side: [round(sum(found), 3) for found in rounds]
+        for side, rounds in samples.items()
+        if side.startswith("dense") or side == f"{share:g}"
+    }
+
+
+def spread(rounds: list[list[float]]) -> dict[str, float]:
+    """p50 and p90 over texts of each text's median over rounds, ms."""
+    each = sorted(statistics.median(samples) for samples in zip(*rounds, strict=True))
+    return {"p50": each[len(each) // 2], "p90": each[min(len(each) - 1, int(0.9 * len(each)))]}
+
+
+def flips(full: torch.Tensor, found: torch.Tensor, truth: torch.Tensor, ids: Ids) -> dict[str, Any]:
+    """Which labels change: for better or worse, how sure dense was of them, how long the texts are."""
+    before, after = full.argmax(-1), found.argmax(-1)
+    changed = before != after
+    top = full.topk(2).values
+    margin = top[:, 0] - top[:, 1]
+    length = torch.tensor([len(own) for own in ids]).float()
+
+    def mean(values: torch.Tensor) -> float | None:
+        return float(values.mean()) if len(values) else None
+
+    return {
+        "right_to_wrong": int(((before == truth) & (after != truth)).sum()),
+        "wrong_to_right": int(((before != truth) & (after == truth)).sum()),
+        "wrong_to_wrong": int(((before != truth) & (after != truth) & changed).sum()),
+        "dense_margin_of_changed": mean(margin[changed]),
+        "dense_margin_of_others": mean(margin[~changed]),
+        "tokens_of_changed": mean(length[changed]),
+        "tokens_of_others": mean(length[~changed]),
+    }
+
+
+def trace_flips(
+    sparse: saa.Model, dense: saa.Model, share: float, texts: list[str], folder: Path
+) -> None:
+    """Records what changed: one trace per side and text, to be opened in the app."""
+    folder.mkdir(parents=True, exist_ok=True)
+    assert sparse.task is not None
+    for index, text in enumerate(texts):
+        known = sparse.tokenizer(
+            text, truncation=True, max_length=sparse.task.longest, return_offsets_mapping=True
+        )
+        shown = text[: max(end for _, end in known["offset_mapping"])]
+        policy = saa.Policy(mass=1.0, tokens=share)
+        saa.run(sparse, shown, policy).save(folder / f"{index}-saa.npz")
+        saa.run(dense, shown).save(folder / f"{index}-dense.npz")
+
+
+def key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["task"], row["seed"], row["data"], row["tokens"]
+
+
 def plot(rows: list[dict[str, Any]], file: Path) -> None:
-    """Accuracy lost over work done; to the left is cheaper."""
+    """Per task: accuracy lost, and time saved, over the work that is done; the default is marked."""
     shown = [
-        row
-        | {"lost": 100 * (row["accuracy"] - row["dense_accuracy"])}
-        | {"lo": 100 * row["difference_lo"], "hi": 100 * row["difference_hi"]}
+        {
+            "task": row["task"],
+            "seed": str(row["seed"]),
+            "work": row["flops_share"],
+            "lost": 100 * (row["accuracy"] - row["dense_accuracy"]),
+            "faster": row["throughput_ratio_b32"],
+            "default": row["tokens"] == row["default"],
+        }
         for row in rows
+        if row["data"] == row["task"]
     ]
-    base = alt.Chart(
-        alt.Data(values=[{k: v for k, v in r.items() if k != "samples_ms"} for r in shown])
-    )
-    base = base.encode(
-        x=alt.X("flops_share:Q", title="operations, share of dense", axis=alt.Axis(format="%")),
+    base = alt.Chart(alt.Data(values=shown)).encode(
+        x=alt.X("work:Q", title="operations, share of dense", axis=alt.Axis(format="%")),
         color=alt.Color("task:N", title=None),
+        detail="seed:N",
     )
-    points = base.mark_line(point=True).encode(
-        y=alt.Y("lost:Q", title="accuracy against dense, points (95 % interval)")
-    )
-    (points + base.mark_rule().encode(y="lo:Q", y2="hi:Q")).properties(width=380, height=260).save(
-        file
-    )
+    panels = []
+    for field, title in (
+        ("lost", "accuracy against dense, points"),
+        ("faster", "throughput at 32 against dense, times"),
+    ):
+        line = base.mark_line(opacity=0.5).encode(y=alt.Y(f"{field}:Q", title=title))
+        points = base.mark_point(filled=True, size=40).encode(y=f"{field}:Q")
+        chosen = (
+            base.transform_filter("datum.default")
+            .mark_point(size=160, strokeWidth=2)
+            .encode(y=f"{field}:Q")
+        )
+        panels.append((line + points + chosen).properties(width=340, height=260))
+    alt.hconcat(*panels).save(file)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--tasks", nargs="+", help="names or folders; all shipped ones by default")
-    parser.add_argument("--data", help="table with the test texts, for a task of one's own")
+    parser.add_argument("--data", help="other test texts: a task's name, or a table")
     parser.add_argument("--shares", type=float, nargs="+", default=list(SHARES))
     parser.add_argument("--texts", type=int, default=1000, help="test texts per task at most")
-    parser.add_argument("--batches", type=int, default=8, help="batches of 32 that are timed")
-    parser.add_argument("--singles", type=int, default=40, help="texts that are timed alone")
+    parser.add_argument("--batches", type=int, default=4, help="batches of 32 that are timed")
+    parser.add_argument("--singles", type=int, default=30, help="texts that are timed alone")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--flips", type=Path, help="folder for traces of texts that change")
     parser.add_argument("--out", type=Path, default=RESULTS / "understanding.json")
     options = parser.parse_args()
     shipped = fetch.assets() / "tasks" / options.model
     tasks = options.tasks or sorted(path.name for path in shipped.glob("*") if path.is_dir())
-    rows = [row for task in tasks for row in measure(task, options)]
-    write_json(options.out, rows)
+    known: dict[tuple[Any, ...], dict[str, Any]] = {}
+    if options.out.is_file():
+        known = {key(row): row for row in json.loads(options.out.read_text())}
+    for task in tasks:
+        known |= {key(row): row for row in measure(task, options)}
+        rows = [known[place] for place in sorted(known)]
+        write_json(options.out, rows)
     plot(rows, options.out.with_suffix(".svg"))
 
 

@@ -105,8 +105,9 @@ def test_blocks(tmp_path, monkeypatch, novel, smollm2):
     assert out.read_bytes() == written, "nothing is measured twice"
 
 
-def test_understanding(tmp_path, monkeypatch, minilm):
-    out, table = tmp_path / "understanding.json", tmp_path / "mine.jsonl"
+@pytest.fixture
+def asked_table(tmp_path):
+    """A table that the shipped task of questions can be tested with."""
     asked = [("Where is it?", "Paris"), ("Who was it?", "Ada Lovelace"), ("When?", "in 1815")]
     kinds = ("location", "humans", "date")
     rows = [
@@ -114,18 +115,32 @@ def test_understanding(tmp_path, monkeypatch, minilm):
         for index in range(120)
         for question, answer in [asked[index % 3]]
     ]
-    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = ["--tasks", "questions", "--data", str(table), "--shares", "0.7", "0.5"]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+def test_understanding(tmp_path, monkeypatch, minilm, asked_table):
+    out = tmp_path / "understanding.json"
+    arguments = ["--tasks", "questions", "--data", asked_table, "--shares", "0.7", "0.5"]
+    arguments += ["--flips", str(tmp_path / "flips")]
     arguments += ["--singles", "2", "--rounds", "2", "--out", str(out)]
     start("understanding", monkeypatch, *arguments)
-    first, second = json.loads(out.read_text())
-    assert (first["task"], first["tokens"], second["tokens"]) == ("questions", 0.7, 0.5)
+    rows = json.loads(out.read_text())
+    first, second = (next(row for row in rows if row["tokens"] == share) for share in (0.7, 0.5))
     assert second["flops_share"] < first["flops_share"] < 1
+    assert all(row["task"] == "questions" and row["data"] == asked_table for row in rows)
+    assert sum(row["tokens"] == row["default"] for row in rows) == 1
     for row in (first, second):
         assert row["accuracy"] > 0.5
         assert row["dense_accuracy"] > 0.5
-        assert set(row["samples_ms"]["b1"]) == {"dense, padded", "dense, packed", "0.7", "0.5"}
-        assert len(row["samples_ms"]["b32"]["0.5"]) == 2, "rounds, the warm-up left out"
+        share = str(row["tokens"])
+        assert set(row["round_ms"]["b1"]) == {"dense, padded", "dense, packed", share}
+        assert len(row["round_ms"]["b32"][share]) == 2, "rounds, the warm-up left out"
+        assert row["latency_ms_b1"][share]["p50"] <= row["latency_ms_b1"][share]["p90"]
+        flips = row["flips"]
+        wrong = row["texts"] * (row["dense_accuracy"] - row["accuracy"])
+        assert flips["right_to_wrong"] - flips["wrong_to_right"] == pytest.approx(wrong)
     assert out.with_suffix(".svg").read_text().startswith("<svg")
 
 
@@ -268,3 +283,31 @@ def test_methods_are_compared_at_the_density_at_which_the_joint_model_costs_one_
     ]
     (line,) = publish["equal_density_table"](rows).splitlines()[2:]
     assert line == "| 1,024 | 0.30 | +1.00 % | – | – | +2.00 % (mean keys) | 0.50 x |"
+
+
+def test_load(tmp_path, monkeypatch, minilm, asked_table):
+    out = tmp_path / "load.json"
+    arguments = ["--task", "questions", "--data", asked_table, "--shares", "0.5", "--start", "40"]
+    arguments += ["--limit", "400", "--seconds", "0.5", "--repeats", "1", "--out", str(out)]
+    load = runpy.run_path(str(BENCHMARKS / "load.py"))
+    monkeypatch.setitem(load["highest"].__globals__, "STEP", 8.0)
+    monkeypatch.setattr(sys, "argv", ["load", *arguments])
+    load["main"]()
+    rows = json.loads(out.read_text())
+    assert [row["side"] for row in rows] == ["dense, padded", "dense, packed", "0.5"]
+    for row in rows:
+        assert row["rate"] in {0.0, *(tried["rate"] for tried in row["tried"])}
+        held = [t for t in row["tried"] if t["rate"] == row["rate"]]
+        assert all(t["p95_ms"] <= 400 and t["p50_ms"] <= t["p95_ms"] for t in held)
+        assert all(1 <= t["mean_batch"] <= 32 for t in row["tried"])
+    assert out.with_suffix(".svg").is_file()
+
+
+def test_finetuning(tmp_path, monkeypatch, minilm, asked_table):
+    out = tmp_path / "finetuning.json"
+    arguments = ["--tasks", "questions", "--data", asked_table, "--steps", "3"]
+    start("finetuning", monkeypatch, *arguments, "--rates", "0.0001", "--out", str(out))
+    (row,) = json.loads(out.read_text())
+    assert row["steps"] == 3
+    assert row["adapter_accuracy"] > 0.5
+    assert 0 <= row["full_accuracy"] <= 1
