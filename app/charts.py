@@ -27,6 +27,8 @@ RECTS = 4096
 CONTINUED = "·"
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 """A token that only continues a character, in the strip and by number."""
+LABELS = 6
+"""Labels whose probability is drawn."""
 ARCS = 60
 NAMED = 12
 """Arcs drawn for one token, and how many of their ends are named."""
@@ -57,6 +59,74 @@ LIGHT = Palette(
 DARK = Palette(
     "#56B4E9", "#2F6E96", "#313842", "#E69F00", "#2BC498", "#CC79A7", "#E6EAEE", "#12161C"
 )
+
+
+def label_bars(dense: Trace | None, trace: Trace, words: Words, dark: bool) -> alt.Chart:
+    """Probability of the likeliest labels on both sides."""
+    assert trace.labels is not None
+    assert trace.label_probs is not None
+    sides = {"dense": dense, "saa": trace} if dense is not None else {"saa": trace}
+    known = {name: side.label_probs for name, side in sides.items() if side.label_probs is not None}
+    highest = np.max(list(known.values()), 0)
+    shown = np.argsort(-highest)[:LABELS]
+    rows = [
+        {"label": trace.labels[i], "side": words(f"labels.{name}"), "probability": float(probs[i])}
+        for name, probs in known.items()
+        for i in shown
+    ]
+    colours = palette(dark)
+    order = [words(f"labels.{name}") for name in known]
+    return (
+        alt.Chart(pd.DataFrame(rows))
+        .mark_bar()
+        .encode(
+            x=alt.X(
+                "probability:Q",
+                title=words("labels.axis"),
+                axis=alt.Axis(format="%"),
+                scale=alt.Scale(domain=[0, 1]),
+            ),
+            y=alt.Y(
+                "label:N",
+                title=None,
+                sort=[trace.labels[i] for i in shown],
+                axis=alt.Axis(labelOverlap=False, labelLimit=140),
+            ),
+            yOffset=alt.YOffset("side:N", sort=order),
+            color=alt.Color(
+                "side:N",
+                title=None,
+                sort=order,
+                scale=alt.Scale(range=[colours.received, colours.kept][-len(order) :]),
+                legend=alt.Legend(orient="top"),
+            ),
+            tooltip=["label", "side", alt.Tooltip("probability:Q", format=".1%")],
+        )
+        .properties(height=34 * len(shown) + 90)
+    )
+
+
+def tokens_left(trace: Trace, layer: int, words: Words, dark: bool) -> alt.Chart:
+    """Tokens that each layer computes; the chosen layer stands out."""
+    assert trace.alive is not None
+    rows = [
+        {"layer": index, "tokens": int(alive.sum()), "chosen": index == layer}
+        for index, alive in enumerate(trace.alive)
+    ]
+    colours = palette(dark)
+    return (
+        alt.Chart(pd.DataFrame(rows))
+        .mark_bar()
+        .encode(
+            x=alt.X("layer:O", title=words("crossed.layer_axis"), axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("tokens:Q", title=words("crossed.tokens_axis")),
+            color=alt.condition(
+                "datum.chosen", alt.value(colours.kept), alt.value(colours.kept_always)
+            ),
+            tooltip=["layer", "tokens"],
+        )
+        .properties(height=220)
+    )
 
 
 def palette(dark: bool) -> Palette:
@@ -198,7 +268,7 @@ def head_grid(
             tooltip=tooltip,
         )
         .add_params(cell)
-        .properties(height=max(120, 15 * L))
+        .properties(height=max(240, 15 * L))  # axes and legend lie inside
     )
 
 
@@ -366,7 +436,7 @@ def threshold_text(threshold: float, words: Words) -> str:
 def _kind(reason: str) -> str:
     if reason in FORCED:
         return "kept_always"
-    return "dropped" if reason in ("below", "excluded", "not allowed") else "kept_gate"
+    return "kept_gate" if reason in ("gate", "dense") else "dropped"
 
 
 def _key(reason: str) -> str:

@@ -10,12 +10,14 @@ from saa_core import fetch
 
 @dataclass(frozen=True)
 class Example:
-    """One card: its id in the address, its text, its title and description by language."""
+    """One card: its id in the address, its text, its title and description by language. ``model`` is
+    the only one whose gallery it hangs in; None is every model without a gallery of its own."""
 
     id: str
     text: str
     titles: dict[str, str]
     descriptions: dict[str, str]
+    model: str | None = None
 
 
 @functools.cache
@@ -29,6 +31,12 @@ def examples() -> dict[str, Example]:
     return {example.id: example for example in found}
 
 
+def gallery(model: str) -> list[Example]:
+    """The examples for one model of the list."""
+    own = [example for example in examples().values() if example.model == model]
+    return own or [example for example in examples().values() if example.model is None]
+
+
 def texts() -> dict[str, str]:
     return {name: example.text for name, example in examples().items()}
 
@@ -38,4 +46,5 @@ def _example(entry: dict[str, Any], text: str) -> Example:
         part: {lang: entry[f"{part}_{lang}"] for lang in ("en", "ja")}
         for part in ("title", "description")
     }
-    return Example(entry["id"], text.rstrip(), by_language["title"], by_language["description"])
+    about = by_language["title"], by_language["description"]
+    return Example(entry["id"], text.rstrip(), *about, entry.get("model"))

@@ -4,6 +4,8 @@ Knows the address and session state. A text lies in the address by the name of i
 full where it is short. Only a model from the list is taken from an address.
 """
 
+import contextlib
+
 import streamlit as st
 
 LONGEST_TEXT = 1500
@@ -32,6 +34,8 @@ def read(models: tuple[str, ...], examples: dict[str, str], languages: tuple[str
         mass = 0.0
     if 0.5 <= mass <= 1.0:
         state["mass"] = mass
+    with contextlib.suppress(ValueError):  # then the page begins with the task's default
+        state["tokens"] = round(float(address.get("tokens", "")), 2)
     text = examples.get(address.get("example", "")) or address.get("text", "")
     if text.strip() and len(text.encode("utf-8", "replace")) <= 200_000:
         state["text"] = text

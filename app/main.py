@@ -56,8 +56,15 @@ def model_and_gate() -> tuple[str, saa.Model | None]:
     return name, model
 
 
-def policy_for(default: saa.Policy) -> saa.Policy:
-    st.session_state.setdefault("mass", round(default.mass, 2))
+def policy_for(name: str, default: saa.Policy, shares: tuple[float, float] | None) -> saa.Policy:
+    """What the sliders say; another model starts at its own defaults."""
+    state = st.session_state
+    if state.get("policy_of", name) != name:
+        for key in ("mass", "tokens"):
+            state.pop(key, None)
+    state.policy_of = name
+    tokens = default.tokens if shares is None else tokens_for(default.tokens or 1.0, shares)
+    state.setdefault("mass", round(default.mass, 2))
     mass = st.slider(
         words("sidebar.mass"),
         LOWEST_MASS,
@@ -87,7 +94,25 @@ def policy_for(default: saa.Policy) -> saa.Policy:
         st.text_input(words("sidebar.gates"), key="gates", help=words("sidebar.gates_help"))
     if mass == round(default.mass, 2):
         mass = default.mass
-    return replace(default, mass=mass, kernel=kernel, granularity=granularity)
+    return replace(default, mass=mass, kernel=kernel, granularity=granularity, tokens=tokens)
+
+
+def tokens_for(default: float, shares: tuple[float, float]) -> float | None:
+    """The share of the token work; None, which drops nothing, at 1."""
+    state = st.session_state
+    low, high = shares
+    steps = [round(low + 0.05 * i, 2) for i in range(round((high - low) / 0.05) + 1)] + [1.0]
+    if state.get("tokens") not in steps:
+        state.tokens = min(steps, key=lambda step: abs(step - default))
+    share: float = st.select_slider(
+        words("sidebar.tokens"),
+        steps,
+        format_func=words.percent,
+        key="tokens",
+        help=words("sidebar.tokens_help"),
+    )
+    st.caption(words("sidebar.default_tokens", share=words.percent(default)))
+    return None if share == 1 else share
 
 
 with st.sidebar:
@@ -100,7 +125,11 @@ with st.sidebar:
         on_change=remember_language,
     )
     name, model = model_and_gate()
-    policy = policy_for(model.spec.policy if model else saa.Policy())
+    policy = policy_for(
+        name,
+        model.spec.policy if model else saa.Policy(),
+        model.task.shares if model and model.task else None,
+    )
     recording = st.file_uploader(
         words("sidebar.open"), type="saa", key="recording", help=words("sidebar.open_help")
     )

@@ -15,15 +15,18 @@ from typing import Any
 
 import numpy as np
 import streamlit as st
+import torch
 
 import saa_core as saa
 from saa_core import fetch
 from saa_core.explain import LayerInputs
 from saa_core.tradeoff import MASSES, Point, tradeoff
+from saa_core.work import flops_against_dense
 
-MODELS = ("smollm2", "smollm2 + saa-joint", "minilm")
+TASKS = tuple(fetch.shipped("tasks", "minilm"))
+MODELS = ("smollm2", "smollm2 + saa-joint", "minilm", *(f"minilm + {task}" for task in TASKS))
 """What can be chosen from the list; any hub id or folder can be typed."""
-MODELS_KEPT = 3
+MODELS_KEPT = 4
 RESULTS_KEPT = 6
 REPEATS = 3
 NEW_TOKENS = 6
@@ -58,7 +61,8 @@ class Choice:
 @dataclass(frozen=True, eq=False)
 class Result:
     """What came out, live or recorded. None is what this kind of result does not have, or not yet:
-    times and continuations follow when the rest is on the page."""
+    times and continuations follow when the rest is on the page. ``flops_share`` is of a task: the
+    operations of SAA's layers against those of dense."""
 
     trace: saa.Trace
     request: Request | None = None
@@ -69,6 +73,7 @@ class Result:
     timing: saa.Timing | None = None
     dense_words: str | None = None
     words: str | None = None
+    flops_share: float | None = None
     written: bool = False
     recorded_as: str | None = None
     keep_alive: Any = field(default=None, repr=False)
@@ -76,17 +81,23 @@ class Result:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from: alias, hub id or folder; gate folder; adapter."""
+    """Where a model comes from: alias, hub id or folder; gate folder; adapter; task and its side."""
 
     model: str
     gates: str | None = None
     adapter: str | None = None
+    task: str | None = None
+    side: str = "auto"
 
 
 def shipped() -> dict[str, Source]:
     """The models of the list."""
-    parts = {name: name.split(" + ") for name in MODELS}
-    return {name: Source(first, None, *rest) for name, (first, *rest) in parts.items()}
+    found = {}
+    for name in MODELS:
+        model, _, part = name.partition(" + ")
+        kind = "task" if part in TASKS else "adapter"
+        found[name] = Source(model, **{kind: part or None})
+    return found
 
 
 @dataclass
@@ -133,7 +144,12 @@ class Client:
                 if name not in shared.models:
                     source = shared.sources.get(name, Source(name))
                     model = saa.load(
-                        source.model, gates=source.gates, adapter=source.adapter, progress=report
+                        source.model,
+                        gates=source.gates,
+                        adapter=source.adapter,
+                        task=source.task,
+                        side=source.side,
+                        progress=report,
                     )
                     for old in list(shared.models)[: 1 - MODELS_KEPT]:
                         del shared.models[old]
@@ -142,8 +158,13 @@ class Client:
         return shared.models[name]
 
     def original(self, name: str) -> saa.Model:
-        """The model that a result is compared with: the same one, without an adapter."""
+        """The model that a result is compared with: the same one, without an adapter; of a task its
+        dense side."""
         source = shop().sources.get(name, Source(name))
+        if source.task is not None:
+            dense = f"{name}, dense"
+            shop().sources[dense] = replace(source, side="dense")
+            return self.model(dense)
         return self.model(name if source.adapter is None else source.model)
 
     def cold(self, name: str) -> list[str]:
@@ -196,7 +217,12 @@ class Client:
             comparison = saa.compare(dense, trace)
         report("done", 1.0)
         return Result(
-            trace=trace, request=request, spec=model.spec, dense=dense, comparison=comparison
+            trace=trace,
+            request=request,
+            spec=model.spec,
+            dense=dense,
+            comparison=comparison,
+            flops_share=_flops_share(model, trace),
         )
 
     def time(self, result: Result, report: Report) -> Result:
@@ -266,6 +292,17 @@ class Client:
             written = [so_far + piece for so_far, piece in zip(written, pieces, strict=True)]
             yield replace(result, dense_words=written[0], words=written[1])
         yield replace(result, dense_words=written[0], words=written[1], written=True)
+
+
+def _flops_share(model: saa.Model, trace: saa.Trace) -> float | None:
+    """Operations of all layers, gates included, against dense; None without a task."""
+    if model.task is None:
+        return None
+    if trace.alive is None or trace.policy is None or trace.policy.tokens is None:
+        return 1.0
+    needed = torch.from_numpy(trace.alive.sum(1))[None]
+    done, dense = flops_against_dense(model, needed, gates=trace.policy.tokens < 1)
+    return float(done / dense)
 
 
 def _inputs(model: saa.Model, trace: saa.Trace, layer: int) -> LayerInputs:

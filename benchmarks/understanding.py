@@ -293,8 +293,7 @@ def main() -> None:
     parser.add_argument("--flips", type=Path, help="folder for traces of texts that change")
     parser.add_argument("--out", type=Path, default=RESULTS / "understanding.json")
     options = parser.parse_args()
-    shipped = fetch.assets() / "tasks" / options.model
-    tasks = options.tasks or sorted(path.name for path in shipped.glob("*") if path.is_dir())
+    tasks = options.tasks or fetch.shipped("tasks", options.model)
     known: dict[tuple[Any, ...], dict[str, Any]] = {}
     if options.out.is_file():
         known = {key(row): row for row in json.loads(options.out.read_text())}

@@ -214,7 +214,7 @@ def _shipped_folder(kind: str, model: str, given: str | os.PathLike[str]) -> Pat
     for folder in (shipped / path, path) if len(path.parts) == 1 else (path,):
         if (folder / mark).is_file():
             return folder
-    known = sorted(path.name for path in shipped.glob("*") if path.is_dir())
+    known = fetch.shipped(f"{kind}s", model)
     raise ModelError(
         f"{kind}={str(given)!r} is neither a folder with {mark} nor shipped for "
         f"model={model!r}; shipped: {', '.join(known) or 'none'}"

@@ -104,7 +104,7 @@ class Call:
         plan = self._plan(module, q_BHQD, k_BGKD, attention_mask)
         if self.observe is not None:
             self.observe(layer, q_BHQD, k_BGKD, plan.allowed, scale)
-        watch = _Watch(self.seconds, q_BHQD.device) if self.clock else None
+        watch = Watch(self.seconds, q_BHQD.device) if self.clock else None
         decision, policy, dtype = None, plan.policy, q_BHQD.dtype
         if not plan.as_is:
             q_BHQD, k_BGKD, v_BGKD = _fast_dtype(q_BHQD, k_BGKD, v_BGKD)
@@ -187,7 +187,7 @@ class Plan:
 
 
 def decide(
-    gate: PairGate, q_BHQD: Tensor, k_BGKD: Tensor, plan: Plan, watch: "_Watch | None" = None
+    gate: PairGate, q_BHQD: Tensor, k_BGKD: Tensor, plan: Plan, watch: "Watch | None" = None
 ) -> Decision:
     """From queries and keys of one layer to what is kept: gate, forced blocks, rule."""
     policy = plan.policy
@@ -284,7 +284,7 @@ def _as_bool(mask: Tensor | None) -> Tensor | None:
     return mask == 0
 
 
-class _Watch:
+class Watch:
     """Adds the time since the last lap to a stage; waits for the device where work is queued."""
 
     def __init__(self, seconds: dict[str, float], device: torch.device) -> None:

@@ -56,6 +56,11 @@ def assets() -> Path:
         return folder
 
 
+def shipped(kind: str, model: str) -> list[str]:
+    """Names of what ships for a model alias: kind "adapters" or "tasks"."""
+    return sorted(path.name for path in (assets() / kind / model).glob("*") if path.is_dir())
+
+
 def models() -> dict[str, Pinned]:
     """Aliases that :func:`saa_core.load` knows, with where their weights come from."""
     return _pinned("models.toml")

@@ -17,6 +17,7 @@ from saa_core.attach import Model
 from saa_core.attention import Call
 from saa_core.errors import PolicyError
 from saa_core.native import compile_seconds
+from saa_core.packed import encode as encode_packed
 from saa_core.record import versions
 from saa_core.runner import encode, forward
 from saa_core.types import Policy, Timing, quartiles
@@ -155,8 +156,11 @@ class _Track:
 
 
 def _forward(model: Model, tokens: torch.Tensor, call: Call) -> None:
-    with torch.inference_mode():
-        forward(model, tokens, call)
+    if call.policy is not None and call.policy.tokens is not None:
+        encode_packed(model, tokens.tolist(), call.policy, call)
+    else:
+        with torch.inference_mode():
+            forward(model, tokens, call)
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
     elif model.device.type == "mps":

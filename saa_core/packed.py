@@ -18,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from saa_core import native
 from saa_core.attach import Model
-from saa_core.attention import Call, Plan, choose_kernel, decide
+from saa_core.attention import Call, Plan, Watch, choose_kernel, decide
 from saa_core.errors import ModelError, PolicyError, TextError
 from saa_core.families import FAMILIES, family_of
 from saa_core.families.packing import PackedLayer, Packing
@@ -96,7 +96,7 @@ def encode(
     Args:
         policy: ``tokens`` says which share of the token work to do. Among the tokens that are left,
             pairs are decided as everywhere, unless mass or budget is 1. None is dense.
-        call: what records the run; of one text only.
+        call: what records the run, or clocks its attention; of one text only.
 
     Raises:
         TextError: the batch or a text in it is empty, or a text is too long.
@@ -134,6 +134,7 @@ def encode(
                     alive_A, x_AE = alive_A[kept], x_AE[kept]
                     still = torch.bincount(text_T[alive_A], minlength=len(batch)).cpu()
             needed.append(still)
+            watch = Watch(call.seconds, device) if call is not None and call.clock else None
             q, k, v = _heads(layer, x_AE)
             if pairwise or recording:
                 used = policy or Policy(mass=1.0)
@@ -152,6 +153,8 @@ def encode(
                     call.layers[layer.attention.saa_gate.layer] = record  # type: ignore[union-attr, index]
             else:
                 mixed = attend(q, k, v, still)
+            if watch:
+                watch.lap("kernel")
             x_AE = layer.finish(x_AE, mixed[0].transpose(0, 1).flatten(1))
         states_TE = states_TE.index_copy(0, alive_A, x_AE)
     return Encoded(states_TE, lengths.to(device), torch.stack(needed))

@@ -21,6 +21,7 @@ from streamlit.testing.v1 import AppTest
 
 import saa_core as saa
 from saa_core import fetch
+from saa_core.classify import classify
 from saa_core.explain import LayerInputs, boundary
 from saa_core.trace import Execution, InMemory, ModelInfo, pack
 from saa_core.tradeoff import Point, knee, tradeoff
@@ -670,3 +671,83 @@ def test_a_model_with_an_adapter_is_compared_with_the_original(model) -> None:
         saa.generate(model, TEXT, max_new_tokens=session.NEW_TOKENS)
     )
     assert figure(at, "Pairs dropped") == text.load("en").percent(result.trace.sparsity, 1)
+
+
+ASKED = "Where was the peace treaty between the two kingdoms signed? [SEP] in the hall of Antwerp"
+
+
+@pytest.fixture(scope="module")
+def labelled() -> AppTest:
+    """The page after a task gave a text its label. Tests only read it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session.Client, "cold", lambda self, name: [])
+        return press(app(model="minilm + questions", tokens="0.5").run(), ASKED)
+
+
+def test_a_task_shows_both_labels_and_the_work_saved(labelled: AppTest) -> None:
+    assert not labelled.exception
+    task = session.Client().model("minilm + questions")
+    dense = session.Client().original("minilm + questions")
+    (found,) = classify(task, [ASKED], saa.Policy(mass=1.0, tokens=0.5))
+    (full,) = classify(dense, [ASKED])
+    words = text.load("en")
+    assert figure(labelled, "Label") == found.label
+    assert figure(labelled, "Model work saved") == words.percent(1 - found.flops_share, 1)
+    assert f"dense: {full.label} (" in page_text(labelled)
+    sentence = spoken(labelled.header[0].value)
+    assert f"({found.label})" in sentence or f"SAA says {found.label}" in sentence
+    (result,) = labelled.session_state["results"].values()
+    assert result.dense.model.name == "minilm + questions"
+    assert result.dense.token_share == 1
+    assert result.timing is not None
+    assert labelled.query_params["tokens"] == "0.50"
+
+
+def test_tokens_are_crossed_out_layer_by_layer(labelled: AppTest) -> None:
+    (result,) = labelled.session_state["results"].values()
+    alive = result.trace.alive
+    for layer in (len(alive) - 1, 0):
+        at = labelled.slider(key="crossed_layer").set_value(layer).run()
+        left, gone = int(alive[layer].sum()), int((alive[max(layer - 1, 0)] & ~alive[layer]).sum())
+        shown = page_text(at)
+        assert f"**{left} of {alive.shape[1]} tokens**; {gone} were dropped" in shown
+        html = next(e.proto.body for e in at.get("html") if "line-height" in e.proto.body)
+        assert html.count("<s ") == alive.shape[1] - left
+    rows = charts.window_rows(
+        result.trace, len(alive) - 1, 0, charts.frame_around(0, 0, 16, 16), (0, 0), text.load("en")
+    )
+    gone = {int(at) for at in np.flatnonzero(~alive[-1])}
+    assert gone
+    for row in rows.itertuples():
+        if row.q in gone or row.k in gone:
+            assert row.kind == "dropped"
+            assert row.reason == text.load("en")("reason.token")
+
+
+def test_another_model_starts_at_its_own_defaults() -> None:
+    at = app(model="minilm + questions", tokens="0.5", mass="0.9").run()
+    assert at.select_slider(key="tokens").value == 0.5
+    assert at.slider(key="mass").value == 0.9
+    at.selectbox(key="model").set_value("smollm2").run()
+    assert at.slider(key="mass").value == session.Client().model("smollm2").spec.policy.mass
+    assert not [slider for slider in at.select_slider if slider.key == "tokens"]
+    at.selectbox(key="model").set_value("minilm + questions").run()
+    task = session.Client().model("minilm + questions").task
+    assert at.select_slider(key="tokens").value == pytest.approx(task.policy.tokens, abs=0.051)
+    assert at.slider(key="mass").value == 1.0
+    at.select_slider(key="tokens").set_value(1.0)
+    at = press(at, ASKED)
+    assert not at.exception
+    assert figure(at, "Model work saved") == text.load("en").percent(0.0, 1)
+
+
+def test_a_recorded_task_run_opens_without_its_model(labelled: AppTest, tmp_path) -> None:
+    (result,) = labelled.session_state["results"].values()
+    content = result.trace.save(tmp_path / "task.saa").read_bytes()
+    at = press_trace(app().run(), content)
+    assert not at.exception
+    shown = text.load("en").percent(1 - result.trace.token_share, 1)
+    assert figure(at, "Model work saved") == shown
+    assert "does not count operations" in page_text(at)
+    at.switch_page("views/gate_map.py").run()
+    assert not at.exception

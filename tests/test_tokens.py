@@ -322,3 +322,12 @@ def test_bad_settings_are_refused(change):
 def test_texts_longer_than_the_model_takes_are_refused_before_training(make):
     with pytest.raises(saa.PolicyError, match=r"longest=2000: .* at most 1024"):
         Stages(make(gates=False), 2, TokenConfig(longest=2000))
+
+
+def test_what_drops_tokens_can_be_timed(minilm_with_gates, novel):
+    policies = (None, saa.Policy(mass=1.0, tokens=0.5), saa.Policy(mass=0.9, tokens=0.5))
+    timings = saa.measure(minilm_with_gates, (60,), policies, text=novel[:2000], repeats=2)
+    for timing in timings:
+        assert len(timing.samples_ms) == len(timing.attention_ms) == 2
+        assert all(0 < a < s for a, s in zip(timing.attention_ms, timing.samples_ms, strict=True))
+    assert timings[1].density < 1 == timings[0].density

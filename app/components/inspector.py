@@ -107,6 +107,9 @@ def details(
         if result.request is None or choice.model is None:
             st.caption(words("details.recorded"))
             return
+        if trace.policy is not None and trace.policy.tokens is not None:
+            st.caption(words("details.tokens"))
+            return
         asked = st.session_state.get("explained", (None, None))
         if st.button(words("details.explain"), key="explain", help=words("details.explain_help")):
             asked = st.session_state.explained = (trace, layer)

@@ -35,6 +35,7 @@ def outcome(choice: session.Choice, client: session.Client, words: Words) -> ses
     link.write(
         lang=words.lang,
         mass=f"{shown.policy.aim:.2f}",
+        tokens=None if shown.policy.tokens is None else f"{shown.policy.tokens:.2f}",
         model=shown.model if shown.model in session.MODELS else None,
     )
     return session.recall(shown)

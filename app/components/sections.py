@@ -14,6 +14,7 @@ import streamlit as st
 from figures import Figures
 from text import Words, plain
 
+from saa_core import Trace
 from saa_core.families import FAMILIES
 from saa_core.types import PAIR_LIMIT
 
@@ -38,6 +39,9 @@ def verdict(found: Figures, result: session.Result, words: Words) -> None:
     if is_encoder(result) and found.cosine is not None:
         same = "embedding"
     cosine = 0.0 if found.cosine is None else found.cosine
+    if result.trace.labels is not None:
+        label_verdict(found, result, words)
+        return
     time = words(f"verdict.{_time_key(found, result)}", ratio=_times(found))
     st.header(
         words(
@@ -45,6 +49,28 @@ def verdict(found: Figures, result: session.Result, words: Words) -> None:
         ),
         anchor="verdict",
     )
+
+
+def label_verdict(found: Figures, result: session.Result, words: Words) -> None:
+    """The sentence of a classification task: work saved, label kept or not."""
+    label = plain(result.trace.label or "")
+    before = None if result.dense is None else plain(result.dense.label or "")
+    same = "unknown" if before is None else "same" if before == label else "differs"
+    saved = words.percent(1 - _work(result))
+    st.header(
+        words(
+            "verdict.sentence",
+            pairs=words("verdict.work" if _work(result) < 1 else "verdict.work_all", share=saved),
+            next=words(f"verdict.label_{same}", label=label, before=before),
+            time=words(f"verdict.{_time_key(found, result)}", ratio=_times(found)),
+        ),
+        anchor="verdict",
+    )
+
+
+def _work(result: session.Result) -> float:
+    """Share of dense's operations that was done; of a recording the share of the token work."""
+    return result.trace.token_share if result.flops_share is None else result.flops_share
 
 
 def _time_key(found: Figures, result: session.Result) -> str:
@@ -63,6 +89,10 @@ def _times(found: Figures) -> float:
 def time_note(found: Figures, result: session.Result, words: Words) -> None:
     """Where nothing is gained in time: that, why, and from which length it is."""
     if result.trace.policy is None or (found.speed == "faster" and not found.pairwise):
+        return
+    if result.trace.labels is not None:
+        if found.speed in ("slower", "same"):
+            st.info(words("note.task"))
         return
     if not found.skips:
         key = "pairwise" if found.pairwise else "reference"
@@ -95,6 +125,10 @@ def four_figures(found: Figures, result: session.Result, words: Words) -> None:
         column.container(border=True, height="stretch") for column in st.columns(4)
     )
     way = "skipped" if found.skips else "decided"
+    if result.trace.labels is not None:
+        _work_figure(pairs, result, words)
+        _label_figure(retained, result, words)
+        pairs = agreement
     _figure(
         pairs,
         words(f"figure.pairs_{way}"),
@@ -108,7 +142,9 @@ def four_figures(found: Figures, result: session.Result, words: Words) -> None:
         "#pairs",
         words,
     )
-    if found.retained is not None and found.retained_heads is not None:
+    if result.trace.labels is not None:
+        pass  # stands there already
+    elif found.retained is not None and found.retained_heads is not None:
         _figure(
             retained,
             words("figure.retained"),
@@ -120,7 +156,9 @@ def four_figures(found: Figures, result: session.Result, words: Words) -> None:
         )
     else:
         _missing(retained, words("figure.retained"), words)
-    if found.cosine is not None and is_encoder(result):
+    if result.trace.labels is not None:
+        pass  # what it would say is in the labels
+    elif found.cosine is not None and is_encoder(result):
         _figure(
             agreement,
             words("figure.embedding"),
@@ -180,6 +218,46 @@ def four_figures(found: Figures, result: session.Result, words: Words) -> None:
         )
     else:
         _missing(time, words("figure.time"), words)
+
+
+def _work_figure(
+    place: st.delta_generator.DeltaGenerator, result: session.Result, words: Words
+) -> None:
+    """Whole-model work that was saved."""
+    trace = result.trace
+    left = [trace.keys] * trace.shape[0] if trace.alive is None else trace.alive.sum(1).tolist()
+    counted = "counted" if result.flops_share is not None else "tokens"
+    _figure(
+        place,
+        words("figure.work"),
+        words.percent(1 - _work(result), 1),
+        words("figure.work_spread", left=" → ".join(map(str, left))),
+        words(f"figure.work_meaning_{counted}"),
+        "#crossed",
+        words,
+    )
+
+
+def _label_figure(
+    place: st.delta_generator.DeltaGenerator, result: session.Result, words: Words
+) -> None:
+    """The label of both sides, and how probable each holds its own."""
+
+    def told(trace: Trace) -> str:
+        assert trace.label_probs is not None
+        return f"{plain(trace.label or '')} ({words.percent(float(trace.label_probs.max()), 1)})"
+
+    dense = words("figure.not_recorded") if result.dense is None else told(result.dense)
+    same = result.dense is None or result.dense.label == result.trace.label
+    _figure(
+        place,
+        words("figure.label"),
+        result.trace.label or "",
+        words("figure.label_spread", dense=dense, saa=told(result.trace)),
+        words("figure.label_same" if same else "figure.label_differs"),
+        "#labels",
+        words,
+    )
 
 
 def _range(heads: tuple[float, float, float], words: Words, digits: int = 0) -> dict[str, str]:

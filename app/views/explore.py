@@ -8,10 +8,10 @@ import figures as numbers
 import session
 import streamlit as st
 import text
-from components import sections
+from components import crossed, sections
 from components.maps import maps
 from components.outcome import ask, outcome, timed, written
-from examples import examples
+from examples import gallery
 
 from saa_core.types import PAIR_LIMIT
 
@@ -34,7 +34,7 @@ if nothing_yet:
     st.info(words("explore.first"))
 with st.expander(words("explore.examples"), expanded=nothing_yet):
     cards = st.container(horizontal=True, gap="small")
-    for example in examples().values():
+    for example in gallery(choice.name):
         card = cards.container(border=True, width=173, height="stretch", gap="small")
         card.button(
             example.titles[words.lang],
@@ -71,6 +71,7 @@ if result.request is not None and result.request.policy != choice.policy:
             kernel=words(f"choice.{shown.kernel}"),
             granularity=words(f"choice.{shown.granularity}"),
         )
+        + ("" if shown.tokens is None else words("explore.stale_tokens", share=shown.tokens))
     )
     again.button(
         words("explore.rerun"),
@@ -98,6 +99,10 @@ if writes:
         sections.continuations(result, words)
     if at_once:
         result = written(result, continued, client, words)
+
+# Or, of a task: the labels, and what was crossed out on the way.
+crossed.labels(result, words)
+crossed.crossed_out(result, words)
 
 # 5. and 6. Which pairs were kept, and why.
 maps(result, words)
