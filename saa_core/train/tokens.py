@@ -218,15 +218,10 @@ class Stages:
 
     def sparse(self, examples: Lot) -> Iterator[TokenStep]:
         """Trains gates, and adapter and head on from where the dense stage left them."""
-        truth = self.answers(examples, "dense").logits
         self._copy_dense()
         parameters = self.adapter("sparse") | _named(self.heads["sparse"], "head")
-        gates = {
-            f"gate.{gate.layer}.{name}": parameter
-            for gate in self.gates
-            for name, parameter in gate.named_parameters()
-        }
-        for batch, step in self._batches(examples, "sparse", parameters, gates, truth):
+        gates = self._gate_parameters()
+        for batch, step in self._batches(examples, "sparse", parameters, gates):
             ids, mask, labels, teacher, draw = batch
             wanted = draw.uniform(*self.config.shares)
             means, share = self._forward(ids, mask, wanted, draw)
@@ -314,7 +309,6 @@ class Stages:
         stage: str,
         parameters: Mapping[str, nn.Parameter],
         gates: Mapping[str, nn.Parameter],
-        truth: Tensor | None = None,
     ) -> Iterator[tuple[Any, Any]]:
         """Batches of one stage, and what to call with the loss: optimiser, checkpoint, report."""
         config, total = self.config, self.config.steps[SIDES.index(stage)]
@@ -331,6 +325,7 @@ class Stages:
                 _StageConfig.of(self, stage, examples), {**parameters, **gates}, optimizer
             )
         start = saved.restore() if saved else 0
+        truth = self._truth(examples, parameters) if gates and start < total else None
         began = time.perf_counter()
         for index, rows in enumerate(order(examples, config.batch, total, config.seed)):
             if index < start:
@@ -364,6 +359,21 @@ class Stages:
                 )
 
             yield batch, step
+
+    def _truth(self, examples: Lot, parameters: Mapping[str, nn.Parameter]) -> Tensor:
+        """The dense stage's logits, what the sparse stage learns from; its own weights stay in use."""
+        found = self.answers(examples, "dense").logits
+        self.adapter("sparse")
+        for parameter in (*parameters.values(), *self._gate_parameters().values()):
+            parameter.requires_grad_(True)
+        return found
+
+    def _gate_parameters(self) -> dict[str, nn.Parameter]:
+        return {
+            f"gate.{gate.layer}.{name}": parameter
+            for gate in self.gates
+            for name, parameter in gate.named_parameters()
+        }
 
     def _copy_dense(self) -> None:
         """The sparse stage starts where the dense one ended."""
