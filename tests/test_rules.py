@@ -11,7 +11,18 @@ from problems import mask_of
 from saa_core import rules
 from saa_core.attention import Call
 from saa_core.errors import PolicyError
-from saa_core.types import EXCLUDED, FORCED, LOCAL, SINK, TAIL, Allowed, Force, Policy, expand
+from saa_core.types import (
+    EXCLUDED,
+    FORCED,
+    LOCAL,
+    SINK,
+    TAIL,
+    Allowed,
+    Decision,
+    Force,
+    Policy,
+    expand,
+)
 
 SCENES = st.fixed_dictionaries(
     {
@@ -92,7 +103,10 @@ def test_forced_blocks_are_those_with_a_sink_or_local_pair(shape):
     assert ((codes > 0) >= (near & pairs)).all()
     if shape["block"] == (1, 1):
         assert ((codes == SINK) == (sinks & pairs)).all()
-        assert ((codes == LOCAL) == (near & ~sinks & pairs)).all()
+        away = torch.where(pairs, (q - k).abs(), allowed.keys)
+        nearest = away == away.amin(-1, keepdim=True)
+        assert ((codes == LOCAL) >= (near & ~sinks & pairs)).all()
+        assert ((codes == LOCAL) <= ((near | nearest) & ~sinks & pairs)).all()
     assert not (forced > 0)[count == 0].any()
 
 
@@ -143,6 +157,23 @@ def test_mass_one_is_all_even_where_float_sums_would_not_be():
 def test_policy_names_the_argument_that_is_wrong(change, name):
     with pytest.raises(PolicyError, match=f"^{name}="):
         Policy(**change)
+
+
+@pytest.mark.parametrize("block", [(8, 4), (1, 1), (32, 16)])
+def test_a_query_whose_own_key_is_masked_out_keeps_the_nearest_that_it_sees(block):
+    mask = torch.ones(1, 1, 40, 40, dtype=torch.bool).tril()
+    mask[..., 20:38] = False
+    allowed = Allowed(40, 40, True, torch.device("cpu"), mask)
+    count = allowed.count(block)
+    policy = Policy(mass=0.01, sink=0, local=1)
+    forced = rules.forced(allowed, policy, block, count)
+    score = torch.zeros_like(count).float()
+    score[..., 0] = 1.0  # the gate wants the first block only
+    keep, threshold = rules.mass(score, forced, count, policy.mass)
+    kept = Decision(block, keep, score, threshold, forced, count).pair_keep(allowed)
+    assert kept[0, 0].any(-1).all()
+    for query in range(20, 38):
+        assert kept[0, 0, query, 19], "the last key before the gap is the nearest"
 
 
 @given(SCENES, st.floats(0.01, 1.0))

@@ -17,7 +17,8 @@ def forced(allowed: Allowed, policy: Policy, block: tuple[int, int], count: Tens
     keys of the last queries (tail).
 
     A block is forced if it holds one such pair. With padding on the left the first keys are the
-    first that the batch item may see, so sinks are counted from there.
+    first that the batch item may see, so sinks are counted from there. A query whose nearest keys are
+    all masked out keeps the nearest one that it sees, so that none is left with nothing.
 
     Returns:
         uint8 [B or 1, 1, M, S]: SINK, LOCAL, TAIL or 0, and 0 where no pair is allowed.
@@ -34,7 +35,10 @@ def forced(allowed: Allowed, policy: Policy, block: tuple[int, int], count: Tens
     sink = (k0 < first + policy.sink) & (k0 + bk > first)
     at_end = q0 + bq > _last_query(allowed)[:, None, None, None] + 1 - policy.tail
     tail = torch.where(at_end & (policy.tail > 0), TAIL, 0)
-    codes = torch.where(sink, SINK, torch.where(gap < policy.local, LOCAL, tail))
+    near = gap < policy.local
+    if allowed.mask is not None:
+        near = near | _nearest_blocks(allowed, block, M, S)
+    codes = torch.where(sink, SINK, torch.where(near, LOCAL, tail))
     return (codes * (count > 0)).to(torch.uint8)
 
 
@@ -92,6 +96,23 @@ def _first_key(allowed: Allowed) -> Tensor:
     if allowed.mask is None:
         return torch.zeros(1, dtype=torch.long, device=allowed.device)
     return allowed.mask[:, 0].any(1).int().argmax(-1)
+
+
+def _nearest_blocks(allowed: Allowed, block: tuple[int, int], M: int, S: int) -> Tensor:
+    """Blocks that hold the nearest visible key of one of their queries, bool [B, 1, M, S]."""
+    seen = allowed.pairs[:, 0]
+    q = torch.arange(allowed.queries, device=seen.device) + allowed.keys - allowed.queries
+    if allowed.intervals is not None:
+        first, last = allowed.intervals
+        nearest = torch.minimum(torch.maximum(q, first), last).clamp(min=0)
+    else:
+        away = (q[:, None] - torch.arange(allowed.keys, device=seen.device)).abs()
+        nearest = away.expand_as(seen).masked_fill(~seen, allowed.keys).argmin(-1)
+    rows = (torch.arange(allowed.queries, device=seen.device) // block[0]).expand_as(nearest)
+    found = torch.zeros(len(seen), 1, M, S, dtype=torch.bool, device=seen.device)
+    item = torch.arange(len(seen), device=seen.device)[:, None]
+    found[item, 0, rows, nearest.long() // block[1]] = True  # where nothing is allowed it is undone
+    return found
 
 
 def _last_query(allowed: Allowed) -> Tensor:
