@@ -100,9 +100,13 @@ def label_bars(dense: Trace | None, trace: Trace, words: Words, dark: bool) -> a
                 scale=alt.Scale(range=[colours.received, colours.kept][-len(order) :]),
                 legend=alt.Legend(orient="top"),
             ),
-            tooltip=["label", "side", alt.Tooltip("probability:Q", format=".1%")],
+            tooltip=[
+                alt.Tooltip("label:N", title=words("figure.label")),
+                alt.Tooltip("side:N", title=words("labels.side")),
+                alt.Tooltip("probability:Q", title=words("labels.axis"), format=".1%"),
+            ],
         )
-        .properties(height=34 * len(shown) + 90)
+        .properties(height=34 * len(shown) + 110)
     )
 
 
@@ -123,7 +127,10 @@ def tokens_left(trace: Trace, layer: int, words: Words, dark: bool) -> alt.Chart
             color=alt.condition(
                 "datum.chosen", alt.value(colours.kept), alt.value(colours.kept_always)
             ),
-            tooltip=["layer", "tokens"],
+            tooltip=[
+                alt.Tooltip("layer:O", title=words("crossed.layer_axis")),
+                alt.Tooltip("tokens:Q", title=words("crossed.tokens_axis")),
+            ],
         )
         .properties(height=220)
     )

@@ -361,6 +361,9 @@ def _check(trace: saa.Trace) -> None:
         "offsets": trace.offsets is None or len(trace.offsets) == keys,
         "density": trace.density.ndim == 2 and bool(np.isfinite(trace.density).all()),
         "received": trace.received is None or trace.received.shape == (*trace.shape, keys),
+        "alive": trace.alive is None or trace.alive.shape == (trace.shape[0], keys),
+        "labels": (trace.labels is None) == (trace.label_probs is None)
+        and (trace.labels is None or trace.label_probs.shape == (len(trace.labels),)),
         "first and last": trace.first.shape == trace.last.shape
         and trace.first.shape[1:] == (keys,)
         and trace.plan.shape == trace.shape[:1],

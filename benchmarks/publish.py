@@ -216,7 +216,8 @@ def understanding_table(rows: list[dict[str, Any]]) -> str:
         "| 32 at a time, times faster | one at a time |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for row in rows:
+    own = [row for row in rows if row["data"] == row["task"] and row["seed"] == 0]
+    for row in own:
         low, high = (100 * row[f"difference_{end}"] for end in ("lo", "hi"))
         times = [
             f"{row[name]:.2f} ({row[quartiles][0]:.2f} to {row[quartiles][1]:.2f})"

@@ -9,8 +9,8 @@ each is kept. Operations are counted from shapes, gates included. At a share of 
 with the gates drops nothing.
 
 ``--tasks`` takes folders too, so that other seeds of a task (saa train-task --teacher) become rows;
-``--data`` tests on another task's texts (domain shift). Rows are added to those of the file; a row of
-the same task, seed, data and share is measured again. Texts that change their label are traced into
+``--data`` tests on another task's texts (domain shift). Rows are added to those of the file; those of the
+same task, seed and data are replaced. Texts that change their label are traced into
 ``--flips``: texts may not be ours to publish, so the folder is for the one who runs this.
 """
 
@@ -116,7 +116,7 @@ def tested(task: str, name: str, options: argparse.Namespace) -> list[labelled.E
 
 def measure(task: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of one task folder."""
-    sparse = saa.load(options.model, task=task, device="cpu")
+    sparse = saa.load(options.model, task=task, side="sparse", device="cpu")
     dense = saa.load(options.model, task=task, side="dense", device="cpu")
     assert sparse.task is not None
     name, default = sparse.task.name, sparse.task.policy.tokens or 1.0
@@ -184,7 +184,8 @@ def measure(task: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         )
         if options.flips and share == default:
             texts = [test[int(i)].text for i in changed.nonzero()[:TRACED, 0]]
-            trace_flips(sparse, dense, share, texts, options.flips / name)
+            folder = options.flips / f"{name}-{rows[-1]['seed']}"
+            trace_flips(sparse, dense, share, texts, folder)
     return rows
 
 
@@ -237,12 +238,13 @@ def trace_flips(
         )
         shown = text[: max(end for _, end in known["offset_mapping"])]
         policy = saa.Policy(mass=1.0, tokens=share)
-        saa.run(sparse, shown, policy).save(folder / f"{index}-saa.npz")
-        saa.run(dense, shown).save(folder / f"{index}-dense.npz")
+        saa.run(sparse, shown, policy).save(folder / f"{index}-saa.saa")
+        saa.run(dense, shown).save(folder / f"{index}-dense.saa")
 
 
-def key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["task"], row["seed"], row["data"], row["tokens"]
+def run_of(row: dict[str, Any]) -> tuple[str, int, str]:
+    """What was measured together, and is replaced together."""
+    return row["task"], row["seed"], row["data"]
 
 
 def plot(rows: list[dict[str, Any]], file: Path) -> None:
@@ -294,12 +296,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "understanding.json")
     options = parser.parse_args()
     tasks = options.tasks or fetch.shipped("tasks", options.model)
-    known: dict[tuple[Any, ...], dict[str, Any]] = {}
+    rows: list[dict[str, Any]] = []
     if options.out.is_file():
-        known = {key(row): row for row in json.loads(options.out.read_text())}
+        rows = [row for row in json.loads(options.out.read_text()) if "data" in row]
     for task in tasks:
-        known |= {key(row): row for row in measure(task, options)}
-        rows = [known[place] for place in sorted(known)]
+        found = measure(task, options)
+        rows = [row for row in rows if run_of(row) != run_of(found[0])] + found
+        rows.sort(key=lambda row: (*run_of(row), -row["tokens"]))
         write_json(options.out, rows)
     plot(rows, options.out.with_suffix(".svg"))
 

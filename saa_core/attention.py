@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
@@ -113,7 +114,8 @@ class Call:
         elif policy is None:
             out = dense_everywhere(q_BHQD, k_BGKD, v_BGKD, plan.allowed, scale)
         else:
-            decision = decide(gate, q_BHQD, k_BGKD, plan, watch)
+            with torch.no_grad():  # kept or not has no gradient
+                decision = decide(gate, q_BHQD, k_BGKD, plan, watch)
             out = _execute(plan, q_BHQD, k_BGKD, v_BGKD, decision, scale)
         out = out.to(dtype)
         if watch:
@@ -214,7 +216,8 @@ def choose_kernel(
     device = q_BHQD.device.type
     pairwise = block == (1, 1)
     if q_BHQD.requires_grad and torch.is_grad_enabled():
-        return "reference" if pairwise else "gather", "gradients are needed"
+        kernel = "reference" if pairwise else "gather"
+        return kernel, "gradients are needed; forwards the fastest kernel may run in its place"
     fast = "native" if device == "cpu" else "flex"
     if fast == "native":
         reason = native.unavailable(device) or native_refuses(q_BHQD.shape[-1])
@@ -230,9 +233,11 @@ def choose_kernel(
 def _execute(
     plan: Plan, q_BHQD: Tensor, k_BGKD: Tensor, v_BGKD: Tensor, decision: Decision, scale: float
 ) -> Tensor:
-    """Runs the plan's kernel; where gradients are needed, by the fastest kernel forwards."""
+    """Runs the plan's kernel; where gradients are needed and none was asked for by name, by the
+    fastest kernel forwards."""
     inputs = (q_BHQD, k_BGKD, v_BGKD, decision, plan.allowed, scale)
-    if q_BHQD.requires_grad and torch.is_grad_enabled():
+    by_name = plan.policy is not None and plan.policy.kernel != "auto"
+    if q_BHQD.requires_grad and torch.is_grad_enabled() and not by_name:
         out: Tensor = _Recomputed.apply(plan.kernel, *inputs)  # type: ignore[no-untyped-call]
         return out
     return KERNELS[plan.kernel](*inputs)
@@ -263,6 +268,7 @@ class _Recomputed(torch.autograd.Function):
         return kernel(q_BHQD, k_BGKD, v_BGKD, *ctx.rest)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         inputs = [x.detach().requires_grad_(True) for x in ctx.saved_tensors]
         with torch.enable_grad():

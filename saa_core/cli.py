@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--steps", type=int, default=500)
     command.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 1024, 2048])
     command.add_argument("--rate", type=float, default=TrainConfig.rate, help="learning rate")
+    command.add_argument("--pooled", type=int, help="queries per score row; as it is by default")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument(
         "--fresh",
@@ -111,9 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--rate", type=float, default=JointConfig.rate, help="learning rate")
     command.add_argument("--masses", type=float, nargs=2, default=list(JointConfig.masses))
     command.add_argument("--hard", type=int, default=JointConfig.hard, help="worst positions")
-    command.add_argument(
-        "--pooled", type=int, default=JointConfig.pooled, help="queries per score row of the gates"
-    )
+    command.add_argument("--pooled", type=int, help="queries per score row; as it is by default")
     command.add_argument("--start", help="folder of an adapter to go on from")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--out", required=True, help="folder for the adapter and its gates")
@@ -419,6 +418,7 @@ def _train(options: argparse.Namespace) -> None:
         steps=options.steps,
         lengths=tuple(options.lengths),
         rate=options.rate,
+        pooled=options.pooled,
         seed=options.seed,
         checkpoint=options.checkpoint or str(Path(options.out) / "checkpoint"),
     )

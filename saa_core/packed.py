@@ -134,13 +134,14 @@ def encode(
                     alive_A, x_AE = alive_A[kept], x_AE[kept]
                     still = torch.bincount(text_T[alive_A], minlength=len(batch)).cpu()
             needed.append(still)
-            watch = Watch(call.seconds, device) if call is not None and call.clock else None
             q, k, v = _heads(layer, x_AE)
+            watch = Watch(call.seconds, device) if call is not None and call.clock else None
             if pairwise or recording:
                 used = policy or Policy(mass=1.0)
                 each = (x.split(still.tolist(), 2) for x in (q, k, v))
                 parts = [
-                    decided(layer.attention, own, used, call) for own in zip(*each, strict=True)
+                    decided(layer.attention, own, used, call, watch)
+                    for own in zip(*each, strict=True)
                 ]
                 mixed = torch.cat([part[0] for part in parts], 2)
                 if recording:
@@ -194,19 +195,24 @@ def _share(model: Model, policy: Policy | None, gates: Sequence[TokenGate | None
 
 
 def decided(
-    attention: nn.Module, heads: tuple[Tensor, ...], policy: Policy, call: Call | None
+    attention: nn.Module,
+    heads: tuple[Tensor, ...],
+    policy: Policy,
+    call: Call | None,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, Decision]:
     """Attention of one text under its pair gate: what is mixed [1, H, N, D], and the decision.
 
     Args:
         heads: queries, keys and values [1, H, N, D].
         call: is told which kernel ran.
+        watch: is told what gate and rule took.
     """
     q, k, v = heads
     gate: PairGate = attention.saa_gate  # type: ignore[assignment]
     allowed = Allowed(q.shape[2], q.shape[2], False, q.device)
     plan = Plan(allowed, None, policy, as_is=False)
-    decision = decide(gate, q, k, plan)
+    decision = decide(gate, q, k, plan, watch)
     if policy.kernel == "auto" and bool(decision.keep.all()):
         if call is not None and call.kernel == "dense":
             call.kernel_reason = "every pair of the tokens that are left is kept"

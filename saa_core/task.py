@@ -94,11 +94,11 @@ class Description:
             raise ValueError(choice("side", self.side, SIDES))
 
 
-def read_task(folder: str | os.PathLike[str]) -> Description:
+def read_task(folder: str | os.PathLike[str], argument: str = "task") -> Description:
     """The description of a task folder.
 
     Raises:
-        GateError: the folder is no task folder, broken, or of another format.
+        GateError: naming ``argument``; the folder is no task folder, broken, or of another format.
     """
     path = Path(folder)
     try:
@@ -111,7 +111,9 @@ def read_task(folder: str | os.PathLike[str]) -> Description:
             about[name] = tuple(about[name])
         return Description(**about)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise GateError(f"task={str(folder)!r} is not a valid task folder: {error}") from error
+        raise GateError(
+            f"{argument}={str(folder)!r} is not a valid task folder: {error}"
+        ) from error
 
 
 def put_task(packing: Packing, hidden: int, folder: Path, side: str, about: Description) -> Task:

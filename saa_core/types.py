@@ -160,8 +160,9 @@ class Policy:
         object.__setattr__(self, "force", entries)
 
     def __str__(self) -> str:
-        """The rule and what it aims at, for example "mass 0.95"."""
-        return f"{self.rule_name} {self.aim:g}"
+        """The rule and what it aims at, for example "mass 0.95" or "mass 1, tokens 0.5"."""
+        tokens = "" if self.tokens is None else f", tokens {self.tokens:g}"
+        return f"{self.rule_name} {self.aim:g}{tokens}"
 
     @property
     def rule_name(self) -> str:

@@ -710,7 +710,8 @@ def test_tokens_are_crossed_out_layer_by_layer(labelled: AppTest) -> None:
         at = labelled.slider(key="crossed_layer").set_value(layer).run()
         left, gone = int(alive[layer].sum()), int((alive[max(layer - 1, 0)] & ~alive[layer]).sum())
         shown = page_text(at)
-        assert f"**{left} of {alive.shape[1]} tokens**; {gone} were dropped" in shown
+        assert f"**{left} of {alive.shape[1]} tokens**; dropped just in front of it" in shown
+        assert f"and marked: {gone}." in shown
         html = next(e.proto.body for e in at.get("html") if "line-height" in e.proto.body)
         assert html.count("<s ") == alive.shape[1] - left
     rows = charts.window_rows(
@@ -739,6 +740,8 @@ def test_another_model_starts_at_its_own_defaults() -> None:
     at = press(at, ASKED)
     assert not at.exception
     assert figure(at, "Model work saved") == text.load("en").percent(0.0, 1)
+    assert "Every token pair was computed" in at.header[0].value
+    assert at.query_params["tokens"] == "1.00", "a reload shows the same"
 
 
 def test_a_recorded_task_run_opens_without_its_model(labelled: AppTest, tmp_path) -> None:
@@ -749,5 +752,7 @@ def test_a_recorded_task_run_opens_without_its_model(labelled: AppTest, tmp_path
     shown = text.load("en").percent(1 - result.trace.token_share, 1)
     assert figure(at, "Model work saved") == shown
     assert "does not count operations" in page_text(at)
+    assert "of the token work was not done" in at.header[0].value
+    assert "give the same label" not in page_text(at)
     at.switch_page("views/gate_map.py").run()
     assert not at.exception

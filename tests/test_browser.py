@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 README_SCREENSHOT = ROOT / "docs" / "images" / "explore.png"
 MAP_SCREENSHOT = ROOT / "docs" / "images" / "gate_map.png"
 LATENCY_SCREENSHOT = ROOT / "docs" / "images" / "latency.png"
+TASK_SCREENSHOT = ROOT / "docs" / "images" / "task.png"
 SCREENSHOTS = ROOT / "tests" / "screenshots"
 PATIENCE = 300_000
 TEXT = (
@@ -244,3 +245,30 @@ def test_other_themes_sizes_and_languages_hold_every_part(
         sideways = "document.documentElement.scrollWidth <= window.innerWidth"
         assert page.evaluate(sideways)
         whole_page(page, SCREENSHOTS / f"{name}.png")
+
+
+def test_a_task_shows_its_labels_and_crosses_out_tokens(address: str) -> None:
+    with visit(address, "/?lang=en&model=minilm+%2B+sentences&example=bakery") as page:
+        page.get_by_role("heading", name="Tokens crossed out, layer by layer").wait_for()
+        settle(page)
+        assert "operations were not computed" in page.locator("#verdict").inner_text()
+        slider = page.get_by_role("slider", name="Layer")
+        crossed = page.locator("[data-testid=stHtml] s")
+        most = crossed.count()
+        assert most > 0
+        slider.focus()
+        for _ in range(5):
+            page.keyboard.press("ArrowLeft")
+        page.get_by_text("Layer 0 computes").wait_for()
+        settle(page)
+        assert crossed.count() == 0, "the first layer computes every token"
+        for _ in range(3):
+            page.keyboard.press("ArrowRight")
+        page.get_by_text("Layer 3 computes").wait_for()
+        settle(page)
+        assert 0 < crossed.count() <= most
+        whole_page(page, TASK_SCREENSHOT)
+        page.reload()
+        page.get_by_role("heading", name="Tokens crossed out, layer by layer").wait_for()
+        sidebar = page.locator("section[data-testid=stSidebar]").inner_text()
+        assert "Share of the token work to do" in sidebar, "the address knows the task"

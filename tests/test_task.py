@@ -16,7 +16,7 @@ from saa_core.classify import classify
 from saa_core.packed import encode, packing_of, token_gates
 from saa_core.train.labelled import Example
 from saa_core.train.task import TaskTraining
-from saa_core.train.tokens import TokenConfig
+from saa_core.train.tokens import Answers, Lot, TokenConfig
 from saa_core.work import encoder_flops
 
 GOOD = ("wonderful", "delightful", "excellent", "superb")
@@ -195,6 +195,46 @@ class Unlearnt:
 
         training.stages.answers = worse
         return training
+
+
+@pytest.mark.parametrize(
+    ("wrong", "texts", "expected"),
+    [
+        ({}, 400, 0.35),
+        ({0.35: 2}, 400, 0.35),
+        ({0.45: 12, 0.4: 12, 0.35: 12}, 400, 0.5),
+        ({0.6: 40}, 400, 0.7),
+        ({0.8: 40}, 400, 1.0),
+        ({}, 19, 1.0),
+    ],
+)
+def test_the_default_is_the_smallest_share_that_loses_no_more_than_chance(wrong, texts, expected):
+    """Some texts that dense has right are wrong at some shares: more than chance ends the search."""
+    training = object.__new__(TaskTraining)
+    training.lots = {"validation": Lot([[1]] * texts, [1] * texts)}
+
+    def answers(split, side, share):
+        assert split == "validation"
+        logits = torch.tensor([[0.0, 1.0]]).repeat(texts, 1)
+        logits[: wrong.get(share, 0)] = torch.tensor([1.0, 0.0])
+        return Answers(logits, torch.ones(texts, 2, dtype=torch.int64))
+
+    training._answers = answers
+    assert training.choose() == expected
+
+
+def test_a_teacher_of_another_model_is_refused(folder, tmp_path, tiny, minilm):
+    other = saa.attach(tiny("bert", vocab_size=40_000), minilm.tokenizer)
+    config = TokenConfig(steps=(1, 1), batch=4, longest=32)
+    rows = [
+        Example(text, label, s)
+        for text, label in reviews(9)
+        for s in ("train", "validation", "test")
+    ]
+    with pytest.raises(saa.GateError, match=r"teacher=.*not a valid task folder"):
+        TaskTraining(minilm, "tone", rows, config, teacher=tmp_path)
+    with pytest.raises(saa.GateError, match=r"teacher=.*(does not fit|another model)"):
+        TaskTraining(other, "tone", rows, config, teacher=folder)
 
 
 def test_where_no_share_is_good_enough_the_dense_side_is_the_default(minilm, tmp_path):

@@ -58,7 +58,7 @@ def crossed_out(result: session.Result, words: Words) -> None:
                 style = f"background:{colours.changed}55;text-decoration:line-through"
                 parts.append(f'<s style="{style}">{shown}</s>')
             else:
-                parts.append(f'<s style="opacity:.45">{shown}</s>')
+                parts.append(f'<s style="opacity:.7">{shown}</s>')
         st.html(f'<p style="margin:0;line-height:1.7">{"".join(parts)}</p>')
     with right:
         st.altair_chart(charts.tokens_left(trace, layer, words, dark), key="tokens_left")

@@ -84,7 +84,9 @@ def details(
         st.markdown(f"**{words('details.header')}**")
         rule = trace.policy.rule_name if trace.policy is not None else ""
         if found.value is None:
-            st.markdown(words(f"details.fixed_{'kept' if found.kept else 'dropped'}"))
+            reason = REASONS[trace.reason_map(layer, head, np.s_[q : q + 1, k : k + 1]).item()]
+            fixed = "token" if reason == "token" else "kept" if found.kept else "dropped"
+            st.markdown(words(f"details.fixed_{fixed}"))
         elif found.kept:
             st.markdown(
                 words(

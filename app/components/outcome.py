@@ -35,10 +35,17 @@ def outcome(choice: session.Choice, client: session.Client, words: Words) -> ses
     link.write(
         lang=words.lang,
         mass=f"{shown.policy.aim:.2f}",
-        tokens=None if shown.policy.tokens is None else f"{shown.policy.tokens:.2f}",
+        tokens=_tokens(shown),
         model=shown.model if shown.model in session.MODELS else None,
     )
     return session.recall(shown)
+
+
+def _tokens(shown: session.Request) -> str | None:
+    """The share of the token work as it stands in the address; of a task it always does."""
+    if shown.policy.tokens is not None:
+        return f"{shown.policy.tokens:.2f}"
+    return "1.00" if shown.model.partition(" + ")[2] in session.TASKS else None
 
 
 def timed(result: session.Result, client: session.Client, words: Words) -> session.Result:

@@ -60,12 +60,18 @@ def label_verdict(found: Figures, result: session.Result, words: Words) -> None:
     st.header(
         words(
             "verdict.sentence",
-            pairs=words("verdict.work" if _work(result) < 1 else "verdict.work_all", share=saved),
+            pairs=words(f"verdict.{_saved_key(found, result)}", share=saved),
             next=words(f"verdict.label_{same}", label=label, before=before),
             time=words(f"verdict.{_time_key(found, result)}", ratio=_times(found)),
         ),
         anchor="verdict",
     )
+
+
+def _saved_key(found: Figures, result: session.Result) -> str:
+    if _work(result) >= 1:
+        return "all_kept" if found.dropped == 0 else "no_token"
+    return "work" if result.flops_share is not None else "token_work"
 
 
 def _work(result: session.Result) -> float:
@@ -233,7 +239,7 @@ def _work_figure(
         words.percent(1 - _work(result), 1),
         words("figure.work_spread", left=" → ".join(map(str, left))),
         words(f"figure.work_meaning_{counted}"),
-        "#crossed",
+        "#labels" if trace.alive is None else "#crossed",
         words,
     )
 
@@ -248,13 +254,14 @@ def _label_figure(
         return f"{plain(trace.label or '')} ({words.percent(float(trace.label_probs.max()), 1)})"
 
     dense = words("figure.not_recorded") if result.dense is None else told(result.dense)
-    same = result.dense is None or result.dense.label == result.trace.label
+    before = None if result.dense is None else result.dense.label
+    key = "unknown" if before is None else "same" if before == result.trace.label else "differs"
     _figure(
         place,
         words("figure.label"),
-        result.trace.label or "",
+        plain(result.trace.label or ""),
         words("figure.label_spread", dense=dense, saa=told(result.trace)),
-        words("figure.label_same" if same else "figure.label_differs"),
+        words(f"figure.label_{key}"),
         "#labels",
         words,
     )

@@ -11,6 +11,9 @@ from torch import Tensor
 from saa_core.errors import PolicyError
 from saa_core.types import EXCLUDED, FORCED, LOCAL, SINK, TAIL, Allowed, Force, Policy
 
+ROWS = 1024
+"""Queries whose distances to all keys are held at once."""
+
 
 def forced(allowed: Allowed, policy: Policy, block: tuple[int, int], count: Tensor) -> Tensor:
     """Blocks that are kept whatever the gate says: sink (first keys), local (nearest keys), and all
@@ -101,17 +104,15 @@ def _first_key(allowed: Allowed) -> Tensor:
 def _nearest_blocks(allowed: Allowed, block: tuple[int, int], M: int, S: int) -> Tensor:
     """Blocks that hold the nearest visible key of one of their queries, bool [B, 1, M, S]."""
     seen = allowed.pairs[:, 0]
-    q = torch.arange(allowed.queries, device=seen.device) + allowed.keys - allowed.queries
-    if allowed.intervals is not None:
-        first, last = allowed.intervals
-        nearest = torch.minimum(torch.maximum(q, first), last).clamp(min=0)
-    else:
-        away = (q[:, None] - torch.arange(allowed.keys, device=seen.device)).abs()
-        nearest = away.expand_as(seen).masked_fill(~seen, allowed.keys).argmin(-1)
-    rows = (torch.arange(allowed.queries, device=seen.device) // block[0]).expand_as(nearest)
     found = torch.zeros(len(seen), 1, M, S, dtype=torch.bool, device=seen.device)
-    item = torch.arange(len(seen), device=seen.device)[:, None]
-    found[item, 0, rows, nearest.long() // block[1]] = True  # where nothing is allowed it is undone
+    own = seen.diagonal(allowed.keys - allowed.queries, 1, 2)
+    item, row = (~own & seen.any(-1)).nonzero(as_tuple=True)
+    position = row + allowed.keys - allowed.queries
+    keys = torch.arange(allowed.keys, dtype=torch.int32, device=seen.device)
+    for part in torch.arange(len(row), device=seen.device).split(ROWS):
+        away = (position[part, None].int() - keys).abs()
+        away = away.masked_fill(~seen[item[part], row[part]], allowed.keys)
+        found[item[part], 0, row[part] // block[0], away.argmin(-1) // block[1]] = True
     return found
 
 

@@ -12,7 +12,7 @@ import math
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class TrainConfig:
         lengths: window lengths in tokens, drawn at random.
         rate: highest learning rate (Adam, linear warm-up, cosine decay).
         rows: query rows per layer and step that the true mass is computed for.
+        pooled: neighbouring queries that share one score row; None leaves the gates as they are.
         seed: of the windows and the sampled rows.
         checkpoint: folder to resume from and to write every ``save_every`` steps.
     """
@@ -50,6 +51,7 @@ class TrainConfig:
     lengths: tuple[int, ...] = (512, 1024, 1024, 2048)
     rate: float = 3e-3
     rows: int = 256
+    pooled: int | None = None
     seed: int = 0
     checkpoint: str | None = None
     save_every: int = 50
@@ -99,6 +101,7 @@ def train_gates(
             f"lengths={config.lengths!r}: {model.spec.name} takes at most {model.max_length} tokens"
         )
     gates = model.gates
+    pool(gates, config.pooled)
     optimizer = torch.optim.Adam(gate_parameters(gates).values(), lr=config.rate)
     saved = Checkpoint.of(config, gate_parameters(gates), optimizer)
     start = saved.restore() if saved else 0
@@ -133,6 +136,16 @@ def train_gates(
     finally:
         for gate in gates:
             gate.requires_grad_(False)
+
+
+def pool(gates: Sequence[PairGate], pooled: int | None) -> None:
+    """Lets so many neighbouring queries share one score row; None leaves the gates as they are.
+
+    Raises:
+        PolicyError: it is no whole number >= 1.
+    """
+    for gate in gates if pooled is not None else ():
+        gate.config = replace(gate.config, pooled=pooled)  # type: ignore[arg-type]
 
 
 def _block(step: int, length: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ one's (nats, mean over positions), and each gate's own loss (see distil.py) besi
 import random
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,11 @@ from saa_core.attach import Model, save_gates
 from saa_core.attention import Call
 from saa_core.errors import ModelError, PolicyError
 from saa_core.gate_files import read_gates
-from saa_core.gates import POOLED
 from saa_core.runner import forward
 from saa_core.train import lora
 from saa_core.train.checkpoint import Checkpoint
 from saa_core.train.corpus import windows
-from saa_core.train.distil import Lesson, gate_parameters, schedule
+from saa_core.train.distil import Lesson, gate_parameters, pool, schedule
 from saa_core.types import Policy
 
 ADAPTER = "saa"
@@ -57,7 +56,7 @@ class JointConfig:
         hard: further positions per window: those of CANDIDATES others at which sparse and dense
             differ most, because averages hide the few predictions that need one far-away pair.
         start: folder of an adapter, with its gates, to go on from; None starts afresh.
-        pooled: neighbouring queries that share one score row of the gates.
+        pooled: neighbouring queries that share one score row; None leaves the gates as they are.
         seed: of everything that is drawn.
         checkpoint: folder to resume from and to write every ``save_every`` steps.
     """
@@ -72,17 +71,17 @@ class JointConfig:
     positions: int = 256
     hard: int = 0
     start: str | None = None
-    pooled: int = POOLED
+    pooled: int | None = None
     seed: int = 0
     checkpoint: str | None = None
     save_every: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rank", "rows", "positions", "pooled", "save_every"):
+        for name in ("steps", "rank", "rows", "positions", "save_every"):
             if getattr(self, name) < 1:
                 raise PolicyError(f"{name}={getattr(self, name)!r} must be a whole number >= 1")
-        if self.hard < 0:
-            raise PolicyError(f"hard={self.hard!r} must be a whole number >= 0")
+        if not 0 <= self.hard <= CANDIDATES:
+            raise PolicyError(f"hard={self.hard!r} must be a whole number from 0 to {CANDIDATES}")
         if not self.lengths or min(self.lengths) < 8:
             raise PolicyError(
                 f"lengths={self.lengths!r} must be window lengths of at least 8 tokens"
@@ -191,8 +190,7 @@ def _add_adapter(model: Model, config: JointConfig) -> dict[str, nn.Parameter]:
     if config.start is not None:
         read_gates(Path(config.start) / "gates").fill(model.gates)
         lora.fill(model.hf, ADAPTER, Path(config.start), "start")
-    for gate in model.gates:
-        gate.config = replace(gate.config, pooled=config.pooled)
+    pool(model.gates, config.pooled)
     return lora.weights(model.hf, ADAPTER)
 
 

@@ -62,10 +62,10 @@ def fill(hf: Any, name: str, folder: Path, argument: str) -> None:
         found: Any = set_peft_model_state_dict(hf, state, adapter_name=name)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise GateError(f"{argument}={str(folder)!r} does not fit: {error}") from error
-    if found.unexpected_keys:
-        raise GateError(
-            f"{argument}={str(folder)!r} holds {found.unexpected_keys[0]}, unknown here"
-        )
+    missing = [key for key in found.missing_keys if f".{name}." in key]
+    if found.unexpected_keys or missing:
+        wrong = found.unexpected_keys[0] if found.unexpected_keys else f"no {missing[0]}"
+        raise GateError(f"{argument}={str(folder)!r} was made for another model: it holds {wrong}")
 
 
 def write(hf: Any, name: str, folder: Path, base: str) -> None:

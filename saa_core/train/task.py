@@ -25,7 +25,9 @@ SHARES = (0.7, 0.5, 0.35)
 TRIED = (0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)
 """Shares among which the default is chosen."""
 TOLERANCE = 0.005
-"""Share of validation texts that the default may get wrong beyond dense."""
+"""Share of validation texts that the default may get wrong beyond dense, one standard error granted."""
+LEAST_VALIDATION = 20
+"""With fewer validation texts nothing can be said about a share, and the task stays dense."""
 HELD_OUT = {"validation": 1000, "test": 2000}
 """Texts that are taken of the other two splits at most."""
 CALIBRATED = 256
@@ -89,15 +91,16 @@ class TaskTraining:
             index = [self.labels.index(example.label) for example in own]
             texts = [example.text for example in own]
             self.lots[split] = lot(model, texts, index, self.config.longest)
-        self.stages = Stages(model, len(self.labels), self.config)
         self.teacher = None if teacher is None else Path(teacher)
         if self.teacher is not None:
-            known = read_task(self.teacher).labels
-            if known != self.labels:
+            known = read_task(self.teacher, "teacher")
+            if known.labels != self.labels:
                 raise GateError(
-                    f"teacher={str(teacher)!r} tells apart {', '.join(known)}; the data has "
+                    f"teacher={str(teacher)!r} tells apart {', '.join(known.labels)}; the data has "
                     f"{', '.join(self.labels)}"
                 )
+        self.stages = Stages(model, len(self.labels), self.config)
+        if self.teacher is not None:
             self.stages.take_dense(self.teacher)
 
     def steps(self) -> Iterator[TokenStep]:
@@ -152,6 +155,8 @@ class TaskTraining:
         """
         dense = self._right(self._answers("validation", "dense", 1.0))
         found = 1.0
+        if len(dense) < LEAST_VALIDATION:
+            return found
         for share in TRIED:
             lost = dense - self._right(self._answers("validation", "sparse", share))
             if float(lost.mean()) - float(lost.std()) / len(lost) ** 0.5 > TOLERANCE:

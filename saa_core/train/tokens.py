@@ -164,6 +164,7 @@ class Stages:
 
     def __init__(self, model: Model, labels: int, config: TokenConfig | None = None) -> None:
         self.model, self.config = model, config or TokenConfig()
+        self.teacher = ""  # what tells the dense stage from others, where it was not trained here
         self.packing: Packing = packing_of(model)
         self.hidden = int(model.hf.config.hidden_size)
         if self.config.longest > model.max_length:
@@ -243,6 +244,9 @@ class Stages:
         """
         lora.fill(self.model.hf, ADAPTER["dense"], folder / "dense", "teacher")
         read_head(folder / "dense", self.heads["dense"], "teacher")
+        parts = [self.heads["dense"].weight, *self.adapter("dense").values()]
+        numbers = b"".join(part.detach().cpu().numpy().tobytes() for part in parts)
+        self.teacher = hashlib.sha256(numbers).hexdigest()
 
     def calibrate(self, examples: Lot) -> None:
         """Moves the gates' shifts so that the share of work that is asked for is the one that is done.
@@ -405,6 +409,7 @@ class _StageConfig:
         config = stages.config
         fixed = {key: value for key, value in asdict(config).items() if key not in FREE}
         data = [stages.model.spec.name, *map(list, examples.ids), list(examples.labels)]
+        data += [stages.teacher] if stages.teacher else []
         return cls(
             settings=json.dumps(fixed),
             data=hashlib.sha256(json.dumps(data).encode()).hexdigest(),
