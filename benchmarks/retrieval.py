@@ -9,7 +9,7 @@ sentences and ten that occur nowhere. The original dense model, the gate and the
 texts. Two ways of asking: "together", all ten questions with their answers at the end of the text, read
 sparsely like the rest; "apart", each question by itself behind a text that was read sparsely once, as in
 a chat about a document, the question itself read densely, as every token that is written later is.
-Resumable: what is finished is not measured again.
+Resumable: what was measured on as many texts is not measured again.
 """
 
 import argparse
@@ -152,6 +152,7 @@ def row_of(
         "lo": lo,
         "hi": hi,
         "by_depth": [sum(column) / len(column) for column in zip(*hits, strict=True)],
+        "texts": len(hits),
         "trials": sum(map(len, hits)),
         "margins_nats": margins,
     }
@@ -205,7 +206,11 @@ def main() -> None:
     rows: list[dict[str, Any]] = (
         json.loads(options.out.read_text()) if options.out.is_file() else []
     )
-    done = {(row["questions"], row["method"], row["length"], row["mass"]) for row in rows}
+    done = {
+        (row["questions"], row["method"], row["length"], row["mass"])
+        for row in rows
+        if len(row["margins_nats"]) == options.texts
+    }
     for length in options.lengths:
         for way in options.questions:
             haystacks = [
@@ -217,6 +222,10 @@ def main() -> None:
             for method, mass in todo:
                 if (way, method, length, mass) in done:
                     continue
+                here = (way, method, length, mass)
+                rows = [
+                    r for r in rows if (r["questions"], r["method"], r["length"], r["mass"]) != here
+                ]
                 rows.append(measure(models.get(method, original), way, method, mass, haystacks))
                 write_json(options.out, rows)
     plot(rows, options.out.with_suffix(".svg"))
