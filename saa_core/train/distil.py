@@ -24,6 +24,7 @@ from saa_core.attention import Call
 from saa_core.errors import PolicyError
 from saa_core.gates import PairGate, grid
 from saa_core.runner import forward
+from saa_core.train import checks
 from saa_core.train.checkpoint import Checkpoint
 from saa_core.train.corpus import windows
 from saa_core.types import PAIR_LIMIT, Allowed, Policy
@@ -57,15 +58,9 @@ class TrainConfig:
     save_every: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rows", "save_every"):
-            if getattr(self, name) < 1:
-                raise PolicyError(f"{name}={getattr(self, name)!r} must be a whole number >= 1")
-        if not self.lengths or min(self.lengths) < 8:
-            raise PolicyError(
-                f"lengths={self.lengths!r} must be window lengths of at least 8 tokens"
-            )
-        if not 0 < self.rate < 1:
-            raise PolicyError(f"rate={self.rate!r} must be in (0, 1)")
+        checks.whole(self, "steps", "rows", "save_every")
+        checks.lengths(self)
+        checks.rates(self, "rate")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from saa_core.attention import Call
 from saa_core.errors import ModelError, PolicyError
 from saa_core.gate_files import read_gates
 from saa_core.runner import forward
-from saa_core.train import lora
+from saa_core.train import checks, lora
 from saa_core.train.checkpoint import Checkpoint
 from saa_core.train.corpus import windows
 from saa_core.train.distil import Lesson, gate_parameters, pool, schedule
@@ -77,21 +77,12 @@ class JointConfig:
     save_every: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rank", "rows", "positions", "save_every"):
-            if getattr(self, name) < 1:
-                raise PolicyError(f"{name}={getattr(self, name)!r} must be a whole number >= 1")
+        checks.whole(self, "steps", "rank", "rows", "positions", "save_every")
         if not 0 <= self.hard <= CANDIDATES:
             raise PolicyError(f"hard={self.hard!r} must be a whole number from 0 to {CANDIDATES}")
-        if not self.lengths or min(self.lengths) < 8:
-            raise PolicyError(
-                f"lengths={self.lengths!r} must be window lengths of at least 8 tokens"
-            )
-        for name in ("rate", "gate_rate"):
-            if not 0 < getattr(self, name) < 1:
-                raise PolicyError(f"{name}={getattr(self, name)!r} must be in (0, 1)")
-        low, high = self.masses
-        if not 0 < low <= high <= 1:
-            raise PolicyError(f"masses={self.masses!r} must be two shares in (0, 1], lowest first")
+        checks.lengths(self)
+        checks.rates(self, "rate", "gate_rate")
+        checks.two_shares(self, "masses")
 
 
 @dataclass(frozen=True)

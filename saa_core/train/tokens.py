@@ -32,7 +32,7 @@ from saa_core.families.packing import Packing
 from saa_core.packed import encode, packing_of, special_tokens
 from saa_core.task import SIDES, add_token_gates, read_head, save_side
 from saa_core.token_gates import SHARES
-from saa_core.train import lora
+from saa_core.train import checks, lora
 from saa_core.train.checkpoint import FREE, Checkpoint
 from saa_core.train.distil import schedule
 from saa_core.train.masked import masked, padded
@@ -84,21 +84,14 @@ class TokenConfig:
     def __post_init__(self) -> None:
         if len(self.steps) != 2 or not all(isinstance(n, int) and n >= 1 for n in self.steps):
             raise PolicyError(f"steps={self.steps!r} must be two whole numbers >= 1")
-        for name in ("batch", "rank", "width", "save_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise PolicyError(f"{name}={value!r} must be a whole number >= 1")
+        checks.whole(self, "batch", "rank", "width", "save_every")
         for name in ("distil", "hold"):
             if not getattr(self, name) >= 0:
                 raise PolicyError(f"{name}={getattr(self, name)!r} must be a number >= 0")
-        if self.longest < 8:
-            raise PolicyError(f"longest={self.longest!r} must be at least 8 tokens")
-        for name in ("rate", "gate_rate"):
-            if not 0 < getattr(self, name) < 1:
-                raise PolicyError(f"{name}={getattr(self, name)!r} must be in (0, 1)")
-        low, high = self.shares
-        if not 0 < low <= high <= 1:
-            raise PolicyError(f"shares={self.shares!r} must be two shares in (0, 1], lowest first")
+        if self.longest < checks.SHORTEST:
+            raise PolicyError(f"longest={self.longest!r} must be at least {checks.SHORTEST} tokens")
+        checks.rates(self, "rate", "gate_rate")
+        checks.two_shares(self, "shares")
 
 
 @dataclass(frozen=True)
