@@ -10,12 +10,14 @@ import argparse
 import itertools
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from frontier import ADAPTER, JOINT, LEARNED, METHODS, WINDOW, curve
 from quality import LIMIT_PCT, TITLES, choose
+from understanding import SHARES
 
 import saa_core as saa
 from saa_core.files import write_json, write_text
@@ -235,6 +237,41 @@ def understanding_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def seeds_table(rows: list[dict[str, Any]]) -> str:
+    """Mean over seeds of the gates, then over tasks: work and accuracy against dense."""
+    lines = [
+        "| tokens asked | tasks | seeds of the gates | operations | accuracy against dense, points "
+        "| the worst task |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    own = [row for row in rows if row["data"] == row["task"]]
+    asked: dict[str, Callable[[dict[str, Any]], bool]] = {
+        f"{share:g}": lambda row, share=share: row["tokens"] == share  # type: ignore[misc]
+        for share in SHARES
+    }
+    asked["each task's default"] = lambda row: row["tokens"] == row["default"]
+    for name, fits in asked.items():
+        by_task: dict[str, list[dict[str, Any]]] = {}
+        for row in filter(fits, own):
+            by_task.setdefault(row["task"], []).append(row)
+        work, lost = {}, {}
+        for task, found in by_task.items():
+            work[task] = mean([row["flops_share"] for row in found])
+            lost[task] = 100 * mean([row["accuracy"] - row["dense_accuracy"] for row in found])
+        worst = min(lost, key=lambda task: lost[task])
+        counts = sorted({len(found) for found in by_task.values()})
+        lines.append(
+            f"| {name} | {len(by_task)} | {' to '.join(map(str, sorted({counts[0], counts[-1]})))} "
+            f"| {100 * mean(list(work.values())):.0f} % | {mean(list(lost.values())):+.2f} "
+            f"| {worst} ({lost[worst]:+.1f}) |"
+        )
+    return "\n".join(lines)
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
 def publish_encoder(gates: Path) -> list[dict[str, Any]]:
     """Writes the evaluation of an encoder's gates beside them; returns the rows to show."""
     rows = json.loads((RESULTS / "encoder.json").read_text())
@@ -305,6 +342,7 @@ def main() -> None:
         "retrieval": retrieval_table(results["retrieval"]),
         "prefill": prefill_table(results["prefill"]),
         "understanding": understanding_table(results["understanding"]),
+        "seeds": seeds_table(results["understanding"]),
     }
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")

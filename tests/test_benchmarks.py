@@ -311,3 +311,20 @@ def test_finetuning(tmp_path, monkeypatch, minilm, asked_table):
     assert row["steps"] == 3
     assert row["adapter_accuracy"] > 0.5
     assert 0 <= row["full_accuracy"] <= 1
+
+
+def test_seeds_are_averaged_before_tasks_and_other_texts_left_out(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    publish = runpy.run_path(str(BENCHMARKS / "publish.py"))
+
+    def row(task, seed, tokens, accuracy, data=None):
+        about = {"task": task, "seed": seed, "data": data or task, "tokens": tokens, "default": 0.6}
+        return about | {"flops_share": tokens, "accuracy": accuracy, "dense_accuracy": 0.8}
+
+    rows = [row("a", 0, 0.6, 0.80), row("a", 1, 0.6, 0.78), row("b", 0, 0.6, 0.82)]
+    rows += [row("a", 0, share, 0.8) for share in (1.0, 0.7, 0.5, 0.35)]
+    rows.append(row("a", 0, 0.6, 0.1, data="b"))
+    table = publish["seeds_table"](rows)
+    assert "| 0.6 | 2 | 1 to 2 | 60 % | +0.50 | a (-1.0) |" in table
+    assert "| each task's default | 2 | 1 to 2 | 60 % | +0.50 | a (-1.0) |" in table
+    assert "| 0.35 | 1 | 1 | 35 % | +0.00 | a (+0.0) |" in table
