@@ -79,6 +79,13 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--adapter", help="of the model")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096])
+    parser.add_argument(
+        "--blocks",
+        nargs="+",
+        default=[f"{bq}x{bk}" for bq, bk in BLOCKS],
+        choices=[f"{bq}x{bk}" for bq, bk in BLOCKS],
+        help="queries x keys",
+    )
     parser.add_argument("--masses", type=float, nargs="+", default=list(MASSES))
     parser.add_argument("--windows", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
@@ -95,7 +102,7 @@ def main() -> None:
     )
     done = {(row["model"], row["text"], row["length"], row["block"]) for row in rows}
     for length in options.lengths:
-        for block in BLOCKS:
+        for block in (block for block in BLOCKS if "{}x{}".format(*block) in options.blocks):
             name = f"{block[0]} x {block[1]}"
             if (model.spec.title, options.source, length, name) in done:
                 continue
