@@ -84,6 +84,13 @@ def figures(result: Result) -> Figures:
     )
 
 
+def labels_compared(result: Result) -> str:
+    """How the labels of both sides compare: "same", "differs", or "unknown" of a recording."""
+    if result.dense is None:
+        return "unknown"
+    return "same" if result.dense.label == result.trace.label else "differs"
+
+
 def short(tokens: int) -> bool:
     """Texts of this length are decided pair by pair unless the policy says otherwise."""
     return tokens <= PAIR_LIMIT

@@ -10,6 +10,7 @@ both accuracies are those on the test texts.
 import argparse
 import time
 from pathlib import Path
+from statistics import fmean as mean
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from saa_core.packed import encode, packing_of
 from saa_core.train import labelled
 from saa_core.train.distil import schedule
 from saa_core.train.evaluate import interval
-from saa_core.train.masked import masked, padded
+from saa_core.train.masked import masked, mean_states, padded
 from saa_core.train.tokens import Lot, lot, order
 
 RESULTS = Path(__file__).parent / "results"
@@ -34,9 +35,7 @@ def means(model: saa.Model, ids: Tensor, mask: Tensor) -> Tensor:
     never = torch.zeros_like(mask)  # no token is special where none is dropped
     with torch.autocast(ids.device.type, torch.bfloat16):
         states, _ = masked(packing_of(model), never, ids, mask, 1.0, None)
-    weight = mask[..., None].float()
-    mean: Tensor = (states.float() * weight).sum(1) / weight.sum(1)
-    return mean
+    return mean_states(states, mask)
 
 
 def right(model: saa.Model, head: nn.Linear, examples: Lot) -> list[float]:
@@ -87,7 +86,7 @@ def measure(task: str, options: argparse.Namespace) -> dict[str, Any]:
     if options.steps:
         config["steps"] = [options.steps]
     source = options.data or about.name
-    known = labelled.examples(source) if source in labelled.TASKS else labelled.from_file(source)
+    known = labelled.read(source)
     lots = {}
     for split in ("train", "validation", "test"):
         own = [row for row in known if row.split == split][: about.training["texts"][split]]
@@ -118,10 +117,6 @@ def measure(task: str, options: argparse.Namespace) -> dict[str, Any]:
         f"{100 * row['full_accuracy']:.1f} %, difference {100 * lo:+.1f} to {100 * hi:+.1f}"
     )
     return row
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def main() -> None:

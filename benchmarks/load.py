@@ -107,7 +107,7 @@ def main() -> None:
     dense = saa.load(options.model, task=options.task, side="dense", device="cpu")
     assert sparse.task is not None
     source = options.data or sparse.task.name
-    known = labelled.examples(source) if source in labelled.TASKS else labelled.from_file(source)
+    known = labelled.read(source)
     texts = [example.text for example in known if example.split == "test"]
     ids: Ids = sparse.tokenizer(
         texts, truncation=True, max_length=sparse.task.longest, verbose=False

@@ -13,6 +13,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean as mean
 from typing import Any
 
 from frontier import ADAPTER, JOINT, LEARNED, METHODS, WINDOW, curve
@@ -262,14 +263,10 @@ def seeds_table(rows: list[dict[str, Any]]) -> str:
         counts = sorted({len(found) for found in by_task.values()})
         lines.append(
             f"| {name} | {len(by_task)} | {' to '.join(map(str, sorted({counts[0], counts[-1]})))} "
-            f"| {100 * mean(list(work.values())):.0f} % | {mean(list(lost.values())):+.2f} "
+            f"| {100 * mean(work.values()):.0f} % | {mean(lost.values()):+.2f} "
             f"| {worst} ({lost[worst]:+.1f}) |"
         )
     return "\n".join(lines)
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def publish_encoder(gates: Path) -> list[dict[str, Any]]:

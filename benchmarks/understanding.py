@@ -110,7 +110,7 @@ def ratios(
 def tested(task: str, name: str, options: argparse.Namespace) -> list[labelled.Example]:
     """Test texts of the task itself, of another task, or of a user's table."""
     source = options.data or name
-    known = labelled.examples(source) if source in labelled.TASKS else labelled.from_file(source)
+    known = labelled.read(source)
     return [example for example in known if example.split == "test"][: options.texts]
 
 

@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from saa_core import native, rules
+from saa_core import rules
 from saa_core.errors import ModelError, PolicyError, choice
 from saa_core.gates import Grid, PairGate, grid
 from saa_core.kernels import (
@@ -220,7 +220,7 @@ def choose_kernel(
         return kernel, "gradients are needed; forwards the fastest kernel may run in its place"
     fast = "native" if device == "cpu" else "flex"
     if fast == "native":
-        reason = native.unavailable(device) or native_refuses(q_BHQD.shape[-1])
+        reason = native_refuses(q_BHQD)
     else:
         reason = flex_unavailable(device) or flex_refuses(block, allowed)
     if not reason:
@@ -260,11 +260,7 @@ class _Recomputed(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(q_BHQD, k_BGKD, v_BGKD)
         ctx.kernel, ctx.rest = KERNELS[name], (decision, allowed, scale)
-        device = q_BHQD.device.type
-        fast = device == "cpu" and not (
-            native.unavailable(device) or native_refuses(q_BHQD.shape[-1])
-        )
-        kernel = KERNELS["native"] if fast else ctx.kernel
+        kernel = ctx.kernel if native_refuses(q_BHQD) else KERNELS["native"]
         return kernel(q_BHQD, k_BGKD, v_BGKD, *ctx.rest)
 
     @staticmethod

@@ -131,8 +131,7 @@ def _train_task(options: argparse.Namespace) -> None:
         seed=options.seed,
         checkpoint=options.checkpoint or str(Path(options.out) / "checkpoint"),
     )
-    known = options.data in labelled.TASKS
-    examples = labelled.examples(options.data) if known else labelled.from_file(options.data)
+    examples = labelled.read(options.data)
     name = options.name or Path(options.out).name
     model = load(options.model, device=options.device)
     training = TaskTraining(

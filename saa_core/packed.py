@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from saa_core import native
 from saa_core.attach import Model
 from saa_core.attention import Call, Plan, Watch, choose_kernel, decide
 from saa_core.errors import ModelError, PolicyError, TextError
@@ -300,10 +299,8 @@ def attend(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> T
     """
     if len(lengths) == 1:
         return scaled_dot_product_attention(q_BHAD, k_BHAD, v_BHAD)
-    kind, size = q_BHAD.device.type, q_BHAD.shape[-1]
-    if kind == "cpu" and not native.unavailable(kind) and not native_refuses(size):
-        return _spans(q_BHAD, k_BHAD, v_BHAD, lengths)
-    return _padded(q_BHAD, k_BHAD, v_BHAD, lengths)
+    way = _padded if native_refuses(q_BHAD) else _spans
+    return way(q_BHAD, k_BHAD, v_BHAD, lengths)
 
 
 def _spans(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> Tensor:

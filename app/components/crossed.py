@@ -8,6 +8,7 @@ import html
 import charts
 import session
 import streamlit as st
+from figures import labels_compared
 from text import Words
 
 from components.maps import pieces
@@ -18,9 +19,7 @@ def labels(result: session.Result, words: Words) -> None:
     if result.trace.labels is None:
         return
     st.subheader(words("labels.header"), anchor="labels")
-    before = None if result.dense is None else result.dense.label
-    key = "unknown" if before is None else "same" if before == result.trace.label else "differs"
-    st.caption(words(f"labels.{key}"))
+    st.caption(words(f"labels.{labels_compared(result)}"))
     dark = st.context.theme.type == "dark"
     st.altair_chart(charts.label_bars(result.dense, result.trace, words, dark), key="label_bars")
 

@@ -11,7 +11,7 @@ import charts
 import pandas as pd
 import session
 import streamlit as st
-from figures import Figures
+from figures import Figures, labels_compared
 from text import Words, plain
 
 from saa_core import Trace
@@ -55,13 +55,12 @@ def label_verdict(found: Figures, result: session.Result, words: Words) -> None:
     """The sentence of a classification task: work saved, label kept or not."""
     label = plain(result.trace.label or "")
     before = None if result.dense is None else plain(result.dense.label or "")
-    same = "unknown" if before is None else "same" if before == label else "differs"
     saved = words.percent(1 - _work(result))
     st.header(
         words(
             "verdict.sentence",
             pairs=words(f"verdict.{_saved_key(found, result)}", share=saved),
-            next=words(f"verdict.label_{same}", label=label, before=before),
+            next=words(f"verdict.label_{labels_compared(result)}", label=label, before=before),
             time=words(f"verdict.{_time_key(found, result)}", ratio=_times(found)),
         ),
         anchor="verdict",
@@ -254,14 +253,12 @@ def _label_figure(
         return f"{plain(trace.label or '')} ({words.percent(float(trace.label_probs.max()), 1)})"
 
     dense = words("figure.not_recorded") if result.dense is None else told(result.dense)
-    before = None if result.dense is None else result.dense.label
-    key = "unknown" if before is None else "same" if before == result.trace.label else "differs"
     _figure(
         place,
         words("figure.label"),
         plain(result.trace.label or ""),
         words("figure.label_spread", dense=dense, saa=told(result.trace)),
-        words(f"figure.label_{key}"),
+        words(f"figure.label_{labels_compared(result)}"),
         "#labels",
         words,
     )

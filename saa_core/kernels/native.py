@@ -45,7 +45,7 @@ def native(
         KernelError: no compiler, not a CPU, a head size that is no multiple of 16, or gradients
             are needed.
     """
-    reason = unavailable(q_BHQD.device.type) or native_refuses(q_BHQD.shape[-1])
+    reason = native_refuses(q_BHQD)
     if reason:
         raise KernelError(f"kernel='native' cannot run: {reason}; use kernel='gather'")
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHQD, k_BGKD, v_BGKD)):
@@ -75,8 +75,10 @@ def native(
     return out_BHQD.to(q_BHQD.dtype)
 
 
-def native_refuses(head_size: int) -> str:
-    """Why the kernel cannot execute these heads, as a clause; empty if it can."""
-    if head_size % LANES:
+def native_refuses(q_BHQD: Tensor) -> str:
+    """Why the kernel cannot execute these queries, where they are, as a clause; empty if it can."""
+    reason = unavailable(q_BHQD.device.type)
+    head_size = q_BHQD.shape[-1]
+    if not reason and head_size % LANES:
         return f"the head size is {head_size}, and it takes multiples of {LANES}"
-    return ""
+    return reason

@@ -96,6 +96,15 @@ def from_file(path: str | Path) -> list[Example]:
     return found
 
 
+def read(source: str) -> list[Example]:
+    """The examples of a task of TASKS, by its name, or of a user's file.
+
+    Raises:
+        TextError, FetchError: see :func:`examples` and :func:`from_file`.
+    """
+    return examples(source) if source in TASKS else from_file(source)
+
+
 def column(path: str | Path, name: str = "text") -> list[str]:
     """One column of a CSV, JSONL or Parquet file, as it is.
 

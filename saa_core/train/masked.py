@@ -53,6 +53,12 @@ def masked(
     return x_BNE, done / (mask_BN.sum() * len(packing.layers))
 
 
+def mean_states(states_BNE: Tensor, mask_BN: Tensor) -> Tensor:
+    """Mean over the real tokens of each text, float32 [B, E]."""
+    weight = mask_BN[..., None].float()
+    return (states_BNE.float() * weight).sum(1) / weight.sum(1)
+
+
 def _step(score_BN: Tensor, special_BN: Tensor, noise: torch.Generator | None) -> Tensor:
     """1 where a token stays, 0 where it goes; the gradient is that of the sigmoid."""
     if noise is not None:

@@ -35,7 +35,7 @@ from saa_core.token_gates import SHARES
 from saa_core.train import checks, lora
 from saa_core.train.checkpoint import FREE, Checkpoint
 from saa_core.train.distil import schedule
-from saa_core.train.masked import masked, padded
+from saa_core.train.masked import masked, mean_states, padded
 from saa_core.types import Policy
 
 ADAPTER = {side: f"saa_{side}" for side in SIDES}
@@ -297,8 +297,7 @@ class Stages:
             x, share = masked(
                 self.packing, special_tokens(self.model, ids_BN), ids_BN, mask_BN, wanted, noise
             )
-        weight = mask_BN[..., None].float()
-        return (x.float() * weight).sum(1) / weight.sum(1), share
+        return mean_states(x, mask_BN), share
 
     def _batches(
         self,
