@@ -29,7 +29,7 @@ import torch
 import saa_core as saa
 from saa_core import fetch
 from saa_core.files import write_json
-from saa_core.packed import encode
+from saa_core.packed import encode, encode_all
 from saa_core.train import labelled
 from saa_core.train.evaluate import interval
 from saa_core.train.masked import padded
@@ -51,16 +51,9 @@ def answers(model: saa.Model, ids: Ids, share: float) -> tuple[torch.Tensor, flo
     """Probabilities [texts, C], and the share of dense operations that was done."""
     assert model.task is not None
     policy = None if share >= 1 else saa.Policy(mass=1.0, tokens=share)
-    found = torch.empty(len(ids), len(model.task.labels))
-    done = full = 0
-    order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-    for start in range(0, len(order), BATCH):
-        part = order[start : start + BATCH]
-        encoded = encode(model, [ids[row] for row in part], policy)
-        found[part] = model.task.probabilities(encoded.means)
-        flops, dense = flops_against_dense(model, encoded.needed.T, gates=share < 1)
-        done, full = done + int(flops.sum()), full + int(dense.sum())
-    return found, done / full
+    means, needed = encode_all(model, ids, policy)
+    done, dense = flops_against_dense(model, needed, gates=share < 1)
+    return model.task.probabilities(means), float(done.sum() / dense.sum())
 
 
 def sides(sparse: saa.Model, dense: saa.Model, shares: tuple[float, ...]) -> dict[str, Side]:

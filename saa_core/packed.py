@@ -160,6 +160,25 @@ def encode(
     return Encoded(states_TE, lengths.to(device), torch.stack(needed))
 
 
+def encode_all(
+    model: Model, texts: Sequence[Sequence[int]], policy: Policy | None = None, *, batch: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Mean final states [texts, E] and tokens that each layer computed, int64 [texts, L], on the CPU.
+
+    Texts of similar length are computed together, ``batch`` at a time. Errors are those of
+    :func:`encode`.
+    """
+    layers = len(packing_of(model).layers)
+    means = torch.empty(len(texts), int(model.hf.config.hidden_size))
+    needed = torch.empty(len(texts), layers, dtype=torch.int64)
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    for start in range(0, len(order), batch):
+        part = order[start : start + batch]
+        encoded = encode(model, [texts[index] for index in part], policy)
+        means[part], needed[part] = encoded.means.cpu(), encoded.needed.T.cpu()
+    return means, needed
+
+
 def _share(model: Model, policy: Policy | None, gates: Sequence[TokenGate | None]) -> float:
     """The share of the token work that a policy asks for; 1 drops nothing.
 

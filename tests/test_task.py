@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import saa_core as saa
+from app.examples import gallery
 from saa_core import cli, fetch
 from saa_core.classify import classify
 from saa_core.packed import encode, packing_of, token_gates
@@ -57,7 +58,7 @@ def folder(tmp_path_factory):
     with table.open("w", newline="") as stream:
         csv.writer(stream).writerows([("text", "label"), *reviews(240)])
     command = ["train-task", str(table), "--out", str(place / "tone"), "--steps", "40", "60"]
-    assert cli.main([*command, "--batch", "16", "--rate", "0.003", "--longest", "48"]) == 0
+    assert cli.main([*command, "--batch", "16", "--rate", "0.0005", "--longest", "48"]) == 0
     return place / "tone"
 
 
@@ -77,10 +78,8 @@ def test_the_command_reports_and_stores_what_each_share_costs(folder):
         assert row["lo"] <= row["accuracy"] <= row["hi"]
         assert row["token_share"] == pytest.approx(row["wanted"], abs=0.1), "asked is done"
     assert {0.7, 0.5, 0.35} <= {row["wanted"] for row in rows}
-    size = sum(
-        file.stat().st_size for side in ("dense", "sparse") for file in (folder / side).iterdir()
-    )
-    assert size < 3e6
+    for side in ("dense", "sparse"):
+        assert all(file.stat().st_size < 3e6 for file in (folder / side).iterdir())
 
 
 def test_another_seed_of_the_gates_goes_on_from_the_same_teacher(folder, minilm, tmp_path):
@@ -161,22 +160,37 @@ def test_a_trace_knows_the_label(tone, tmp_path):
     assert dense.token_share == 1
 
 
-@pytest.mark.parametrize("name", ["questions"])
-def test_what_ships_loads_by_name_and_does_less(name):
+def shipped(name):
+    return (saa.load("minilm", task=name, side=side, device="cpu") for side in ("dense", "sparse"))
+
+
+@pytest.mark.parametrize("name", fetch.shipped("tasks", "minilm"))
+def test_what_ships_is_small_does_less_and_is_wrong_where_the_gallery_says_so(name):
     folder = fetch.assets() / "tasks" / "minilm" / name
-    assert sum(file.stat().st_size for file in folder.rglob("*")) < 3e6
-    model = saa.load("minilm", task=name, device="cpu")
-    assert model.spec.policy.tokens is not None
-    assert model.task.evaluation["quality"]
+    for side in ("dense", "sparse"):
+        assert all(file.stat().st_size < 3e6 for file in (folder / side).iterdir())
+    dense, sparse = shipped(name)
+    assert sparse.spec.policy.tokens is not None
+    assert sparse.task.evaluation["quality"]
+    cards = gallery(f"minilm + {name}")
+    wrong = ["goes wrong" in card.titles["en"] for card in cards]
+    assert sorted(wrong) == [False, False, True]
+    texts = [card.text for card in cards]
+    full, found = list(classify(dense, texts)), list(classify(sparse, texts))
+    assert [a.label != b.label for a, b in zip(full, found, strict=True)] == wrong
+    assert all(prediction.flops_share < 0.8 for prediction in found)
+
+
+def test_what_questions_ask_for():
     asked = {
         "Where was the treaty signed? [SEP] Paris": "location",
         "How many people live there? [SEP] about 40,000": "quantity",
         "Who discovered the comet? [SEP] Caroline Herschel": "humans",
         "When did the war end? [SEP] 12 May 1945": "date",
     }
-    found = list(classify(model, list(asked)))
-    assert [prediction.label for prediction in found] == list(asked.values())
-    assert all(prediction.flops_share < 0.9 for prediction in found)
+    for model in shipped("questions"):
+        found = list(classify(model, list(asked)))
+        assert [prediction.label for prediction in found] == list(asked.values())
 
 
 class Unlearnt:

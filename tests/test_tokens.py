@@ -11,6 +11,7 @@ import saa_core as saa
 from saa_core import packed
 from saa_core.packed import attend, encode, packing_of, special_tokens
 from saa_core.task import add_token_gates
+from saa_core.train import lora
 from saa_core.train.masked import masked, padded
 from saa_core.train.tokens import Stages, TokenConfig, lot
 
@@ -244,7 +245,15 @@ def toy_task(count: int, seed: int) -> tuple[list[str], list[int]]:
     return made, labels
 
 
-CONFIG = {"batch": 16, "rank": 4, "rate": 5e-3, "gate_rate": 1e-2, "width": 8, "half": False}
+CONFIG = {
+    "batch": 16,
+    "rank": 4,
+    "rate": 1e-3,
+    "adapter_rate": 5e-3,
+    "gate_rate": 1e-2,
+    "width": 8,
+    "half": False,
+}
 
 
 def test_both_stages_learn_and_the_gates_drop_what_says_nothing(make):
@@ -269,6 +278,24 @@ def test_both_stages_learn_and_the_gates_drop_what_says_nothing(make):
     for name, value in model.hf.named_parameters():
         if name in weights and "saa_token_gate" not in name:
             assert torch.equal(value, weights[name]), name
+
+
+def test_an_adapter_takes_the_nearest_change_of_its_rank(make):
+    hf = make(gates=False).hf
+    lora.add(hf, "taken", ["query"], 3, seed=0)
+    weights = lora.matrices(hf, "taken")
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    changes = {name: torch.randn(before[name].shape) for name in before}
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight += changes[name]
+    lora.take(hf, "taken", before)
+    for name, change in changes.items():
+        layer = hf.get_submodule(name)
+        assert torch.equal(layer.get_base_layer().weight, before[name])
+        size = torch.linalg.svdvals(change)
+        lost = torch.linalg.norm(change - layer.get_delta_weight("taken"))
+        torch.testing.assert_close(lost, size[3:].norm(), rtol=1e-4, atol=0)
 
 
 def test_a_run_that_was_cut_off_goes_on_where_it_stopped(make, tmp_path):

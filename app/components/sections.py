@@ -126,16 +126,25 @@ def is_encoder(result: session.Result) -> bool:
 
 def four_figures(found: Figures, result: session.Result, words: Words) -> None:
     """Unit, spread and one line of meaning each, and a link to the part that explains it."""
-    pairs, retained, agreement, time = (
+    first, second, third, fourth = (
         column.container(border=True, height="stretch") for column in st.columns(4)
     )
-    way = "skipped" if found.skips else "decided"
     if result.trace.labels is not None:
-        _work_figure(pairs, result, words)
-        _label_figure(retained, result, words)
-        pairs = agreement
+        _work_figure(first, result, words)
+        _label_figure(second, result, words)
+        _pairs_figure(third, found, words)
+    else:
+        _pairs_figure(first, found, words)
+        _retained_figure(second, found, words)
+        _agreement_figure(third, found, result, words)
+    _time_figure(fourth, found, result, words)
+
+
+def _pairs_figure(place: st.delta_generator.DeltaGenerator, found: Figures, words: Words) -> None:
+    """Pairs that are not computed, or would not be."""
+    way = "skipped" if found.skips else "decided"
     _figure(
-        pairs,
+        place,
         words(f"figure.pairs_{way}"),
         words.percent(found.dropped, 1),
         words("figure.pairs_spread", **_range(found.dropped_heads, words)),
@@ -147,11 +156,15 @@ def four_figures(found: Figures, result: session.Result, words: Words) -> None:
         "#pairs",
         words,
     )
-    if result.trace.labels is not None:
-        pass  # stands there already
-    elif found.retained is not None and found.retained_heads is not None:
+
+
+def _retained_figure(
+    place: st.delta_generator.DeltaGenerator, found: Figures, words: Words
+) -> None:
+    """Attention that the kept pairs hold."""
+    if found.retained is not None and found.retained_heads is not None:
         _figure(
-            retained,
+            place,
             words("figure.retained"),
             words.percent(found.retained, 1),
             words("figure.retained_spread", **_range(found.retained_heads, words, 1)),
@@ -160,12 +173,16 @@ def four_figures(found: Figures, result: session.Result, words: Words) -> None:
             words,
         )
     else:
-        _missing(retained, words("figure.retained"), words)
-    if result.trace.labels is not None:
-        pass  # what it would say is in the labels
-    elif found.cosine is not None and is_encoder(result):
+        _missing(place, words("figure.retained"), words)
+
+
+def _agreement_figure(
+    place: st.delta_generator.DeltaGenerator, found: Figures, result: session.Result, words: Words
+) -> None:
+    """How close the embeddings are, or how often both sides predict the same token."""
+    if found.cosine is not None and is_encoder(result):
         _figure(
-            agreement,
+            place,
             words("figure.embedding"),
             f"{found.cosine:.4f}",
             words("figure.embedding_spread"),
@@ -175,7 +192,7 @@ def four_figures(found: Figures, result: session.Result, words: Words) -> None:
         )
     elif found.agreement is not None:
         _figure(
-            agreement,
+            place,
             words("figure.agreement"),
             words.percent(found.agreement, 1),
             words(
@@ -191,16 +208,22 @@ def four_figures(found: Figures, result: session.Result, words: Words) -> None:
             help_text=words("figure.agreement_help"),
         )
     else:
-        _missing(agreement, words("figure.agreement"), words)
+        _missing(place, words("figure.agreement"), words)
+
+
+def _time_figure(
+    place: st.delta_generator.DeltaGenerator, found: Figures, result: session.Result, words: Words
+) -> None:
+    """Time of both sides, where it was measured."""
     if result.request is not None and result.timing is None:
-        time.metric(words("figure.time"), "…")
-        time.markdown(words("figure.time_running"))
-        time.caption(words("figure.time_running_meaning", rounds=session.REPEATS))
+        place.metric(words("figure.time"), "…")
+        place.markdown(words("figure.time_running"))
+        place.caption(words("figure.time_running_meaning", rounds=session.REPEATS))
     elif found.dense_ms and found.saa_ms and found.ratio and result.timing:
         (dense_low, dense, dense_high), (low, saa, high) = found.dense_ms, found.saa_ms
         ms = words.milliseconds
         _figure(
-            time,
+            place,
             words("figure.time"),
             words(f"figure.time_{found.speed}", ratio=_times(found)),
             words(
@@ -222,7 +245,7 @@ def four_figures(found: Figures, result: session.Result, words: Words) -> None:
             words,
         )
     else:
-        _missing(time, words("figure.time"), words)
+        _missing(place, words("figure.time"), words)
 
 
 def _work_figure(

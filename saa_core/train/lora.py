@@ -1,17 +1,17 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) in a model, in PEFT's format: add, fill, write.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) in a model, in PEFT's format: add, take, fill, write.
 
 Knows a Transformers model and folders of adapters; knows nothing about what they are trained for.
 PEFT is imported where it is used: that takes a second.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from saa_core.errors import GateError
 from saa_core.files import replacing, write_json
@@ -47,6 +47,39 @@ def weights(hf: nn.Module, name: str) -> dict[str, nn.Parameter]:
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
     return found
+
+
+def matrices(hf: nn.Module, name: str) -> dict[str, nn.Parameter]:
+    """The weights beside which the adapter stands, by name."""
+    return {full: module.get_base_layer().weight for full, module in _layers(hf, name).items()}
+
+
+def take(hf: nn.Module, name: str, before: Mapping[str, Tensor]) -> None:
+    """Puts what the weights have learned into the adapter, cut to its rank, and the weights back.
+
+    Of all changes of that rank it is the nearest one (Eckart and Young 1936). What is cut off is lost.
+
+    Args:
+        before: the weights before learning, by the names of :func:`matrices`.
+    """
+    for full, layer in _layers(hf, name).items():
+        weight, scale = layer.get_base_layer().weight, layer.scaling[name]
+        rank = min(layer.r[name], *weight.shape)
+        with torch.no_grad():
+            change = weight.float() - before[full].float()
+            left, size, right = torch.linalg.svd(change, full_matrices=False)
+            root = (size[:rank] / scale).sqrt()
+            layer.lora_B[name].weight[:, :rank] = left[:, :rank] * root
+            layer.lora_A[name].weight[:rank] = root[:, None] * right[:rank]
+        weight.data = before[full]
+
+
+def _layers(hf: nn.Module, name: str) -> dict[str, Any]:
+    """PEFT's layers that have the adapter, by name."""
+    from peft.tuners.lora import LoraLayer
+
+    found = {full: m for full, m in hf.named_modules() if isinstance(m, LoraLayer)}
+    return {full: module for full, module in found.items() if name in module.lora_A}
 
 
 def fill(hf: Any, name: str, folder: Path, argument: str) -> None:

@@ -1,7 +1,8 @@
 """Fine-tunes an encoder for a task, then trains token gates in it, one set for every share of work.
 
-Two stages, both with low-rank adapters (LoRA, arXiv 2106.09685) beside frozen weights. "dense" learns the
-labels and drops nothing. "sparse" goes on from it with gates in front of every layer but the first:
+Two stages that end in low-rank adapters (LoRA, arXiv 2106.09685) beside the model's own weights. "dense"
+learns the labels and drops nothing: it trains every matrix of the layers, and keeps of each change the
+nearest one of low rank. "sparse" trains that adapter on, with gates in front of every layer but the first:
 the share of work is drawn anew for each batch, gates decide by a noisy step whose gradient is that of
 its sigmoid, and the loss is the labels', the divergence from the dense stage's answers, and the
 distance between the share of tokens that was kept and the one that was drawn. Knows examples; knows
@@ -29,7 +30,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from saa_core.attach import Model
 from saa_core.errors import PolicyError, TextError
 from saa_core.families.packing import Packing
-from saa_core.packed import encode, packing_of, special_tokens
+from saa_core.packed import encode_all, packing_of, special_tokens
 from saa_core.task import SIDES, add_token_gates, read_head, save_side
 from saa_core.token_gates import SHARES
 from saa_core.train import checks, lora
@@ -55,10 +56,12 @@ class TokenConfig:
         batch: texts per batch.
         longest: tokens that a text is cut to.
         rank: of the adapters; their scale is 2.
-        rate, gate_rate: highest learning rate of adapter and head, and of the gates (Adam, linear
-            warm-up, cosine decay). The sparse stage's adapter and head learn at half the rate.
+        rate, adapter_rate, gate_rate: highest learning rate of the matrices in the dense stage, of the
+            adapter in the sparse one and the heads in both, and of the gates (Adam, linear warm-up,
+            cosine decay).
         shares: lowest and highest share of the token work, drawn anew for each batch.
         distil: weight of the divergence from the dense stage's answers.
+        states: weight of the squared distance from the dense stage's mean state, over its squared norm.
         hold: weight of the distance between the share that is kept and the one that was drawn.
         width: of the gates.
         seed: of everything that is drawn.
@@ -69,11 +72,13 @@ class TokenConfig:
     steps: tuple[int, int] = (600, 600)
     batch: int = 32
     longest: int = 256
-    rank: int = 16
-    rate: float = 1e-3
+    rank: int = 32
+    rate: float = 1e-4
+    adapter_rate: float = 3e-4
     gate_rate: float = 3e-3
     shares: tuple[float, float] = (0.3, 0.9)
     distil: float = 1.0
+    states: float = 0.0
     hold: float = 8.0
     width: int = 32
     seed: int = 0
@@ -85,12 +90,12 @@ class TokenConfig:
         if len(self.steps) != 2 or not all(isinstance(n, int) and n >= 1 for n in self.steps):
             raise PolicyError(f"steps={self.steps!r} must be two whole numbers >= 1")
         checks.whole(self, "batch", "rank", "width", "save_every")
-        for name in ("distil", "hold"):
+        for name in ("distil", "states", "hold"):
             if not getattr(self, name) >= 0:
                 raise PolicyError(f"{name}={getattr(self, name)!r} must be a number >= 0")
         if self.longest < checks.SHORTEST:
             raise PolicyError(f"longest={self.longest!r} must be at least {checks.SHORTEST} tokens")
-        checks.rates(self, "rate", "gate_rate")
+        checks.rates(self, "rate", "adapter_rate", "gate_rate")
         checks.two_shares(self, "shares")
 
 
@@ -201,30 +206,45 @@ class Stages:
         return lora.weights(self.model.hf, ADAPTER[side])
 
     def dense(self, examples: Lot) -> Iterator[TokenStep]:
-        """Fine-tunes adapter and head on the labels; nothing is dropped."""
-        parameters = self.adapter("dense") | _named(self.heads["dense"], "head")
-        for batch, step in self._batches(examples, "dense", parameters, {}):
+        """Fine-tunes matrices and head on the labels; nothing is dropped.
+
+        The adapter changes nothing until it takes what the matrices have learned, cut to its rank.
+        """
+        self.adapter("dense")
+        matrices = lora.matrices(self.model.hf, ADAPTER["dense"])
+        before = {name: matrix.detach().clone() for name, matrix in matrices.items()}
+        for matrix in matrices.values():
+            matrix.data = matrix.data.float()
+        head = _named(self.heads["dense"], "head")
+        groups = [(self.config.rate, matrices), (self.config.adapter_rate, head)]
+        for batch, step in self._batches(examples, "dense", groups):
             ids, mask, labels = batch
             means, _ = self._forward(ids, mask, 1.0, None)
             logits = self.heads["dense"](means)
             yield from step(cross_entropy(logits, labels), logits, 1.0, 1.0)
-        self._freeze(parameters)
+        lora.take(self.model.hf, ADAPTER["dense"], before)
+        self._freeze({**matrices, **head})
 
     def sparse(self, examples: Lot) -> Iterator[TokenStep]:
         """Trains gates, and adapter and head on from where the dense stage left them."""
         self._copy_dense()
         parameters = self.adapter("sparse") | _named(self.heads["sparse"], "head")
         gates = self._gate_parameters()
-        for batch, step in self._batches(examples, "sparse", parameters, gates):
+        groups = [(self.config.adapter_rate, parameters), (self.config.gate_rate, gates)]
+        for batch, step in self._batches(examples, "sparse", groups):
             ids, mask, labels, teacher, draw = batch
+            with torch.no_grad():
+                truth = self.heads["dense"](teacher)
             wanted = draw.uniform(*self.config.shares)
             means, share = self._forward(ids, mask, wanted, draw)
             logits = self.heads["sparse"](means)
             loss = cross_entropy(logits, labels)
             found = log_softmax(logits, -1)
             loss = loss + self.config.distil * kl_div(
-                found, log_softmax(teacher, -1), reduction="batchmean", log_target=True
+                found, log_softmax(truth, -1), reduction="batchmean", log_target=True
             )
+            apart = (means - teacher).square().sum(-1) / teacher.square().sum(-1)
+            loss = loss + self.config.states * apart.mean()
             loss = loss + self.config.hold * (share - wanted).abs()
             yield from step(loss, logits, wanted, float(share.detach()))
         self._freeze(parameters | gates)
@@ -266,16 +286,10 @@ class Stages:
         """What one side answers at a share of the work, and what it computes, on packed tokens."""
         self.adapter(side)
         head = self.heads[side]
-        logits = torch.empty(len(examples), head.out_features)
-        needed = torch.empty(len(examples), len(self.packing.layers), dtype=torch.int64)
         policy = None if share >= 1 else Policy(mass=1.0, tokens=share)
-        order = sorted(range(len(examples)), key=lambda index: len(examples.ids[index]))
-        for start in range(0, len(order), batch):
-            part = order[start : start + batch]
-            encoded = encode(self.model, [examples.ids[index] for index in part], policy)
-            with torch.no_grad():
-                logits[part] = head(encoded.means.clone()).float().cpu()
-            needed[part] = encoded.needed.T
+        means, needed = encode_all(self.model, examples.ids, policy, batch=batch)
+        with torch.no_grad():
+            logits = head(means.to(head.weight.device)).float().cpu()
         return Answers(logits, needed)
 
     def save(self, folder: str | Path) -> None:
@@ -303,25 +317,29 @@ class Stages:
         self,
         examples: Lot,
         stage: str,
-        parameters: Mapping[str, nn.Parameter],
-        gates: Mapping[str, nn.Parameter],
+        groups: Sequence[tuple[float, Mapping[str, nn.Parameter]]],
     ) -> Iterator[tuple[Any, Any]]:
-        """Batches of one stage, and what to call with the loss: optimiser, checkpoint, report."""
+        """Batches of one stage, and what to call with the loss: optimiser, checkpoint, report.
+
+        Args:
+            groups: highest learning rate and what learns with it.
+        """
         config, total = self.config, self.config.steps[SIDES.index(stage)]
-        for parameter in (*parameters.values(), *gates.values()):
-            parameter.requires_grad_(True)
-        rate = config.rate if stage == "dense" else config.rate / 2
-        groups = [{"params": list(parameters.values()), "highest": rate}]
-        if gates:
-            groups.append({"params": list(gates.values()), "highest": config.gate_rate})
-        optimizer = torch.optim.Adam(groups)
+        learning = {name: p for _, named in groups for name, p in named.items()}
+        optimizer = torch.optim.Adam(
+            [{"params": list(named.values()), "highest": rate} for rate, named in groups]
+        )
         saved = None
         if config.checkpoint:
-            saved = Checkpoint.of(
-                _StageConfig.of(self, stage, examples), {**parameters, **gates}, optimizer
-            )
+            saved = Checkpoint.of(_StageConfig.of(self, stage, examples), learning, optimizer)
         start = saved.restore() if saved else 0
-        truth = self._truth(examples, parameters) if gates and start < total else None
+        truth = None
+        if stage == "sparse" and start < total:
+            self.adapter("dense")
+            truth, _ = encode_all(self.model, examples.ids)
+        self.adapter(stage)
+        for parameter in learning.values():
+            parameter.requires_grad_(True)
         began = time.perf_counter()
         for index, rows in enumerate(order(examples, config.batch, total, config.seed)):
             if index < start:
@@ -344,7 +362,7 @@ class Stages:
                 y: Tensor = labels,
             ) -> Iterator[TokenStep]:
                 loss.backward()
-                nn.utils.clip_grad_norm_([*parameters.values(), *gates.values()], 1.0)
+                nn.utils.clip_grad_norm_(learning.values(), 1.0)
                 optimizer.step()
                 if saved and saved.due(index + 1):
                     saved.save(index + 1)
@@ -355,14 +373,6 @@ class Stages:
                 )
 
             yield batch, step
-
-    def _truth(self, examples: Lot, parameters: Mapping[str, nn.Parameter]) -> Tensor:
-        """The dense stage's logits, what the sparse stage learns from; its own weights stay in use."""
-        found = self.answers(examples, "dense").logits
-        self.adapter("sparse")
-        for parameter in (*parameters.values(), *self._gate_parameters().values()):
-            parameter.requires_grad_(True)
-        return found
 
     def _gate_parameters(self) -> dict[str, nn.Parameter]:
         return {
