@@ -270,5 +270,6 @@ def test_a_task_shows_its_labels_and_crosses_out_tokens(address: str) -> None:
         whole_page(page, TASK_SCREENSHOT)
         page.reload()
         page.get_by_role("heading", name="Tokens crossed out, layer by layer").wait_for()
-        sidebar = page.locator("section[data-testid=stSidebar]").inner_text()
-        assert "Share of the token work to do" in sidebar, "the address knows the task"
+        sidebar = page.locator("section[data-testid=stSidebar]")
+        sidebar.get_by_text("Share of the token work to do").first.wait_for()
+        assert "Share of the token work to do" in sidebar.inner_text(), "the address knows the task"

@@ -200,8 +200,8 @@ class Unlearnt:
         training = TaskTraining(*arguments, **given)
         answers = training.stages.answers
 
-        def worse(examples, side, share=1.0, batch=64):
-            found = answers(examples, side, share, batch)
+        def worse(examples, side, share=1.0):
+            found = answers(examples, side, share)
             if side == "dense":
                 return found
             right = torch.nn.functional.one_hot(torch.tensor(examples.labels), 2)

@@ -61,7 +61,6 @@ class TokenConfig:
             cosine decay).
         shares: lowest and highest share of the token work, drawn anew for each batch.
         distil: weight of the divergence from the dense stage's answers.
-        states: weight of the squared distance from the dense stage's mean state, over its squared norm.
         hold: weight of the distance between the share that is kept and the one that was drawn.
         width: of the gates.
         seed: of everything that is drawn.
@@ -78,7 +77,6 @@ class TokenConfig:
     gate_rate: float = 3e-3
     shares: tuple[float, float] = (0.3, 0.9)
     distil: float = 1.0
-    states: float = 0.0
     hold: float = 8.0
     width: int = 32
     seed: int = 0
@@ -90,7 +88,7 @@ class TokenConfig:
         if len(self.steps) != 2 or not all(isinstance(n, int) and n >= 1 for n in self.steps):
             raise PolicyError(f"steps={self.steps!r} must be two whole numbers >= 1")
         checks.whole(self, "batch", "rank", "width", "save_every")
-        for name in ("distil", "states", "hold"):
+        for name in ("distil", "hold"):
             if not getattr(self, name) >= 0:
                 raise PolicyError(f"{name}={getattr(self, name)!r} must be a number >= 0")
         if self.longest < checks.SHORTEST:
@@ -233,18 +231,14 @@ class Stages:
         groups = [(self.config.adapter_rate, parameters), (self.config.gate_rate, gates)]
         for batch, step in self._batches(examples, "sparse", groups):
             ids, mask, labels, teacher, draw = batch
-            with torch.no_grad():
-                truth = self.heads["dense"](teacher)
             wanted = draw.uniform(*self.config.shares)
             means, share = self._forward(ids, mask, wanted, draw)
             logits = self.heads["sparse"](means)
             loss = cross_entropy(logits, labels)
             found = log_softmax(logits, -1)
             loss = loss + self.config.distil * kl_div(
-                found, log_softmax(truth, -1), reduction="batchmean", log_target=True
+                found, log_softmax(teacher, -1), reduction="batchmean", log_target=True
             )
-            apart = (means - teacher).square().sum(-1) / teacher.square().sum(-1)
-            loss = loss + self.config.states * apart.mean()
             loss = loss + self.config.hold * (share - wanted).abs()
             yield from step(loss, logits, wanted, float(share.detach()))
         self._freeze(parameters | gates)
@@ -282,12 +276,12 @@ class Stages:
                     break
                 down, up = (down, offset) if done > wanted else (offset, up)
 
-    def answers(self, examples: Lot, side: str, share: float = 1.0, batch: int = 64) -> "Answers":
+    def answers(self, examples: Lot, side: str, share: float = 1.0) -> "Answers":
         """What one side answers at a share of the work, and what it computes, on packed tokens."""
         self.adapter(side)
         head = self.heads[side]
         policy = None if share >= 1 else Policy(mass=1.0, tokens=share)
-        means, needed = encode_all(self.model, examples.ids, policy, batch=batch)
+        means, needed = encode_all(self.model, examples.ids, policy)
         with torch.no_grad():
             logits = head(means.to(head.weight.device)).float().cpu()
         return Answers(logits, needed)
@@ -335,9 +329,9 @@ class Stages:
         start = saved.restore() if saved else 0
         truth = None
         if stage == "sparse" and start < total:
-            self.adapter("dense")
-            truth, _ = encode_all(self.model, examples.ids)
+            truth = self.answers(examples, "dense").logits
         self.adapter(stage)
+        self.model.hf.requires_grad_(False)  # an adapter in use need not learn
         for parameter in learning.values():
             parameter.requires_grad_(True)
         began = time.perf_counter()
