@@ -22,10 +22,10 @@ import saa_core as saa
 from saa_core.files import write_json
 from saa_core.packed import encode_all, packing_of
 from saa_core.train import labelled
+from saa_core.train.batches import Lot, lot, order, padded
 from saa_core.train.distil import schedule
 from saa_core.train.evaluate import interval
-from saa_core.train.masked import masked, mean_states, padded
-from saa_core.train.tokens import Lot, lot, order
+from saa_core.train.masked import masked, mean_states
 
 RESULTS = Path(__file__).parent / "results"
 

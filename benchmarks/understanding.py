@@ -31,8 +31,8 @@ from saa_core import fetch
 from saa_core.files import write_json
 from saa_core.packed import encode, encode_all
 from saa_core.train import labelled
+from saa_core.train.batches import padded
 from saa_core.train.evaluate import interval
-from saa_core.train.masked import padded
 from saa_core.types import quartiles
 from saa_core.work import flops_against_dense
 

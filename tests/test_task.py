@@ -15,9 +15,10 @@ from app.examples import gallery
 from saa_core import cli, fetch
 from saa_core.classify import classify
 from saa_core.packed import encode, packing_of, token_gates
+from saa_core.train.batches import Lot
 from saa_core.train.labelled import Example
 from saa_core.train.task import TaskTraining
-from saa_core.train.tokens import Answers, Lot, TokenConfig
+from saa_core.train.tokens import Answers, TokenConfig
 from saa_core.work import encoder_flops
 
 GOOD = ("wonderful", "delightful", "excellent", "superb")

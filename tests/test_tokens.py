@@ -12,8 +12,9 @@ from saa_core import packed
 from saa_core.packed import attend, encode, packing_of, special_tokens
 from saa_core.task import add_token_gates
 from saa_core.train import lora
-from saa_core.train.masked import masked, padded
-from saa_core.train.tokens import Stages, TokenConfig, lot
+from saa_core.train.batches import NO_LABEL, Lot, lot, padded, replace_words
+from saa_core.train.masked import masked
+from saa_core.train.tokens import Stages, TokenConfig
 
 PACKED = ("bert", "roberta", "xlm-roberta", "distilbert")
 
@@ -280,6 +281,36 @@ def test_both_stages_learn_and_the_gates_drop_what_says_nothing(make):
             assert torch.equal(value, weights[name]), name
 
 
+def test_half_of_the_texts_lose_their_label_and_some_of_their_words():
+    ids, labels = torch.arange(400).view(20, 20), torch.arange(20)
+    fixed = torch.zeros(20, 20, dtype=torch.bool)
+    fixed[:, 0] = fixed[:, -1] = True
+    words = torch.tensor([1001, 1002, 1003])
+    shares = []
+    for seed in range(20):
+        changed, left = replace_words(ids, labels, fixed, words, 0.4, random.Random(seed))
+        struck = changed != ids
+        assert set(changed[struck].tolist()) <= set(words.tolist())
+        assert not struck[fixed].any()
+        kept = left == labels
+        assert not struck[kept].any()
+        assert (left[~kept] == NO_LABEL).all()
+        shares.append((float(kept.float().mean()), float(struck[~kept][:, 1:-1].float().mean())))
+    kept_share, struck_share = (sum(part) / len(part) for part in zip(*shares, strict=True))
+    assert abs(kept_share - 0.5) < 0.1
+    assert abs(struck_share - 0.2) < 0.05  # uniform up to 0.4
+    for highest, none in ((0.0, words), (0.4, words[:0])):
+        same = replace_words(ids, labels, fixed, none, highest, random.Random(0))
+        assert torch.equal(same[0], ids)
+        assert torch.equal(same[1], labels)
+
+
+def test_the_first_texts_of_so_many_tokens():
+    examples = Lot([[1] * 5, [1] * 4, [1] * 3], [0, 1, 0])
+    assert [len(examples.first(tokens)) for tokens in (1, 5, 8, 9, 100)] == [1, 1, 1, 2, 3]
+    assert examples.first(9).labels == [0, 1]
+
+
 def test_an_adapter_takes_the_nearest_change_of_its_rank(make):
     hf = make(gates=False).hf
     lora.add(hf, "taken", ["query"], 3, seed=0)
@@ -339,6 +370,8 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stopped(make, tmp_path):
         {"rate": 2.0},
         {"shares": (0.9, 0.1)},
         {"longest": 1},
+        {"replaced": 1.0},
+        {"replaced": -0.1},
     ],
 )
 def test_bad_settings_are_refused(change):

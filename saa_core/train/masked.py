@@ -5,12 +5,9 @@ Knows a packed model's layers and token gates; knows nothing about labels or los
 Shapes: B texts, N tokens, E hidden size, H heads, D head size.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from saa_core.attach import Model
 from saa_core.families.packing import Packing
 from saa_core.token_gates import TokenGate
 
@@ -67,15 +64,3 @@ def _step(score_BN: Tensor, special_BN: Tensor, noise: torch.Generator | None) -
     soft = score_BN.sigmoid()
     hard = (score_BN > 0).float()
     return torch.where(special_BN, 1.0, hard + soft - soft.detach())
-
-
-def padded(batch: Sequence[Sequence[int]], model: Model) -> tuple[Tensor, Tensor]:
-    """Token ids int64 [B, N] and where they are real, bool [B, N]."""
-    longest = max(len(ids) for ids in batch)
-    fill = model.tokenizer.pad_token_id or 0
-    ids = torch.full((len(batch), longest), fill)
-    mask = torch.zeros(len(batch), longest, dtype=torch.bool)
-    for row, own in enumerate(batch):
-        ids[row, : len(own)] = torch.tensor(own)
-        mask[row, : len(own)] = True
-    return ids.to(model.device), mask.to(model.device)

@@ -15,9 +15,10 @@ from torch import Tensor
 from saa_core.attach import Model
 from saa_core.errors import GateError, PolicyError, TextError
 from saa_core.task import Description, describe, read_task
+from saa_core.train.batches import Lot, lot
 from saa_core.train.evaluate import interval
 from saa_core.train.labelled import Example
-from saa_core.train.tokens import Answers, Lot, Stages, TokenConfig, TokenStep, lot
+from saa_core.train.tokens import Answers, Stages, TokenConfig, TokenStep
 from saa_core.types import Policy
 from saa_core.work import flops_against_dense
 
@@ -30,8 +31,8 @@ LEAST_VALIDATION = 20
 """With fewer validation texts nothing can be said about a share, and the task stays dense."""
 HELD_OUT = {"validation": 1000, "test": 2000}
 """Texts that are taken of the other two splits at most."""
-CALIBRATED = 256
-"""Validation texts that the shares are calibrated on."""
+CALIBRATED = 16_384
+"""Tokens of validation texts that the shares are calibrated on, at most."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,7 @@ class TaskTraining:
     ) -> list[TaskQuality]:
         """Calibrates the shares and chooses the default on validation texts, measures every share on
         the test texts, and writes the folder."""
-        few = self.lots["validation"]
-        self.stages.calibrate(Lot(few.ids[:CALIBRATED], few.labels[:CALIBRATED]))
+        self.stages.calibrate(self.lots["validation"].first(CALIBRATED))
         share = self.choose()
         wanted = sorted({*shares, share} - {1.0}, reverse=True)
         dense = self._answers("test", "dense", 1.0)

@@ -4,9 +4,11 @@ Two stages that end in low-rank adapters (LoRA, arXiv 2106.09685) beside the mod
 learns the labels and drops nothing: it trains every matrix of the layers, and keeps of each change the
 nearest one of low rank. "sparse" trains that adapter on, with gates in front of every layer but the first:
 the share of work is drawn anew for each batch, gates decide by a noisy step whose gradient is that of
-its sigmoid, and the loss is the labels', the divergence from the dense stage's answers, and the
-distance between the share of tokens that was kept and the one that was drawn. Knows examples; knows
-nothing about where they come from.
+its sigmoid, and the loss is the labels', the divergence from the dense side's answers, and the
+distance between the share of tokens that was kept and the one that was drawn. The dense side knows its
+training texts by heart, so half of the texts lose their label and some of their words to random ones:
+only the answer to such a text says how the dense side decides. Knows examples; knows nothing about
+where they come from.
 
 Dropped tokens are masked here (masked.py), so that gradients flow; packed.py executes the same decisions
 on fewer tokens.
@@ -28,21 +30,20 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from saa_core.attach import Model
-from saa_core.errors import PolicyError, TextError
+from saa_core.errors import PolicyError
 from saa_core.families.packing import Packing
 from saa_core.packed import encode_all, packing_of, special_tokens
 from saa_core.task import SIDES, add_token_gates, read_head, save_side
 from saa_core.token_gates import SHARES
 from saa_core.train import checks, lora
+from saa_core.train.batches import Lot, order, padded, replace_words
 from saa_core.train.checkpoint import FREE, Checkpoint
 from saa_core.train.distil import schedule
-from saa_core.train.masked import masked, mean_states, padded
+from saa_core.train.masked import masked, mean_states
 from saa_core.types import Policy
 
 ADAPTER = {side: f"saa_{side}" for side in SIDES}
 """Names of the adapters in the model; BERT has modules that are called "dense"."""
-POOL = 50
-"""Batches that are sorted by length together, so that little is padded."""
 REACH, HALVINGS, CLOSE = 4.0, 8, 0.005
 """How far calibration may move a shift (log-odds), in how many halvings, and when it is close enough."""
 
@@ -60,7 +61,9 @@ class TokenConfig:
             adapter in the sparse one and the heads in both, and of the gates (Adam, linear warm-up,
             cosine decay).
         shares: lowest and highest share of the token work, drawn anew for each batch.
-        distil: weight of the divergence from the dense stage's answers.
+        distil: weight of the divergence from the dense side's answers.
+        replaced: highest share of the words of half of the texts that become random ones in the
+            sparse stage (drawn from all training texts; the share is drawn per text). 0 changes none.
         hold: weight of the distance between the share that is kept and the one that was drawn.
         width: of the gates.
         seed: of everything that is drawn.
@@ -76,7 +79,8 @@ class TokenConfig:
     adapter_rate: float = 3e-4
     gate_rate: float = 3e-3
     shares: tuple[float, float] = (0.3, 0.9)
-    distil: float = 1.0
+    distil: float = 4.0
+    replaced: float = 0.4
     hold: float = 8.0
     width: int = 32
     seed: int = 0
@@ -95,6 +99,8 @@ class TokenConfig:
             raise PolicyError(f"longest={self.longest!r} must be at least {checks.SHORTEST} tokens")
         checks.rates(self, "rate", "adapter_rate", "gate_rate")
         checks.two_shares(self, "shares")
+        if not 0 <= self.replaced < 1:
+            raise PolicyError(f"replaced={self.replaced!r} must be a share from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -108,29 +114,6 @@ class TokenStep:
     wanted: float
     share: float
     seconds: float
-
-
-@dataclass(frozen=True)
-class Lot:
-    """Texts as token ids, and their labels as indices."""
-
-    ids: Sequence[Sequence[int]]
-    labels: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-def lot(model: Model, texts: Sequence[str], labels: Sequence[int], longest: int) -> Lot:
-    """Tokenizes and cuts texts.
-
-    Raises:
-        TextError: there are no texts.
-    """
-    if not texts:
-        raise TextError("texts is empty; give at least one")
-    encoded = model.tokenizer(list(texts), truncation=True, max_length=longest, verbose=False)
-    return Lot(encoded["input_ids"], list(labels))
 
 
 @dataclass(frozen=True)
@@ -215,8 +198,7 @@ class Stages:
             matrix.data = matrix.data.float()
         head = _named(self.heads["dense"], "head")
         groups = [(self.config.rate, matrices), (self.config.adapter_rate, head)]
-        for batch, step in self._batches(examples, "dense", groups):
-            ids, mask, labels = batch
+        for (ids, mask, labels, _), step in self._batches(examples, "dense", groups):
             means, _ = self._forward(ids, mask, 1.0, None)
             logits = self.heads["dense"](means)
             yield from step(cross_entropy(logits, labels), logits, 1.0, 1.0)
@@ -229,16 +211,19 @@ class Stages:
         parameters = self.adapter("sparse") | _named(self.heads["sparse"], "head")
         gates = self._gate_parameters()
         groups = [(self.config.adapter_rate, parameters), (self.config.gate_rate, gates)]
-        for batch, step in self._batches(examples, "sparse", groups):
-            ids, mask, labels, teacher, draw = batch
+        words = torch.tensor([i for own in examples.ids for i in own])
+        words = words[~special_tokens(self.model, words)]
+        for (ids, mask, labels, draw), step in self._batches(examples, "sparse", groups):
             wanted = draw.uniform(*self.config.shares)
+            fixed = special_tokens(self.model, ids)
+            ids, labels = replace_words(ids, labels, fixed, words, self.config.replaced, draw)
+            teacher = self._dense_answers(ids, mask)
             means, share = self._forward(ids, mask, wanted, draw)
             logits = self.heads["sparse"](means)
-            loss = cross_entropy(logits, labels)
-            found = log_softmax(logits, -1)
-            loss = loss + self.config.distil * kl_div(
-                found, log_softmax(teacher, -1), reduction="batchmean", log_target=True
-            )
+            loss = cross_entropy(logits, labels, reduction="sum") / len(labels)
+            found, expected = log_softmax(logits, -1), log_softmax(teacher, -1)
+            apart = kl_div(found, expected, reduction="batchmean", log_target=True)
+            loss = loss + self.config.distil * apart
             loss = loss + self.config.hold * (share - wanted).abs()
             yield from step(loss, logits, wanted, float(share.detach()))
         self._freeze(parameters | gates)
@@ -307,13 +292,24 @@ class Stages:
             )
         return mean_states(x, mask_BN), share
 
+    def _dense_answers(self, ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+        """Logits [B, C] of the dense side, which is in use for that long only."""
+        self.model.hf.set_adapter(ADAPTER["dense"])
+        with torch.no_grad():
+            means, _ = self._forward(ids_BN, mask_BN, 1.0, None)
+            answers: Tensor = self.heads["dense"](means)
+        self.model.hf.set_adapter(ADAPTER["sparse"])  # its weights learn again, by PEFT's own rule
+        return answers
+
     def _batches(
         self,
         examples: Lot,
         stage: str,
         groups: Sequence[tuple[float, Mapping[str, nn.Parameter]]],
-    ) -> Iterator[tuple[Any, Any]]:
+    ) -> Iterator[tuple[tuple[Tensor, Tensor, Tensor, random.Random], Any]]:
         """Batches of one stage, and what to call with the loss: optimiser, checkpoint, report.
+
+        A batch is token ids [B, N], where they are real, labels [B], and what to draw from.
 
         Args:
             groups: highest learning rate and what learns with it.
@@ -327,9 +323,6 @@ class Stages:
         if config.checkpoint:
             saved = Checkpoint.of(_StageConfig.of(self, stage, examples), learning, optimizer)
         start = saved.restore() if saved else 0
-        truth = None
-        if stage == "sparse" and start < total:
-            truth = self.answers(examples, "dense").logits
         self.adapter(stage)
         self.model.hf.requires_grad_(False)  # an adapter in use need not learn
         for parameter in learning.values():
@@ -343,9 +336,7 @@ class Stages:
             optimizer.zero_grad(set_to_none=True)
             ids, mask = padded([examples.ids[row] for row in rows], self.model)
             labels = torch.tensor([examples.labels[row] for row in rows], device=ids.device)
-            batch: tuple[Any, ...] = (ids, mask, labels)
-            if truth is not None:
-                batch += (truth[rows].to(ids.device), random.Random(f"{config.seed}/{index}"))
+            batch = (ids, mask, labels, random.Random(f"{config.seed}/{index}"))
 
             def step(
                 loss: Tensor,
@@ -418,22 +409,3 @@ class _StageConfig:
 
 def _named(module: nn.Module, prefix: str) -> dict[str, nn.Parameter]:
     return {f"{prefix}.{name}": parameter for name, parameter in module.named_parameters()}
-
-
-def order(examples: Lot, batch: int, steps: int, seed: int) -> Iterator[list[int]]:
-    """Indices of each batch: shuffled, then sorted by length within a pool, pools shuffled again."""
-    draw, made = random.Random(f"order/{seed}"), 0
-    while True:
-        rows = list(range(len(examples)))
-        draw.shuffle(rows)
-        for start in range(0, len(rows), batch * POOL):
-            pool = sorted(
-                rows[start : start + batch * POOL], key=lambda row: len(examples.ids[row])
-            )
-            batches = [pool[at : at + batch] for at in range(0, len(pool), batch)]
-            draw.shuffle(batches)
-            for found in batches:
-                if made == steps:
-                    return
-                made += 1
-                yield found
