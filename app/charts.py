@@ -36,7 +36,7 @@ WINDOW = 64
 PICTURE = 512
 FAINTEST = 0.3
 """Share of full blue that a cell with a single kept pair among many gets."""
-FORCED = ("sink", "local", "tail", "forced")
+FORCED = ("sink", "local", "tail", "forced", "probe", "dense")
 
 
 @dataclass(frozen=True)

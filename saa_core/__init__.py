@@ -21,7 +21,7 @@ from saa_core.runner import generate, run
 from saa_core.trace import Comparison, Trace, compare
 from saa_core.train.distil import TrainConfig, TrainStep, train_gates
 from saa_core.train.joint import JointConfig, JointStep, save_adapter, train_joint
-from saa_core.types import REASONS, Force, Policy, Timing
+from saa_core.types import REASONS, Force, Guard, Policy, Timing
 
 __all__ = [
     "REASONS",
@@ -30,6 +30,7 @@ __all__ = [
     "FetchError",
     "Force",
     "GateError",
+    "Guard",
     "JointConfig",
     "JointStep",
     "KernelError",

@@ -8,6 +8,7 @@ A forward without ``saa=`` goes to the implementation that the model had before.
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 from saa_core import rules
 from saa_core.errors import ModelError, PolicyError, choice
 from saa_core.gates import Grid, PairGate, grid
+from saa_core.guard import Checked, Inspection
 from saa_core.kernels import (
     KERNELS,
     flex_refuses,
@@ -80,6 +82,22 @@ class Call:
         self.kernel = "dense"
         self.kernel_reason = "no policy was given"
         self._plans: dict[tuple[int, int, int, bool], Plan] = {}
+        self._inspection: Inspection | None = None
+
+    def checked(self, item: int = 0) -> Checked | None:
+        """What the guard found out about one batch item; None where no guard was at work."""
+        return None if self._inspection is None else self._inspection.checked(item)
+
+    def events(self, item: int = 0) -> tuple[dict[str, Any], ...]:
+        """What the guard did to one batch item, layer by layer, and at last what it found."""
+        if self._inspection is None:
+            return ()
+        own = [
+            {key: value for key, value in event.items() if key != "item"}
+            for event in self._inspection.events
+            if event["item"] == item
+        ]
+        return (*own, {"suspected": "result", **asdict(self._inspection.checked(item))})
 
     def trace(self, item: int = 0, **known: Any) -> Trace:
         """What was recorded of one batch item; what only a text gives is None unless given here.
@@ -87,6 +105,7 @@ class Call:
         Raises:
             TraceError: nothing was recorded, or the item does not exist.
         """
+        known = {"events": self.events(item), **known}
         return build_trace(self.layers, self.used, self.kernel, self.kernel_reason, item, **known)
 
     def attend(
@@ -107,15 +126,28 @@ class Call:
             self.observe(layer, q_BHQD, k_BGKD, plan.allowed, scale)
         watch = Watch(self.seconds, q_BHQD.device) if self.clock else None
         decision, policy, dtype = None, plan.policy, q_BHQD.dtype
+        guard = self._guard_for(module, layer, q_BHQD, policy)
         if not plan.as_is:
             q_BHQD, k_BGKD, v_BGKD = _fast_dtype(q_BHQD, k_BGKD, v_BGKD)
         if plan.as_is:
             out = dense()
         elif policy is None:
             out = dense_everywhere(q_BHQD, k_BGKD, v_BGKD, plan.allowed, scale)
+        elif guard is not None and self.record == "none" and bool(guard.rest.all()):
+            guard.full()
+            out = dense_everywhere(q_BHQD, k_BGKD, v_BGKD, plan.allowed, scale)
         else:
             with torch.no_grad():  # kept or not has no gradient
                 decision = decide(gate, q_BHQD, k_BGKD, plan, watch)
+                if guard is not None:
+                    planned = (
+                        1 - decision.target if policy.budget is None else guard.guard.missed_mass
+                    )
+                    decision = guard.correct(
+                        *(layer, q_BHQD, k_BGKD, decision, plan.allowed, scale, planned, gate.sound)
+                    )
+                    if watch:
+                        watch.lap("guard")
             out = _execute(plan, q_BHQD, k_BGKD, v_BGKD, decision, scale)
         out = out.to(dtype)
         if watch:
@@ -125,6 +157,17 @@ class Call:
                 q_BHQD, k_BGKD, decision, plan.allowed, scale, full=self.record == "full"
             )
         return out
+
+    def _guard_for(
+        self, module: nn.Module, layer: int, q_BHQD: Tensor, policy: Policy | None
+    ) -> Inspection | None:
+        """The guard of this forward pass; a pass begins anew with the first layer."""
+        if policy is None or policy.guard is None or q_BHQD.shape[2] == 1:
+            return None
+        if self._inspection is None or layer == 0:
+            layers = int(module.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
+            self._inspection = Inspection(policy.guard, layers, len(q_BHQD))
+        return self._inspection
 
     def _plan(
         self, module: nn.Module, q_BHQD: Tensor, k_BGKD: Tensor, mask: Tensor | None

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from saa_core import cli_tasks, fetch
 from saa_core.attach import Model, attach, detach, load, save_gates
 from saa_core.doctor import examine
-from saa_core.errors import SAAError, TextError
+from saa_core.errors import PolicyError, SAAError, TextError
 from saa_core.files import store_dir, write_json
 from saa_core.kernels import KERNELS
 from saa_core.measure import measure
@@ -29,7 +29,7 @@ from saa_core.train.calibrate import calibrate
 from saa_core.train.distil import TrainConfig, train_gates
 from saa_core.train.evaluate import EncoderQuality, Quality, evaluate, evaluate_encoder
 from saa_core.train.joint import JointConfig, save_adapter, train_joint
-from saa_core.types import FALLBACKS, GRANULARITIES, Policy, Timing, quartiles
+from saa_core.types import FALLBACKS, GRANULARITIES, Guard, Policy, Timing, quartiles
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -155,6 +155,13 @@ def _policy_options(command: argparse.ArgumentParser) -> None:
         help="dense: compute shorter texts than --crossover densely",
     )
     command.add_argument("--crossover", type=int, help="tokens from which deciding pays")
+    command.add_argument(
+        "--guard",
+        type=float,
+        metavar="LIMIT",
+        help="check and correct: share of mass missed at most",
+    )
+    command.add_argument("--delta", type=float, help="how often the guard may be wrong")
 
 
 class _Bars:
@@ -235,6 +242,11 @@ def _policy(options: argparse.Namespace, default: Policy) -> Policy:
         for name in (*names, "fallback", "crossover")
         if getattr(options, name) is not None
     }
+    if options.delta is not None and options.guard is None:
+        raise PolicyError("--delta says how often a guard may be wrong; give --guard LIMIT as well")
+    if options.guard is not None:
+        delta = {} if options.delta is None else {"delta": options.delta}
+        given["guard"] = Guard(options.guard, **delta)
     if "budget" in given:
         given.setdefault("mass", None)  # the shipped default's; one that was asked for stays
     return Policy(**{**asdict(default), **given})
@@ -280,6 +292,31 @@ def _table(trace: Trace) -> Iterable[str]:
         f"{100 * trace.density.max():5.1f}{100 * trace.predicted_mass.mean():19.2f}"
         f"{100 * trace.retained_mass.mean():18.2f}"
     )
+    yield from _guard_lines(trace)
+
+
+def _guard_lines(trace: Trace) -> Iterable[str]:
+    """What the guard did, one line per event."""
+    for event in trace.events:
+        suspected, done = event["suspected"], event.get("done")
+        if suspected == "result":
+            yield (
+                f"guard: at most {100 * event['bound']:.2f} % of the mass missed (limit "
+                f"{100 * event['limit']:g} %, wrong in {100 * event['delta']:g} % of requests at most); "
+                f"estimate {100 * event['estimate']:.2f} % from {event['queries']} queries; layers in "
+                f"full {event['full_layers']}"
+            )
+        elif suspected == "bound":
+            yield "guard: the limit could not be shown to be met; the whole text was computed densely"
+        else:
+            what = {
+                "missed": "{measured:.1f} % of the mass missed, {after:.1f} % after adding",
+                "scores": "a gate without usable scores",
+                "reserve": "{measured:.1f} % missed so far, too near to the limit",
+            }[suspected]
+            figures = {k: 100 * (event[k] or 0.0) for k in ("measured", "after")}
+            heads = f", heads {' '.join(map(str, event['heads']))}" if event["heads"] else ""
+            yield f"guard: layer {event['layer']}{heads}: {what.format(**figures)} -> {done}"
 
 
 def _measure(options: argparse.Namespace) -> None:

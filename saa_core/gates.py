@@ -105,6 +105,11 @@ class PairGate(nn.Module):
         """Neighbouring queries that share one score row."""
         return self.config.pooled
 
+    @property
+    def sound(self) -> bool:
+        """False where a weight is not finite: scores may look like numbers all the same."""
+        return all(bool(weight.isfinite().all()) for weight in self.parameters())
+
     def target(self, policy: Policy, block: tuple[int, int]) -> float:
         """What the policy's rule aims at in this layer, where such blocks are decided."""
         fits = self.calibration.pairwise == (block == (1, 1))

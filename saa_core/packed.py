@@ -188,7 +188,7 @@ def _share(model: Model, policy: Policy | None, gates: Sequence[TokenGate | None
     if policy is None:
         return 1.0
     Call(policy)  # knows the kernels and rules
-    for name, given in (("force", policy.force), ("tail", policy.tail)):
+    for name, given in (("force", policy.force), ("tail", policy.tail), ("guard", policy.guard)):
         if given:
             raise PolicyError(
                 f"{name}={given!r} cannot be used where tokens are packed; leave it out"

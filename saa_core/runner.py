@@ -40,12 +40,17 @@ def run(
     head, known = None, dict[str, Any]()
     with torch.inference_mode():
         hidden = _states(model, encoded["input_ids"], call)
+        if _over(call):
+            events = (*call.events(), {"suspected": "bound", "done": "dense"})
+            call = _densely(record)
+            hidden = _states(model, encoded["input_ids"], call)
+            known = {"events": events}
         if model.causal:
             head = _Head(model.hf)
-            known = _top(head, hidden)
+            known |= _top(head, hidden)
     if model.task is not None:
         probabilities = model.task.probabilities(hidden.float().mean(0, keepdim=True))[0]
-        known = {"labels": model.task.labels, "label_probs": probabilities.cpu().numpy()}
+        known |= {"labels": model.task.labels, "label_probs": probabilities.cpu().numpy()}
     return call.trace(
         text=text,
         tokens=tuple(model.tokenizer.convert_ids_to_tokens(encoded["input_ids"])),
@@ -57,6 +62,18 @@ def run(
         head=head,
         **known,
     )
+
+
+def _over(call: Call) -> bool:
+    """True where a guard could not show that the request is within its limit."""
+    checked = call.checked()
+    return checked is not None and not checked.met
+
+
+def _densely(record: Literal["none", "summary", "full"]) -> Call:
+    call = Call(None, record)
+    call.kernel_reason = "the guard could not show that the limit was met"
+    return call
 
 
 def _states(model: Model, ids: list[int], call: Call) -> Tensor:
@@ -167,11 +184,14 @@ def generate(
     step = torch.tensor([ids], device=model.device)
     cache, written, shown = None, list[int](), ""
     call: Call | None = Call(policy)
+    settings = {"use_cache": True, "logits_to_keep": 1}
     room = min(max_new_tokens, model.max_length - len(ids))
     for _ in range(room):
         with torch.inference_mode():
             extra = {} if call is None else {"saa": call}
-            out = model.hf(step, past_key_values=cache, use_cache=True, logits_to_keep=1, **extra)
+            out = model.hf(step, past_key_values=cache, **extra, **settings)
+            if call is not None and _over(call):
+                out = model.hf(step, saa=_densely("none"), **settings)
         cache, call = out.past_key_values, None
         token = int(out.logits[0, -1].argmax())
         if token in stops:

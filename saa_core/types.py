@@ -24,11 +24,13 @@ PAIR_LIMIT = 512
 
 REASONS = (
     *("not allowed", "below", "gate", "sink", "local", "dense", "forced", "excluded"),
-    *("token", "tail"),
+    *("token", "tail", "probe"),
 )
 """Reason codes are indices into this tuple, and stay so: stored traces hold them."""
-NOT_ALLOWED, BELOW, GATE, SINK, LOCAL, DENSE, FORCED, EXCLUDED, TOKEN, TAIL = range(len(REASONS))
-KEPT = (GATE, SINK, LOCAL, DENSE, FORCED, TAIL)
+NOT_ALLOWED, BELOW, GATE, SINK, LOCAL, DENSE, FORCED, EXCLUDED, TOKEN, TAIL, PROBE = range(
+    len(REASONS)
+)
+KEPT = (GATE, SINK, LOCAL, DENSE, FORCED, TAIL, PROBE)
 """Reasons for which a pair is kept; the others say why it is not."""
 
 
@@ -69,6 +71,43 @@ class Force:
 
 
 @dataclass(frozen=True)
+class Guard:
+    """Checks each request by exact attention of some random queries, and corrects it (guard.py).
+
+    Args:
+        missed_mass: limit of the request's mean missed mass: the share of the true attention that is
+            not computed, mean over layers, heads and queries. In (0, 1).
+        delta: how often a request over the limit may pass unnoticed, in (0, 1).
+        rows: queries per layer in each of the two samples, one that looks for faults and one that
+            counts; None takes four times what the bound needs at least.
+        seed: of the draw.
+
+    Raises:
+        PolicyError: a value is outside its range.
+    """
+
+    missed_mass: float = 0.05
+    delta: float = 0.05
+    rows: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("missed_mass", "delta"):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and 0.0 < value < 1.0):
+                raise PolicyError(f"{name}={value!r} must be a number between 0 and 1")
+        if self.rows is not None and not (isinstance(self.rows, int) and self.rows >= 1):
+            raise PolicyError(f"rows={self.rows!r} must be a whole number of queries >= 1, or None")
+
+    def rows_for(self, layers: int) -> int:
+        """Queries per layer and sample."""
+        if self.rows is not None:
+            return self.rows
+        least = math.log(1 / self.delta) / -math.log1p(-self.missed_mass)
+        return math.ceil(4 * least / layers)
+
+
+@dataclass(frozen=True)
 class Policy:
     """What a user may move per call.
 
@@ -95,6 +134,7 @@ class Policy:
             texts, in (0, 1]; an easy text may need less and a hard one more. None drops no token.
         tail: number of last queries that see every key, in tokens: the end of a prompt, where the
             question stands from which a reply is written.
+        guard: checks and corrects every request; None trusts the gate.
 
     Raises:
         PolicyError: a value is outside its range. Names of kernels and rules are checked when a
@@ -115,6 +155,7 @@ class Policy:
     crossover: int = 1024
     tokens: float | None = None
     tail: int = 0
+    guard: Guard | None = None
 
     def __post_init__(self) -> None:
         if self.mass is None and self.budget is None:
@@ -151,6 +192,11 @@ class Policy:
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= least):
                 raise PolicyError(f"{name}={value!r} must be a whole number of tokens >= {least}")
+        guard: object = self.guard
+        if isinstance(guard, Mapping):  # as stored with a trace
+            object.__setattr__(self, "guard", Guard(**guard))
+        elif guard is not None and not isinstance(guard, Guard):
+            raise PolicyError(f"guard={guard!r} must be a saa_core.Guard, or None")
         try:
             entries = tuple(Force(**x) if isinstance(x, Mapping) else x for x in self.force)
         except TypeError as error:
@@ -158,6 +204,11 @@ class Policy:
         if not all(isinstance(entry, Force) for entry in entries):
             raise PolicyError(f"force={self.force!r} must be a sequence of saa_core.Force")
         object.__setattr__(self, "force", entries)
+        if self.guard is not None and not all(entry.keep for entry in entries):
+            raise PolicyError(
+                "force: pairs cannot be excluded under a guard, which would bring them back; leave "
+                "one of the two out"
+            )
 
     def __str__(self) -> str:
         """The rule and what it aims at, for example "mass 0.95" or "mass 1, tokens 0.5"."""

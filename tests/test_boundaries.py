@@ -12,7 +12,7 @@ import saa_core
 ROOT = Path(__file__).parent.parent
 LEVELS = [
     {"types", "errors", "files", "native"},
-    {"gates", "token_gates", "rules", "kernels", "notebook", "trace", "record", "fetch"},
+    {"gates", "token_gates", "rules", "kernels", "notebook", "trace", "record", "guard", "fetch"},
     {"attention"},
     {"families", "task", "gate_files", "attach"},
     {"packed", "runner"},
@@ -68,7 +68,7 @@ def test_only_session_loads_or_runs():
             assert "streamlit" not in text.replace("no streamlit", "")
 
 
-VALUES = "Call Comparison Force Model Policy REASONS Spec Timing Trace TrainConfig TrainStep JointConfig JointStep"
+VALUES = "Call Comparison Force Guard Model Policy REASONS Spec Timing Trace TrainConfig TrainStep JointConfig JointStep"
 ERRORS = "FetchError GateError KernelError ModelError PolicyError SAAError TextError TraceError"
 FUNCTIONS = "attach compare detach generate load measure run save_adapter save_gates train_gates train_joint"
 

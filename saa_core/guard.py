@@ -1,0 +1,324 @@
+"""Checks one forward call by the exact attention of some random queries, and corrects it on the way.
+
+In every layer two samples of queries are drawn, each query by itself. The first looks for faults: where
+a layer misses clearly more than its policy planned, the key blocks that these queries would have
+needed are kept for all queries of the heads concerned; if fresh queries still miss too much, such heads
+compute everything. The second sample meets the decision as it is executed, and only counts: it feeds
+an upper bound of the request's mean missed mass. When what was counted so far could no longer be made
+good by computing all later layers in full, just that is done.
+
+The bound is a bet (Waudby-Smith and Ramdas, arXiv 2010.09686): capital multiplied by 1 + bet * (limit -
+missed) per query is a fair game at best if the mean is at the limit, so it reaches 1 / delta with
+probability delta at most. Bets are fixed beforehand and the capital is the mean over several, so means
+may differ from layer to layer, and may depend on what was seen before.
+
+Knows queries, keys and decisions; knows nothing about gates, texts or models.
+
+Shapes: B batch, H query heads, G key/value heads, Q, K positions, M, S query and key blocks, R sampled
+queries, D head size.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saa_core.types import DENSE, PROBE, Allowed, Decision, Guard
+
+BETS = (0.3, 0.95)
+"""Bets, as shares of the highest one that cannot lose more than there is."""
+TOLERANCE = 0.6
+"""A layer may miss this share of the limit more than planned before it is looked into."""
+CHANCE = 2.0
+"""A layer that passed may by chance be counted with so many times what it may miss."""
+MOST_SPENT = 1 / 6
+"""Share of what the whole request may miss that a single layer may plan to; the limit at least."""
+MOST_ADDED = 0.5
+"""Share of the key blocks that may be added to a head; a head that needs more computes everything."""
+HALVINGS = 40
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the guard found out about one request.
+
+    Args:
+        bound: upper bound of the mean missed mass, which holds with probability 1 - delta.
+        estimate: mean missed mass of the queries that count.
+        limit, delta: as asked for.
+        queries: that count, over all layers.
+        full_layers: layers that were computed in full because of the guard.
+    """
+
+    bound: float
+    estimate: float
+    limit: float
+    delta: float
+    queries: int
+    full_layers: int
+
+    @property
+    def met(self) -> bool:
+        """True where the bound is within the limit."""
+        return self.bound <= self.limit
+
+
+def log_capital(missed: Tensor, limit: Tensor | float) -> Tensor:
+    """Log of the capital after betting on each sample in turn.
+
+    Args:
+        missed: samples in [0, 1], [..., R].
+        limit: mean that is tested, broadcasts against [...].
+    """
+    limit = torch.as_tensor(limit, dtype=torch.float64)[..., None]
+    each = [_log_factors(missed.double(), limit, bet).sum(-1) for bet in BETS]
+    return torch.stack(each).logsumexp(0) - math.log(len(BETS))
+
+
+def upper_bound(missed: Tensor, delta: float) -> Tensor:
+    """Upper bound of the mean, wrong with probability ``delta`` at most; float64 [...].
+
+    Args:
+        missed: samples in [0, 1], each from its own distribution, [..., R].
+    """
+    low = torch.zeros(missed.shape[:-1], dtype=torch.float64)
+    high = torch.ones_like(low)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        excluded = log_capital(missed, middle) >= -math.log(delta)
+        high = torch.where(excluded, middle, high)
+        low = torch.where(excluded, low, middle)
+    return high
+
+
+def _log_factors(missed: Tensor, limit: Tensor | float, bet: float) -> Tensor:
+    highest = bet / (1 - torch.as_tensor(limit, dtype=torch.float64)).clamp(min=1e-9)
+    return torch.log1p(highest * (limit - missed))
+
+
+class Inspection:
+    """The guard at work during one forward call.
+
+    Attributes:
+        events: what was suspected, measured and done, as plain values; ``item`` says in which text.
+    """
+
+    def __init__(self, guard: Guard, layers: int, batch: int) -> None:
+        self.guard = guard
+        self.layers = layers
+        self.rows = guard.rows_for(layers)
+        self.events: list[dict[str, Any]] = []
+        self.rest = torch.zeros(batch, dtype=torch.bool)  # texts whose later layers are in full
+        self._counted = list[Tensor]()  # [B, rows] per layer
+        self._full = torch.zeros(batch, dtype=torch.int64)
+        self._draw = torch.Generator().manual_seed(guard.seed)
+
+    def full(self) -> None:
+        """One more layer that is computed in full for every text."""
+        self._counted.append(torch.zeros(len(self.rest), self.rows))
+        self._full += 1
+
+    @torch.no_grad()
+    def correct(
+        self,
+        layer: int,
+        q_BHQD: Tensor,
+        k_BGKD: Tensor,
+        decision: Decision,
+        allowed: Allowed,
+        scale: float,
+        planned: float,
+        sound: bool = True,
+    ) -> Decision:
+        """The decision, corrected where it has to be; counts what it misses.
+
+        Args:
+            planned: missed mass that the policy aims at in this layer.
+            sound: False where the gate itself is known to be broken.
+        """
+        most = max(1.0, MOST_SPENT * self.layers) * self.guard.missed_mass
+        planned = min(planned, most)
+        self._look_ahead(layer, planned)
+        probe = _Probe(q_BHQD, k_BGKD, allowed, decision.block, scale, self._draw)
+        B, H = decision.keep.shape[:2]
+        heads = self.rest[:, None].expand(B, H).clone()
+        finite = decision.score.isfinite().flatten(2).all(-1).cpu() & sound
+        for item in (~finite.all(1) & ~self.rest).nonzero()[:, 0].tolist():
+            broken = (~finite[item]).nonzero()[:, 0].tolist()
+            self._note(layer, item, "scores", broken, None, None, "dense")
+        heads |= ~finite
+        if bool(heads.any()):
+            score = decision.score.nan_to_num(0.0, 0.0, 0.0)
+            decision = in_full(replace(decision, score=score), heads)
+        if not bool(self.rest.all()):
+            decision = self._look(layer, probe, decision, planned)
+        missed = probe.sample(self.rows).missed(decision.keep).mean(1).cpu()
+        everything = (decision.keep | (decision.count == 0)).flatten(1).all(1).cpu()
+        self._full += everything
+        self._counted.append(torch.where(everything[:, None], 0.0, missed.clamp(0.0, 1.0)))
+        return decision
+
+    def checked(self, item: int) -> Checked:
+        """The result for one text, after the last layer."""
+        counted = torch.cat([each[item] for each in self._counted])
+        return Checked(
+            bound=float(upper_bound(counted, self.guard.delta)),
+            estimate=float(counted.mean()),
+            limit=self.guard.missed_mass,
+            delta=self.guard.delta,
+            queries=len(counted),
+            full_layers=int(self._full[item]),
+        )
+
+    def _look(self, layer: int, probe: "_Probe", decision: Decision, planned: float) -> Decision:
+        """Adds what a first sample misses; a second one says whether that was enough."""
+        limit = planned + TOLERANCE * self.guard.missed_mass
+        sample = probe.sample(self.rows)
+        missed_BH = sample.missed(decision.keep).mean(2).cpu()
+        over = (missed_BH.mean(1) > limit) & ~self.rest
+        if not bool(over.any()):
+            return decision
+        heads = over[:, None] & (missed_BH > planned)
+        tried = _with_heavy(decision, sample, heads, planned)
+        again_BH = probe.sample(self.rows).missed(tried.keep).mean(2).cpu()
+        still = over & (again_BH.mean(1) > limit)
+        failed = still[:, None] & heads & (again_BH > planned)
+        failed |= (still & ~failed.any(1))[:, None] & heads
+        for item in over.nonzero()[:, 0].tolist():
+            what = "dense" if bool(failed[item].any()) else "probe"
+            named = (failed if what == "dense" else heads)[item].nonzero()[:, 0].tolist()
+            before, after = float(missed_BH[item].mean()), float(again_BH[item].mean())
+            self._note(layer, item, "missed", named, before, after, what)
+        return in_full(tried, failed) if bool(failed.any()) else tried
+
+    def _look_ahead(self, layer: int, planned: float) -> None:
+        """Decides for which texts this layer and all later ones have to be computed in full: those whose
+        capital would not suffice even then, if this layer missed as much as passes unnoticed."""
+        B, left = len(self.rest), self.layers - len(self._counted)
+        worst = CHANCE * (planned + TOLERANCE * self.guard.missed_mass)
+        ahead = torch.zeros(B, left * self.rows)
+        ahead[:, : self.rows] = min(worst, 1.0)
+        counted = torch.cat([*self._counted, ahead], 1)
+        enough = log_capital(counted, self.guard.missed_mass) >= -math.log(self.guard.delta)
+        for item in (~enough & ~self.rest).nonzero()[:, 0].tolist():
+            known = self._counted
+            measured = float(torch.cat([each[item] for each in known]).mean()) if known else None
+            self._note(layer, item, "reserve", [], measured, None, "dense")
+        self.rest |= ~enough
+
+    def _note(
+        self,
+        layer: int,
+        item: int,
+        suspected: str,
+        heads: list[int],
+        measured: float | None,
+        after: float | None,
+        done: str,
+    ) -> None:
+        self.events.append(
+            {
+                "layer": layer,
+                "item": item,
+                "suspected": suspected,
+                "heads": heads,
+                "measured": measured,
+                "after": after,
+                "done": done,
+            }
+        )
+
+
+class _Sample:
+    """Exact attention of some queries: their mass per key block, and the query blocks they lie in."""
+
+    def __init__(self, mass_BHRS: Tensor, block_BR: Tensor) -> None:
+        self.mass_BHRS = mass_BHRS
+        self.block_BR = block_BR
+
+    def kept(self, keep_BHMS: Tensor) -> Tensor:
+        """Which blocks the sampled queries keep, bool [B, H, R, S]."""
+        B, H, R, S = self.mass_BHRS.shape
+        at = self.block_BR[:, None, :, None].expand(B, H, R, S)
+        return keep_BHMS.gather(2, at)
+
+    def missed(self, keep_BHMS: Tensor) -> Tensor:
+        """Missed mass of each query, [B, H, R]."""
+        return (self.mass_BHRS * ~self.kept(keep_BHMS)).sum(-1)
+
+
+class _Probe:
+    """Draws queries of one layer and computes their attention exactly."""
+
+    def __init__(
+        self,
+        q_BHQD: Tensor,
+        k_BGKD: Tensor,
+        allowed: Allowed,
+        block: tuple[int, int],
+        scale: float,
+        draw: torch.Generator,
+    ) -> None:
+        self.q_BHQD, self.k_BGKD = q_BHQD, k_BGKD
+        self.allowed, self.block, self.scale, self.draw = allowed, block, scale, draw
+        spans = self.spans = allowed.intervals
+        seen = allowed.pairs[:, 0].any(-1) if spans is None else spans[1] >= spans[0]
+        B = len(q_BHQD)
+        self.seen_BQ = seen.expand(B, -1).float().cpu()
+        self.seen_BQ = torch.where(self.seen_BQ.any(1, keepdim=True), self.seen_BQ, 1.0)
+
+    def sample(self, rows: int) -> _Sample:
+        """So many queries that see any key, each drawn by itself."""
+        at_BR = torch.multinomial(self.seen_BQ, rows, replacement=True, generator=self.draw)
+        at_BR = at_BR.to(self.q_BHQD.device)
+        B, H, _, D = self.q_BHQD.shape
+        G, K = self.k_BGKD.shape[1:3]
+        q = self.q_BHQD.gather(2, at_BR[:, None, :, None].expand(B, H, rows, D)).float()
+        grouped = q.reshape(B, G, H // G * rows, D)
+        scores = (grouped @ self.k_BGKD.float().transpose(-1, -2)).view(B, H, rows, K)
+        scores = (scores * self.scale).masked_fill(~self._visible(at_BR), -torch.inf)
+        mass = scores.softmax(-1).nan_to_num(0.0)
+        wide = self.block[1]
+        mass = torch.nn.functional.pad(mass, (0, -K % wide)).unflatten(-1, (-1, wide)).sum(-1)
+        return _Sample(mass, at_BR // self.block[0])
+
+    def _visible(self, at_BR: Tensor) -> Tensor:
+        """Keys that the queries see, bool [B, 1, R, K]."""
+        B = len(at_BR)
+        if self.spans is None:
+            pairs = self.allowed.pairs[:, 0].expand(B, -1, -1)
+            return pairs.gather(1, at_BR[..., None].expand(-1, -1, pairs.shape[-1]))[:, None]
+        first, last = (span.expand(B, -1).gather(1, at_BR)[..., None] for span in self.spans)
+        keys = torch.arange(self.allowed.keys, device=at_BR.device)
+        return ((keys >= first) & (keys <= last))[:, None]
+
+
+def in_full(decision: Decision, heads_BH: Tensor) -> Decision:
+    """The decision with every allowed block of some heads kept, for the reason "dense"."""
+    chosen = heads_BH[..., None, None].to(decision.keep.device) & (decision.count > 0)
+    return _added(decision, chosen & ~decision.keep, DENSE)
+
+
+def _with_heavy(decision: Decision, sample: _Sample, heads_BH: Tensor, planned: float) -> Decision:
+    """The decision with the key blocks added that the sampled queries miss most, heaviest first,
+    until these would miss half of what was planned."""
+    device = decision.keep.device
+    lost_BHS = (sample.mass_BHRS * ~sample.kept(decision.keep)).mean(2)
+    ranked, order = lost_BHS.sort(-1, descending=True)
+    before = lost_BHS.sum(-1, keepdim=True) - (ranked.cumsum(-1) - ranked)
+    place = torch.arange(ranked.shape[-1], device=device)
+    take = (before > planned / 2) & (place < math.ceil(MOST_ADDED * ranked.shape[-1]))
+    columns = torch.zeros_like(take).scatter(-1, order, take & (ranked > 0))
+    columns &= heads_BH[..., None].to(device)
+    return _added(decision, columns[:, :, None] & (decision.count > 0) & ~decision.keep, PROBE)
+
+
+def _added(decision: Decision, more_BHMS: Tensor, reason: int) -> Decision:
+    code = torch.full((), reason, dtype=torch.uint8, device=more_BHMS.device)
+    return replace(
+        decision,
+        keep=decision.keep | more_BHMS,
+        forced=torch.where(more_BHMS, code, decision.forced),
+    )
