@@ -17,7 +17,7 @@ from saa_core.classify import classify
 from saa_core.packed import encode, packing_of, token_gates
 from saa_core.train.batches import Lot
 from saa_core.train.labelled import Example
-from saa_core.train.task import TaskTraining
+from saa_core.train.task import TaskTraining, rising
 from saa_core.train.tokens import Answers, TokenConfig
 from saa_core.work import encoder_flops
 
@@ -218,13 +218,14 @@ class Unlearnt:
         ({}, 400, 0.35),
         ({0.35: 2}, 400, 0.35),
         ({0.45: 12, 0.4: 12, 0.35: 12}, 400, 0.5),
-        ({0.6: 40}, 400, 0.7),
-        ({0.8: 40}, 400, 1.0),
+        ({0.6: 6}, 400, 0.35),  # chance: less work loses less
+        ({0.6: 80}, 400, 0.7),
+        ({0.8: 100}, 400, 1.0),
         ({}, 19, 1.0),
     ],
 )
 def test_the_default_is_the_smallest_share_that_loses_no_more_than_chance(wrong, texts, expected):
-    """Some texts that dense has right are wrong at some shares: more than chance ends the search."""
+    """Some texts that dense has right are wrong at some shares."""
     training = object.__new__(TaskTraining)
     training.lots = {"validation": Lot([[1]] * texts, [1] * texts)}
 
@@ -236,6 +237,12 @@ def test_the_default_is_the_smallest_share_that_loses_no_more_than_chance(wrong,
 
     training._answers = answers
     assert training.choose() == expected
+
+
+def test_what_is_measured_is_made_monotone():
+    assert rising([0.0, 0.1, 0.3]) == [0.0, 0.1, 0.3]
+    assert rising([0.3, 0.1, 0.2, 0.5]) == pytest.approx([0.2, 0.2, 0.2, 0.5])
+    assert rising([0.1, 0.4, 0.2, 0.0]) == pytest.approx([0.1, 0.2, 0.2, 0.2])
 
 
 def test_a_teacher_of_another_model_is_refused(folder, tmp_path, tiny, minilm):
