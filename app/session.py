@@ -13,13 +13,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import streamlit as st
 import torch
 
 import saa_core as saa
 from saa_core import fetch
 from saa_core.explain import LayerInputs
+from saa_core.trace_check import check
 from saa_core.tradeoff import MASSES, Point, tradeoff
 from saa_core.work import flops_against_dense
 
@@ -343,7 +343,7 @@ def open_trace(name: str, content: bytes) -> Result:
     file.write(content)
     file.flush()
     trace = saa.Trace.load(file.name)
-    _check(trace)
+    check(trace)
     dense = next((timing for timing in trace.timing if timing.name == "dense"), None)
     sparse = next((timing for timing in trace.timing if timing.name != "dense"), None)
     result = Result(
@@ -351,26 +351,6 @@ def open_trace(name: str, content: bytes) -> Result:
     )
     st.session_state["recorded"] = (digest, result)
     return result
-
-
-def _check(trace: saa.Trace) -> None:
-    """A file that passed as a trace may still have parts of different sizes."""
-    keys = trace.token_ids.shape[0]
-    sizes = {
-        "tokens": trace.tokens is None or len(trace.tokens) == keys,
-        "offsets": trace.offsets is None or len(trace.offsets) == keys,
-        "density": trace.density.ndim == 2 and bool(np.isfinite(trace.density).all()),
-        "received": trace.received is None or trace.received.shape == (*trace.shape, keys),
-        "alive": trace.alive is None or trace.alive.shape == (trace.shape[0], keys),
-        "labels": (trace.labels is None) == (trace.label_probs is None)
-        and (trace.labels is None or trace.label_probs.shape == (len(trace.labels),)),
-        "first and last": trace.first.shape == trace.last.shape
-        and trace.first.shape[1:] == (keys,)
-        and trace.plan.shape == trace.shape[:1],
-    }
-    wrong = [part for part, fits in sizes.items() if not fits]
-    if wrong:
-        raise saa.TraceError(f"the parts of the trace do not fit together: {', '.join(wrong)}")
 
 
 @st.cache_data(show_spinner=False, max_entries=64)

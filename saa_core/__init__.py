@@ -13,11 +13,13 @@ from saa_core.errors import (
     ModelError,
     PolicyError,
     SAAError,
+    StoreError,
     TextError,
     TraceError,
 )
 from saa_core.measure import measure
 from saa_core.runner import generate, run
+from saa_core.store import Store
 from saa_core.trace import Comparison, Trace, compare
 from saa_core.train.distil import TrainConfig, TrainStep, train_gates
 from saa_core.train.joint import JointConfig, JointStep, save_adapter, train_joint
@@ -40,6 +42,8 @@ __all__ = [
     "PolicyError",
     "SAAError",
     "Spec",
+    "Store",
+    "StoreError",
     "TextError",
     "Timing",
     "Trace",

@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,14 +14,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from saa_core import cli_tasks, fetch
+from saa_core import cli_records, cli_tasks, fetch
 from saa_core.attach import Model, attach, detach, load, save_gates
 from saa_core.doctor import examine
 from saa_core.errors import PolicyError, SAAError, TextError
-from saa_core.files import store_dir, write_json
+from saa_core.files import write_json
 from saa_core.kernels import KERNELS
 from saa_core.measure import measure
 from saa_core.runner import run
+from saa_core.store import Store
 from saa_core.trace import Trace
 from saa_core.train import corpus
 from saa_core.train.calibrate import calibrate
@@ -71,8 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     _policy_options(command)
     command.add_argument("file", metavar="FILE", help="UTF-8 text, or - for standard input")
     command.add_argument("--dense", action="store_true", help="plain dense attention, recorded")
-    command.add_argument("--out", help="trace file (default: a new one in the store)")
-    command.add_argument("--store", help="folder for traces (default: SAA_STORE)")
+    command.add_argument("--out", help="trace file, in place of a new one in the store")
+    cli_records.store_option(command)
+    command.add_argument("--note", default="", help="stored with the trace")
+    command.add_argument("--tag", action="append", default=[], help="may be given several times")
     command.set_defaults(run=_run)
 
     command = commands.add_parser("measure", help="time dense attention against SAA, interleaved")
@@ -129,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", required=True, help="folder for the calibrated gates")
     command.set_defaults(run=_calibrate)
     cli_tasks.register(commands)
+    cli_records.register(commands)
     return parser
 
 
@@ -263,10 +266,12 @@ def _run(options: argparse.Namespace) -> None:
     trace = run(model, text, policy)
     for line in _table(trace):
         print(line)
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    store = Path(options.store) if options.store else store_dir()
-    print(f"trace: {trace.save(options.out or store / f'{stamp}-{digest}.saa')}")
+    if options.out:
+        print(f"trace: {trace.save(options.out)}")
+        return
+    store = Store(options.store)
+    run_id = store.add(trace, note=options.note, tags=options.tag)
+    print(f"trace: {store.path(run_id)}")
 
 
 def _table(trace: Trace) -> Iterable[str]:

@@ -54,6 +54,10 @@ class TraceError(SAAError, ValueError):
     """A trace is broken, of an unknown version, or does not hold what was asked for."""
 
 
+class StoreError(SAAError, RuntimeError):
+    """The store of traces refuses: an unknown id, a broken file, a statement that is no SELECT."""
+
+
 def choice(argument: str, value: object, valid: Iterable[str]) -> str:
     """The sentence for a value outside a fixed set of choices."""
     return f"{argument}={value!r} is not known; choose one of: {', '.join(sorted(valid))}"

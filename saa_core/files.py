@@ -21,13 +21,16 @@ def store_dir() -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its name when the block ends without an error.
+def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
+    """A temporary file that takes the name ``path`` when the block ends without an error.
 
-    A reader sees the old content or the new one, never a part.
+    A reader sees the old content or the new one, never a part; so it is after a power cut.
+
+    Args:
+        folder: where the temporary file lies, on the same disk; None is beside ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    handle, name = tempfile.mkstemp(dir=folder or path.parent, prefix=f".{path.name}-")
     os.close(handle)
     part = Path(name)
     try:
@@ -36,10 +39,23 @@ def replacing(path: Path) -> Iterator[Path]:
         mask = os.umask(0)
         os.umask(mask)
         part.chmod(0o666 & ~mask)
+        flush(part)
         os.replace(part, path)
+        flush(path.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def flush(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name != "posix":
+        return  # elsewhere a folder cannot be opened
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from saa_core.errors import PolicyError, TraceError
 from saa_core.files import replacing
 from saa_core.notebook import html
 from saa_core.types import BELOW, DENSE, GATE, NOT_ALLOWED, Policy, Timing
+
+if TYPE_CHECKING:
+    from saa_core.tables import Tables
 
 TRACE_FORMAT = 3
 """2: layers may differ in what is allowed and forced (``plan``). 3: whole tokens may be dropped
@@ -330,6 +333,16 @@ class Trace:
             for packed in self.layers.packed.values():
                 arrays += [packed.keep, packed.score, packed.threshold]
         return sum(array.nbytes for array in arrays)
+
+    def to_arrow(self, run: str = "") -> "Tables":
+        """The run, its heads, its tokens and the guard's events as Arrow tables.
+
+        Args:
+            run: what stands in the column ``id``, by which the tables join.
+        """
+        from saa_core.tables import tables  # only who asks for tables waits for Arrow
+
+        return tables(self, run, None)
 
     def save(self, file: str | os.PathLike[str]) -> Path:
         """Writes the trace to one file, under a temporary name first; returns its path."""

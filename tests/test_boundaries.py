@@ -12,11 +12,13 @@ import saa_core
 ROOT = Path(__file__).parent.parent
 LEVELS = [
     {"types", "errors", "files", "native"},
-    {"gates", "token_gates", "rules", "kernels", "notebook", "trace", "record", "guard", "fetch"},
+    {"gates", "token_gates", "rules", "kernels", "notebook", "trace", "record", "guard", "fetch"}
+    | {"tables", "trace_check"},
     {"attention"},
     {"families", "task", "gate_files", "attach"},
     {"packed", "runner"},
-    {"classify", "work", "explain", "measure", "tradeoff", "train", "doctor", "cli_tasks", "cli"},
+    {"classify", "work", "explain", "measure", "tradeoff", "train", "doctor", "store"}
+    | {"cli_tasks", "cli_records", "cli"},
 ]
 LEVEL = {name: index for index, names in enumerate(LEVELS) for name in names}
 
@@ -68,8 +70,8 @@ def test_only_session_loads_or_runs():
             assert "streamlit" not in text.replace("no streamlit", "")
 
 
-VALUES = "Call Comparison Force Guard Model Policy REASONS Spec Timing Trace TrainConfig TrainStep JointConfig JointStep"
-ERRORS = "FetchError GateError KernelError ModelError PolicyError SAAError TextError TraceError"
+VALUES = "Call Comparison Force Guard Model Policy REASONS Spec Store Timing Trace TrainConfig TrainStep JointConfig JointStep"
+ERRORS = "FetchError GateError KernelError ModelError PolicyError SAAError StoreError TextError TraceError"
 FUNCTIONS = "attach compare detach generate load measure run save_adapter save_gates train_gates train_joint"
 
 

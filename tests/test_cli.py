@@ -35,9 +35,14 @@ def test_run_takes_a_budget_in_place_of_the_mass(text_file, novel, tmp_path, cap
 
 
 def test_run_goes_to_the_store_by_default(text_file, tmp_path):
-    assert main(["run", "--dense", "--store", str(tmp_path / "store"), str(text_file)]) == 0
-    (file,) = (tmp_path / "store").iterdir()
-    assert saa.Trace.load(file).policy is None
+    folder = str(tmp_path / "store")
+    given = ["--dense", "--store", folder, "--note", "first look", "--tag", "demo"]
+    assert main(["run", *given, str(text_file)]) == 0
+    store = saa.Store(folder)
+    (run,) = store.ids()
+    assert store.get(run).policy is None
+    assert store.notes()[run].note == "first look"
+    assert store.query("SELECT tags FROM runs").to_pylist() == [{"tags": ["demo"]}]
 
 
 @pytest.mark.parametrize(

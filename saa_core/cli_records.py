@@ -1,0 +1,108 @@
+"""The commands on recorded traces: query. Reads arguments, calls the store, prints."""
+
+import argparse
+import csv
+import json
+import sys
+import unicodedata
+from collections.abc import Iterable
+from datetime import datetime
+
+import pyarrow as pa
+
+from saa_core.store import ROWS, SECONDS, Store
+
+FORMATS = ("table", "csv", "json")
+WIDEST = 60
+"""Characters of a cell in a printed table; CSV and JSON hold all."""
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the commands to the parser of ``saa``."""
+    command = commands.add_parser(
+        "query",
+        help="select from the recorded traces",
+        description=(
+            "Runs one SELECT over the tables runs, layers, heads, tokens and events, which join on "
+            'id. saa query "DESCRIBE runs" lists the columns of a table.'
+        ),
+    )
+    command.add_argument("sql", metavar="SQL", help="one SELECT statement")
+    store_option(command)
+    command.add_argument("--format", choices=FORMATS, default="table")
+    command.add_argument("--limit", type=int, default=ROWS, help="most rows")
+    command.add_argument("--timeout", type=float, default=SECONDS, help="seconds")
+    command.set_defaults(run=_query)
+
+
+def store_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--store", help="folder of traces (default: SAA_STORE)")
+
+
+def _query(options: argparse.Namespace) -> None:
+    store = Store(options.store)
+    found = store.query(options.sql, limit=options.limit, timeout=options.timeout)
+    for run, reason in store.broken().items():
+        print(f"saa: {run}.saa is not among the runs: {reason}", file=sys.stderr)
+    write = {"table": _table, "csv": _csv, "json": _json}[options.format]
+    write(found)
+
+
+def _table(found: pa.Table) -> None:
+    numbers = [pa.types.is_integer(t) or pa.types.is_floating(t) for t in found.schema.types]
+    rows = [[_short(value) for value in row] for row in _rows(found)]
+    sizes = [
+        max(map(_width, (name, *(row[at] for row in rows))))
+        for at, name in enumerate(found.column_names)
+    ]
+
+    def line(cells: Iterable[str]) -> str:
+        padded = zip(cells, sizes, numbers, strict=True)
+        return "  ".join(_padded(*cell) for cell in padded).rstrip()
+
+    print(line(found.column_names))
+    print(line("-" * size for size in sizes))
+    for row in rows:
+        print(line(row))
+    print(f"({found.num_rows:,} rows)")
+
+
+def _csv(found: pa.Table) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(found.column_names)
+    for row in _rows(found):
+        writer.writerow([json.dumps(v) if isinstance(v, (list, dict)) else v for v in row])
+
+
+def _json(found: pa.Table) -> None:
+    rows = [dict(zip(found.column_names, row, strict=True)) for row in _rows(found)]
+    print(json.dumps(rows, ensure_ascii=False, indent=1, default=str))
+
+
+def _rows(found: pa.Table) -> Iterable[list[object]]:
+    """Row by row; times as ISO 8601. By position: a SELECT may name two columns alike."""
+    columns = [column.to_pylist() for column in found.columns]
+    for row in zip(*columns, strict=True):
+        yield [value.isoformat() if isinstance(value, datetime) else value for value in row]
+
+
+def _short(value: object) -> str:
+    """A cell on one line."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        text = ", ".join(map(str, value))
+    else:
+        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = "".join(sign if sign.isprintable() else " " for sign in text)
+    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal: East Asian characters take two."""
+    return sum(1 + (unicodedata.east_asian_width(sign) in "WF") for sign in text)
+
+
+def _padded(text: str, size: int, number: bool) -> str:
+    gap = " " * (size - _width(text))
+    return gap + text if number else text + gap

@@ -1,0 +1,47 @@
+"""Ids of traces: names of files, never paths. Knows names and the time."""
+
+import re
+import secrets
+from datetime import UTC, datetime
+
+from saa_core.errors import StoreError
+
+FORM = re.compile(r"\w[\w .+-]{0,119}")
+STAMP = re.compile(r"(\d{8})[T-](\d{6})(Z?)-")
+
+
+def is_id(run: object) -> bool:
+    return isinstance(run, str) and FORM.fullmatch(run) is not None
+
+
+def valid(run: str) -> str:
+    """An id as it came, if it can be one.
+
+    Raises:
+        StoreError: it cannot.
+    """
+    if not is_id(run):
+        raise StoreError(
+            f"run={run!r} is no id of a trace: it must begin with a letter or digit and hold only "
+            "letters, digits, spaces and . _ + -, 120 at most"
+        )
+    return run
+
+
+def fresh() -> str:
+    """A new id: the time (UTC) and chance."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+def time_of(run: str) -> datetime | None:
+    """When a trace was recorded, if its id says so."""
+    stamp = STAMP.match(run)
+    if stamp is None:
+        return None
+    day, time, utc = stamp.groups()
+    try:
+        found = datetime.strptime(day + time, "%Y%m%d%H%M%S")
+    except ValueError:
+        return None
+    # Names without a Z were written in local time.
+    return found.replace(tzinfo=UTC) if utc else found.astimezone(UTC)
