@@ -1,12 +1,15 @@
 """What of the page lies in its address, so that a link or a reload shows the same again.
 
 Knows the address and session state. A text lies in the address by the name of its example, or in
-full where it is short. Only a model from the list is taken from an address.
+full where it is short; a trace of the store by its id. Only a model from the list is taken from an
+address.
 """
 
 import contextlib
 
 import streamlit as st
+
+from saa_core.store.ids import is_id
 
 LONGEST_TEXT = 1500
 """Bytes of a text that may stand in an address."""
@@ -16,12 +19,16 @@ WHOLE = ("layer", "head", "q", "k", "window")
 def read(models: tuple[str, ...], examples: dict[str, str], languages: tuple[str, ...]) -> None:
     """Fills session state from the address, once per visit; what cannot be used is ignored."""
     state, address = st.session_state, st.query_params
+    if "lang" not in state:  # a first visit, or a change of pages by a button, which drops it
+        browser = (st.context.locale or "en")[:2]
+        lang = state.get("spoken", address.get("lang", browser))
+        state["lang"] = lang if lang in languages else "en"
+    state["spoken"] = state["lang"]
     if "visited" in state:
         return
     state["visited"] = True
-    browser = (st.context.locale or "en")[:2]
-    lang = address.get("lang", browser)
-    state["lang"] = lang if lang in languages else "en"
+    if is_id(address.get("trace")):
+        state["stored"] = address["trace"]
     if address.get("model") in models:
         state["model"] = address["model"]
     for name in WHOLE:
@@ -37,7 +44,7 @@ def read(models: tuple[str, ...], examples: dict[str, str], languages: tuple[str
     with contextlib.suppress(ValueError):  # then the page begins with the task's default
         state["tokens"] = round(float(address.get("tokens", "")), 2)
     text = examples.get(address.get("example", "")) or address.get("text", "")
-    if text.strip() and len(text.encode("utf-8", "replace")) <= 200_000:
+    if "stored" not in state and text.strip() and len(text.encode("utf-8", "replace")) <= 200_000:
         state["text"] = text
         state["pending"] = True
 

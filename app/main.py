@@ -8,6 +8,7 @@ from pathlib import Path
 
 import examples
 import link
+import records
 import session
 import streamlit as st
 import text
@@ -27,6 +28,7 @@ page = st.navigation(
         st.Page("views/explore.py", title=words("page.explore"), default=True),
         st.Page("views/gate_map.py", title=words("page.gate_map"), url_path="gate_map"),
         st.Page("views/latency.py", title=words("page.latency"), url_path="latency"),
+        st.Page("views/traces.py", title=words("page.traces"), url_path="traces"),
     ]
 )
 st.logo(str(ROOT / "assets" / "logo.svg"), size="large")
@@ -115,15 +117,8 @@ def tokens_for(default: float, shares: tuple[float, float]) -> float | None:
     return None if share == 1 else share
 
 
-with st.sidebar:
-    st.radio(
-        words("sidebar.language"),
-        list(text.LANGUAGES),
-        format_func=text.LANGUAGES.get,
-        key="lang",
-        horizontal=True,
-        on_change=remember_language,
-    )
+def live_choice() -> session.Choice:
+    """Model, policy and an uploaded file, as the sidebar's widgets say."""
     name, model = model_and_gate()
     policy = policy_for(
         name,
@@ -133,9 +128,28 @@ with st.sidebar:
     recording = st.file_uploader(
         words("sidebar.open"), type="saa", key="recording", help=words("sidebar.open_help")
     )
+    return session.Choice(name, model, policy, recording)
+
+
+with st.sidebar:
+    st.radio(
+        words("sidebar.language"),
+        list(text.LANGUAGES),
+        format_func=text.LANGUAGES.get,
+        key="lang",
+        horizontal=True,
+        on_change=remember_language,
+    )
+    stored = st.session_state.get("stored")
+    if stored is None:
+        choice = live_choice()
+    else:
+        st.caption(words("sidebar.replay"))
+        st.button(words("sidebar.live"), on_click=records.close, key="live", width="stretch")
+        choice = session.Choice(session.MODELS[0], None, saa.Policy(), stored=stored)
     progress = st.empty()
 
-st.session_state.choice = session.Choice(name, model, policy, recording)
+st.session_state.choice = choice
 try:
     page.run()
 except StopException:
@@ -143,7 +157,7 @@ except StopException:
 except Exception as error:
     failure(error, words)
 
-if model is not None:
-    for step in client.cold(name):
+if choice.model is not None:
+    for step in client.cold(choice.name):
         with progress, st.spinner(words(f"load.warm_{step}")):
-            client.warm_up(name, step)
+            client.warm_up(choice.name, step)

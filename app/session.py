@@ -50,12 +50,14 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What the sidebar says: model (None if it could not be loaded), policy, an opened file."""
+    """What the sidebar says: model (None if it could not be loaded, or is not needed), policy, an
+    opened file, the id of an opened trace of the store."""
 
     name: str
     model: saa.Model | None
     policy: saa.Policy
     recording: Any = None
+    stored: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,13 +346,30 @@ def open_trace(name: str, content: bytes) -> Result:
     file.flush()
     trace = saa.Trace.load(file.name)
     check(trace)
-    dense = next((timing for timing in trace.timing if timing.name == "dense"), None)
-    sparse = next((timing for timing in trace.timing if timing.name != "dense"), None)
-    result = Result(
-        trace=trace, dense_timing=dense, timing=sparse, recorded_as=name, keep_alive=file
-    )
+    result = recorded(trace, name, keep_alive=file)
     st.session_state["recorded"] = (digest, result)
     return result
+
+
+def recorded(
+    trace: saa.Trace, name: str, dense: saa.Trace | None = None, keep_alive: Any = None
+) -> Result:
+    """A recorded trace as a result, with the recorded dense run of the same text if there is one.
+
+    Embeddings are compared; next tokens are not, since that takes the model.
+    """
+    times = {timing.name == "dense": timing for timing in trace.timing}
+    alike = dense is not None and trace.top_ids is None and dense.hidden is not None
+    alike = alike and trace.hidden is not None
+    return Result(
+        trace=trace,
+        dense=dense,
+        comparison=saa.compare(dense, trace) if dense is not None and alike else None,
+        dense_timing=times.get(True),
+        timing=times.get(False),
+        recorded_as=name,
+        keep_alive=keep_alive,
+    )
 
 
 @st.cache_data(show_spinner=False, max_entries=64)

@@ -141,7 +141,7 @@ def leftovers(folder: Path) -> list[str]:
     """Files and folders of a store that do not count."""
     if not folder.is_dir():
         return []
-    known = {"store.json", "notes.json", "tables", ".lock"}
+    known = {"store.json", "notes.json", "queries.json", "tables", ".lock"}
     names = [path.name for path in folder.iterdir()]
     found = [name for name in names if name not in known and not name.endswith(".saa")]
     if (folder / "store.json").is_file():

@@ -16,6 +16,7 @@ KINDS: tuple[tuple[type[Exception], str], ...] = (
     (saa.GateError, "gate"),
     (saa.KernelError, "kernel"),
     (saa.TraceError, "trace"),
+    (saa.StoreError, "store"),
     (saa.PolicyError, "policy"),
 )
 

@@ -4,6 +4,7 @@ The same for every page that shows a result. What cannot be run ends in a senten
 """
 
 import link
+import records
 import session
 import streamlit as st
 import text
@@ -18,6 +19,8 @@ def outcome(choice: session.Choice, client: session.Client, words: Words) -> ses
     """The result to show, or None; runs a text that is pending, with progress."""
     if choice.recording is not None:
         return _recorded(choice, words)
+    if choice.stored is not None:
+        return _stored(choice.stored, words)
     state = st.session_state
     if state.get("pending") and choice.model is not None:
         _run(choice, client, words)
@@ -78,6 +81,7 @@ def written(
 
 def ask(content: str | None = None) -> None:
     """A button was pressed: run the text in the box, or this one."""
+    records.close()
     if content is not None:
         st.session_state.text = content
     st.session_state.pending = True
@@ -91,6 +95,21 @@ def _recorded(choice: session.Choice, words: Words) -> session.Result | None:
         return None
     st.info(words("explore.recorded", name=text.plain(choice.recording.name)))
     return result
+
+
+def _stored(run: str, words: Words) -> session.Result | None:
+    """A trace of the store; nothing is computed, and the page says so."""
+    try:
+        opened = records.open_run(run)
+    except Exception as error:
+        failure(error, words)
+        return None
+    link.write(lang=words.lang, trace=run)
+    time = f"{opened.recorded:%Y-%m-%d %H:%M} UTC"
+    st.info(words("explore.replay", id=text.plain(run), time=time))
+    if opened.note:
+        st.caption(text.plain(opened.note))
+    return opened.result
 
 
 def _run(choice: session.Choice, client: session.Client, words: Words) -> None:

@@ -9,6 +9,7 @@ import session
 import streamlit as st
 import text
 from components import crossed, sections
+from components.keeping import keep_run
 from components.maps import maps
 from components.outcome import ask, outcome, timed, written
 from examples import gallery
@@ -29,7 +30,8 @@ st.text_area(
     words("explore.text"), key="text", height=130, placeholder=words("explore.placeholder")
 )
 st.button(words("explore.run"), type="primary", on_click=ask, key="run")
-nothing_yet = "shown" not in state and not state.get("pending") and choice.recording is None
+opened = choice.recording is not None or choice.stored is not None
+nothing_yet = "shown" not in state and not state.get("pending") and not opened
 if nothing_yet:
     st.info(words("explore.first"))
 with st.expander(words("explore.examples"), expanded=nothing_yet):
@@ -110,6 +112,7 @@ st.page_link("views/gate_map.py", label=words("explore.to_map"), icon=":material
 
 # 7. How it was measured.
 sections.measured(found, result, words)
+keep_run(result, words)
 
 if writes and not at_once:
     written(result, continued, client, words)

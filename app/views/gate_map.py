@@ -8,6 +8,7 @@ import session
 import streamlit as st
 import text
 from components.explorer import explorer
+from components.keeping import keep_run
 from components.outcome import outcome
 
 words = text.load(st.session_state.lang)
@@ -40,3 +41,4 @@ st.markdown(
 if not trace.model.trained:
     st.error(words("untrained.banner", model=text.plain(trace.model.name)))
 explorer(result, choice, client, words)
+keep_run(result, words)

@@ -7,6 +7,7 @@ process writes at a time (a lock), any number read. Nothing in the folder is eve
 
     ID.saa        one trace (trace.py)
     notes.json    what people wrote about them: note and tags by id
+    queries.json  statements that people saved, by name
     store.json, tables/   the index
 """
 
@@ -23,7 +24,7 @@ from safetensors import SafetensorError
 
 from saa_core.errors import StoreError, TraceError
 from saa_core.files import flush, store_dir
-from saa_core.store import exchange, ids, notes, views
+from saa_core.store import exchange, ids, notes, queries, views
 from saa_core.store.index import Index, Manifest
 from saa_core.store.notes import Note
 from saa_core.store.sql import select
@@ -173,6 +174,24 @@ class Store:
                     self._index.forget()  # a part may have been damaged since it was looked at
                     raise
         raise AssertionError("unreachable")
+
+    def queries(self) -> dict[str, str]:
+        """Statements that people saved, by name."""
+        return queries.read(self.folder / "queries.json")
+
+    def save_query(self, name: str, sql: str | None) -> None:
+        """Saves a statement under a name; None removes it.
+
+        Raises:
+            StoreError: the name is empty or too long, or the statement cannot be run.
+        """
+        name = queries.named(name)
+        if sql is not None:
+            self.query(sql)
+        with self._writing():
+            saved = {key: value for key, value in self.queries().items() if key != name}
+            saved |= {} if sql is None else {name: sql}
+            queries.write(self.folder / "queries.json", saved, self._staging)
 
     def export(self, runs: Sequence[str], file: str | os.PathLike[str]) -> Path:
         """Writes traces, with what was written about them, to one file that `import_` reads.

@@ -1,0 +1,32 @@
+"""Traces: the runs that were kept, found by filters or SQL, opened, noted, exported, deleted.
+
+A script that is read from top to bottom. It reads the store, never a model.
+"""
+
+import records
+import streamlit as st
+import text
+from components import runs_table
+from components.message import failure
+
+words = text.load(st.session_state.lang)
+
+st.title(words("page.traces"))
+st.caption(words("traces.tagline"))
+try:
+    runs_table.imported(words)
+    runs_table.broken(words)
+    if not records.store().ids():
+        st.info(words("traces.nothing"))
+        st.page_link(
+            "views/explore.py", label=words("gate_map.to_explore"), icon=":material/edit_note:"
+        )
+        st.stop()
+    found = runs_table.asked(words)
+    if found is not None:
+        runs_table.table(found, words)
+        runs_table.actions(words)
+except st.runtime.scriptrunner.StopException:
+    raise
+except Exception as error:
+    failure(error, words)
