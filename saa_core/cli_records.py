@@ -1,4 +1,4 @@
-"""The commands on recorded traces: query. Reads arguments, calls the store, prints."""
+"""The commands on recorded traces: query, report. Reads arguments, calls the store, prints."""
 
 import argparse
 import csv
@@ -7,10 +7,13 @@ import sys
 import unicodedata
 from collections.abc import Iterable
 from datetime import datetime
+from pathlib import Path
 
 import pyarrow as pa
 
+from saa_core.report import LANGUAGES, write_report
 from saa_core.store import ROWS, SECONDS, Store
+from saa_core.trace import Trace
 
 FORMATS = ("table", "csv", "json")
 WIDEST = 60
@@ -34,6 +37,13 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     command.add_argument("--timeout", type=float, default=SECONDS, help="seconds")
     command.set_defaults(run=_query)
 
+    command = commands.add_parser("report", help="write a trace as one HTML file for any browser")
+    command.add_argument("trace", metavar="TRACE", help="trace file, or id in the store")
+    command.add_argument("-o", "--out", required=True, help="HTML file")
+    command.add_argument("--language", choices=LANGUAGES, default="en")
+    store_option(command)
+    command.set_defaults(run=_report)
+
 
 def store_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--store", help="folder of traces (default: SAA_STORE)")
@@ -46,6 +56,13 @@ def _query(options: argparse.Namespace) -> None:
         print(f"saa: {run}.saa is not among the runs: {reason}", file=sys.stderr)
     write = {"table": _table, "csv": _csv, "json": _json}[options.format]
     write(found)
+
+
+def _report(options: argparse.Namespace) -> None:
+    file = Path(options.trace)
+    trace = Trace.load(file) if file.suffix == ".saa" else Store(options.store).get(options.trace)
+    out = write_report(trace, Path(options.out), language=options.language, name=file.stem)
+    print(f"report: {out}")
 
 
 def _table(found: pa.Table) -> None:

@@ -17,7 +17,7 @@ LEVELS = [
     {"attention"},
     {"families", "task", "gate_files", "attach"},
     {"packed", "runner"},
-    {"classify", "work", "explain", "measure", "tradeoff", "train", "doctor", "store"}
+    {"classify", "work", "explain", "measure", "tradeoff", "train", "doctor", "store", "report"}
     | {"cli_tasks", "cli_records", "cli"},
 ]
 LEVEL = {name: index for index, names in enumerate(LEVELS) for name in names}
