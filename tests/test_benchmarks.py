@@ -328,3 +328,13 @@ def test_seeds_are_averaged_before_tasks_and_other_texts_left_out(monkeypatch):
     assert "| 0.6 | 2 | 1 to 2 | 60 % | +0.50 | a (-1.0) |" in table
     assert "| each task's default | 2 | 1 to 2 | 60 % | +0.50 | a (-1.0) |" in table
     assert "| 0.35 | 1 | 1 | 35 % | +0.00 | a (+0.0) |" in table
+
+
+def test_store(tmp_path, monkeypatch):
+    out = tmp_path / "store.json"
+    start("store", monkeypatch, "--traces", "20", "--repeats", "2", "--out", str(out))
+    found = json.loads(out.read_text())
+    assert (found["traces"], found["head_rows"]) == (20, 2000)
+    for name in ("list", "aggregate"):
+        assert len(found[name]["samples_s"]) == 2
+        assert min(found[name]["samples_s"]) > 0
