@@ -26,7 +26,5 @@ try:
     if found is not None:
         runs_table.table(found, words)
         runs_table.actions(words)
-except st.runtime.scriptrunner.StopException:
-    raise
 except Exception as error:
     failure(error, words)
