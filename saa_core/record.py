@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from saa_core.errors import TraceError
+from saa_core.exact import attention_weights
 from saa_core.trace import Array, Execution, InMemory, ModelInfo, Trace, pack
 from saa_core.types import Allowed, Decision, Policy, expand
 
@@ -97,14 +98,13 @@ def true_mass(
     """(retained mass [B, H], attention received per token [B, H, K]) of the dense softmax."""
     B, H, Q, _ = q_BHQD.shape
     K = k_BGKD.shape[2]
-    k_BHKD = k_BGKD.repeat_interleave(H // k_BGKD.shape[1], 1).float()
     kept = torch.zeros(B, H, device=q_BHQD.device)
     received = torch.zeros(B, H, K, device=q_BHQD.device)
     rows = torch.zeros(B, 1, device=q_BHQD.device)
     for start in range(0, Q, SLICE):
         part = slice(start, min(start + SLICE, Q))
         pairs = allowed.pairs[:, :, part]
-        weights = _softmax(q_BHQD[:, :, part].float(), k_BHKD, pairs, scale)
+        weights = attention_weights(q_BHQD[:, :, part], k_BGKD, pairs, scale)
         received += weights.sum(2)
         rows += pairs.any(-1).sum(-1)
         if decision is None:
@@ -117,11 +117,6 @@ def true_mass(
         kept += (weights * keep[:, :, offset : offset + part.stop - start]).sum((2, 3))
     viewers = allowed.pairs.sum(2).clamp(min=1)
     return (kept / rows.clamp(min=1)).cpu(), (received / viewers).cpu()
-
-
-def _softmax(q_BHQD: Tensor, k_BHKD: Tensor, pairs: Tensor, scale: float) -> Tensor:
-    scores = (q_BHQD @ k_BHKD.transpose(-1, -2)) * scale
-    return torch.softmax(scores.masked_fill(~pairs, -torch.inf), -1).nan_to_num(0.0)
 
 
 def build_trace(

@@ -78,8 +78,8 @@ class Guard:
         missed_mass: limit of the request's mean missed mass: the share of the true attention that is
             not computed, mean over layers, heads and queries. In (0, 1).
         delta: how often a request over the limit may pass unnoticed, in (0, 1).
-        rows: queries per layer in each of the two samples, one that looks for faults and one that
-            counts; None takes four times what the bound needs at least.
+        rows: queries per layer that count, half as many look for faults; None takes sixteen times
+            what the bound needs at least.
         seed: of the draw.
 
     Raises:
@@ -100,11 +100,11 @@ class Guard:
             raise PolicyError(f"rows={self.rows!r} must be a whole number of queries >= 1, or None")
 
     def rows_for(self, layers: int) -> int:
-        """Queries per layer and sample."""
+        """Queries per layer that count."""
         if self.rows is not None:
             return self.rows
         least = math.log(1 / self.delta) / -math.log1p(-self.missed_mass)
-        return math.ceil(4 * least / layers)
+        return math.ceil(16 * least / layers)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,18 @@ import saa_core
 ROOT = Path(__file__).parent.parent
 LEVELS = [
     {"types", "errors", "files", "native"},
-    {"gates", "token_gates", "rules", "kernels", "notebook", "trace", "record", "guard", "fetch"},
+    {
+        "gates",
+        "token_gates",
+        "rules",
+        "kernels",
+        "notebook",
+        "trace",
+        "record",
+        "guard",
+        "fetch",
+        "exact",
+    },
     {"attention"},
     {"families", "task", "gate_files", "attach"},
     {"packed", "runner"},
