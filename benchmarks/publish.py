@@ -269,6 +269,37 @@ def seeds_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def trust_table(found: dict[str, Any]) -> str:
+    """True missed mass of requests, with and without guard, by kind of text and of damage."""
+    limit = 100 * found["limit"]
+    lines = [
+        f"| texts, damages | requests | over {limit:g} % without guard (worst) "
+        "| with guard (worst) | pairs kept, without / with | guard stepped in | all in full |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in (*found["requests"], *found["damages"]):
+        damage = row.get("damage")
+        name = row.get("text") or f"gates: {DAMAGE_TITLES.get(damage, damage)}"
+        groups.setdefault(TITLES.get(name, name), []).append(row)
+    for name, rows in groups.items():
+        cells = []
+        for side in ("blind", "guarded"):
+            missed = [100 * row[side]["missed"] for row in rows]
+            cells.append(f"{sum(value > limit for value in missed)} ({max(missed):.1f} %)")
+        kept = [mean(row[side]["density"] for row in rows) for side in ("blind", "guarded")]
+        stepped = sum(bool(row["guarded"]["events"]) for row in rows)
+        full = sum(row["guarded"]["density"] == 1.0 for row in rows)
+        lines.append(
+            f"| {name} | {len(rows)} | {cells[0]} | {cells[1]} | {kept[0]:.2f} / {kept[1]:.2f} "
+            f"| {stepped} | {full} |"
+        )
+    return "\n".join(lines)
+
+
+DAMAGE_TITLES = {"nan": "not a number", "scaled": "times 10,000", "swapped": "layers swapped"}
+
+
 def publish_encoder(gates: Path) -> list[dict[str, Any]]:
     """Writes the evaluation of an encoder's gates beside them; returns the rows to show."""
     rows = json.loads((RESULTS / "encoder.json").read_text())

@@ -328,3 +328,31 @@ def test_seeds_are_averaged_before_tasks_and_other_texts_left_out(monkeypatch):
     assert "| 0.6 | 2 | 1 to 2 | 60 % | +0.50 | a (-1.0) |" in table
     assert "| each task's default | 2 | 1 to 2 | 60 % | +0.50 | a (-1.0) |" in table
     assert "| 0.35 | 1 | 1 | 35 % | +0.00 | a (+0.0) |" in table
+
+
+def test_trust(tmp_path, monkeypatch, novel, smollm2):
+    text, out = tmp_path / "text.txt", tmp_path / "trust.json"
+    text.write_text(novel[:9_000], encoding="utf-8")
+    arguments = ["--english", str(text), "--shifted", "one word", "--lengths", "80", "--count", "2"]
+    arguments += ["--damaged", "1", "--cost-lengths", "90", "--repeats", "2", "--out", str(out)]
+    start("trust", monkeypatch, *arguments)
+    found = json.loads(out.read_text())
+    assert [(row["text"], row["shifted"], row["request"]) for row in found["requests"]] == [
+        (str(text), False, 0),
+        (str(text), False, 1),
+        ("one word", True, 0),
+        ("one word", True, 1),
+    ]
+    for row in (*found["requests"], *found["damages"]):
+        assert row["guarded"]["missed"] <= row["guarded"]["bound"] <= found["limit"]
+    damages = {row["damage"]: row for row in found["damages"]}
+    assert damages["negated"]["blind"]["missed"] > 0.05
+    assert {event[0] for event in damages["nan"]["guarded"]["events"]} == {"scores"}
+    (cost,) = found["cost"]
+    assert len(cost["timings"]) == 3
+    assert cost["guard_ms"] > 0
+    assert out.with_suffix(".svg").read_text().startswith("<svg")
+    start("trust", monkeypatch, *arguments)  # nothing is left to measure
+    assert json.loads(out.read_text()) == found
+    publish = runpy.run_path(str(BENCHMARKS / "publish.py"))
+    assert "| one word | 2 |" in publish["trust_table"](found)
