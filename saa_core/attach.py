@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,6 +84,27 @@ class Model:
     def dtype(self) -> torch.dtype:
         parameter: torch.Tensor = next(self.hf.parameters())
         return parameter.dtype
+
+    @cached_property
+    def dense_side(self) -> "Model":
+        """The model that was fine-tuned for the same task and drops nothing; loaded when it is asked for.
+
+        Raises:
+            ModelError: the model was loaded for no task.
+        """
+        if self.task is None or self.task.folder is None:
+            raise ModelError(
+                f"model={self.spec.title!r} was loaded for no task; it has no dense side"
+            )
+        if self.task.side == "dense":
+            return self
+        return load(
+            self.spec.name,
+            device=str(self.device),
+            dtype=self.dtype,
+            task=self.task.folder,
+            side="dense",
+        )
 
     @property
     def causal(self) -> bool:

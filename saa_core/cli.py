@@ -306,6 +306,11 @@ def _guard_lines(trace: Trace) -> Iterable[str]:
                 f"estimate {100 * event['estimate']:.2f} % from {event['queries']} queries; layers in "
                 f"full {event['full_layers']}"
             )
+        elif suspected == "margin":
+            yield (
+                f"guard: the two most probable labels are {100 * event['measured']:.1f} points apart "
+                f"(least {100 * event['limit']:g}) -> the dense side answered"
+            )
         elif suspected == "bound":
             yield "guard: the limit could not be shown to be met; the whole text was computed densely"
         else:

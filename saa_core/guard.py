@@ -102,11 +102,14 @@ class Inspection:
     """The guard at work during one forward call.
 
     Attributes:
+        limit: of the missed mass.
         events: what was suspected, measured and done, as plain values; ``item`` says in which text.
     """
 
     def __init__(self, guard: Guard, layers: int, batch: int) -> None:
+        assert guard.missed_mass is not None
         self.guard = guard
+        self.limit = guard.missed_mass
         self.layers = layers
         self.rows = guard.rows_for(layers)
         self.events: list[dict[str, Any]] = []
@@ -138,7 +141,7 @@ class Inspection:
             planned: missed mass that the policy aims at in this layer.
             sound: False where the gate itself is known to be broken.
         """
-        planned = min(planned, max(1.0, MOST_SPENT * self.layers) * self.guard.missed_mass)
+        planned = min(planned, max(1.0, MOST_SPENT * self.layers) * self.limit)
         decision = self._mend_scores(layer, decision, sound)
         if bool(_everything(decision).all()):
             self.full()
@@ -160,7 +163,7 @@ class Inspection:
         return Checked(
             bound=float(upper_bound(counted, self.guard.delta)),
             estimate=float(counted.mean()),
-            limit=self.guard.missed_mass,
+            limit=self.limit,
             delta=self.guard.delta,
             queries=len(counted),
             full_layers=int(self._full[item]),
@@ -186,7 +189,7 @@ class Inspection:
         Returns:
             The decision, and what the layer may by chance be counted with, [B].
         """
-        limit = planned + TOLERANCE * self.guard.missed_mass
+        limit = planned + TOLERANCE * self.limit
         rows = math.ceil(self.rows * LOOKED)
         sample = probe.sample(rows)
         missed_BHR = sample.missed(decision.keep).cpu()
@@ -223,7 +226,7 @@ class Inspection:
         ahead = torch.zeros(len(self.rest), left * self.rows)
         ahead[:, : self.rows] = worst_B[:, None]
         counted = torch.cat([*self._counted, ahead], 1)
-        enough = log_capital(counted, self.guard.missed_mass) >= -math.log(self.guard.delta)
+        enough = log_capital(counted, self.limit) >= -math.log(self.guard.delta)
         for item in (~enough & ~self.rest).nonzero()[:, 0].tolist():
             known = self._counted
             measured = float(torch.cat([each[item] for each in known]).mean()) if known else None

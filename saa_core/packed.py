@@ -188,10 +188,11 @@ def _share(model: Model, policy: Policy | None, gates: Sequence[TokenGate | None
     if policy is None:
         return 1.0
     Call(policy)  # knows the kernels and rules
-    for name, given in (("force", policy.force), ("tail", policy.tail), ("guard", policy.guard)):
+    probed = policy.guard is not None and policy.guard.missed_mass is not None
+    for name, given in (("force", policy.force), ("tail", policy.tail), ("guard", probed)):
         if given:
             raise PolicyError(
-                f"{name}={given!r} cannot be used where tokens are packed; leave it out"
+                f"{name}={getattr(policy, name)!r} cannot be used where tokens are packed; leave it out"
             )
     if policy.fallback != "never":
         raise PolicyError(

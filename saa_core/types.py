@@ -72,30 +72,40 @@ class Force:
 
 @dataclass(frozen=True)
 class Guard:
-    """Checks each request by exact attention of some random queries, and corrects it (guard.py).
+    """Checks each request and corrects it: attention by the exact one of some random queries
+    (guard.py), and a label by how sure it is.
 
     Args:
         missed_mass: limit of the request's mean missed mass: the share of the true attention that is
-            not computed, mean over layers, heads and queries. In (0, 1).
+            not computed, mean over layers, heads and queries. In (0, 1); None does not look at it,
+            and has to be given where whole tokens are dropped.
         delta: how often a request over the limit may pass unnoticed, in (0, 1).
         rows: queries per layer that count, half as many look for faults; None takes sixteen times
             what the bound needs at least.
         seed: of the draw.
+        margin: classification: where the two most probable labels are less than this apart in
+            probability, the task's dense side answers instead. In [0, 1]; 0 never asks it, 1 always.
 
     Raises:
-        PolicyError: a value is outside its range.
+        PolicyError: a value is outside its range, or nothing is checked.
     """
 
-    missed_mass: float = 0.05
+    missed_mass: float | None = 0.05
     delta: float = 0.05
     rows: int | None = None
     seed: int = 0
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("missed_mass", "delta"):
             value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and 0.0 < value < 1.0):
+            unset = name == "missed_mass" and value is None
+            if not unset and not (isinstance(value, (int, float)) and 0.0 < value < 1.0):
                 raise PolicyError(f"{name}={value!r} must be a number between 0 and 1")
+        if not (isinstance(self.margin, (int, float)) and 0.0 <= self.margin <= 1.0):
+            raise PolicyError(f"margin={self.margin!r} must be a number from 0 to 1")
+        if self.missed_mass is None and not self.margin:
+            raise PolicyError("missed_mass=None and margin=0 check nothing; set one of them")
         if self.rows is not None and not (isinstance(self.rows, int) and self.rows >= 1):
             raise PolicyError(f"rows={self.rows!r} must be a whole number of queries >= 1, or None")
 
@@ -103,6 +113,7 @@ class Guard:
         """Queries per layer that count."""
         if self.rows is not None:
             return self.rows
+        assert self.missed_mass is not None
         least = math.log(1 / self.delta) / -math.log1p(-self.missed_mass)
         return math.ceil(16 * least / layers)
 
@@ -204,7 +215,13 @@ class Policy:
         if not all(isinstance(entry, Force) for entry in entries):
             raise PolicyError(f"force={self.force!r} must be a sequence of saa_core.Force")
         object.__setattr__(self, "force", entries)
-        if self.guard is not None and not all(entry.keep for entry in entries):
+        probed = self.guard is not None and self.guard.missed_mass is not None
+        if probed and self.tokens is not None:
+            raise PolicyError(
+                f"guard={self.guard!r}: where whole tokens are dropped no attention is probed; leave "
+                "tokens out, or set the guard's missed_mass to None and a margin"
+            )
+        if probed and not all(entry.keep for entry in entries):
             raise PolicyError(
                 "force: pairs cannot be excluded under a guard, which would bring them back; leave "
                 "one of the two out"

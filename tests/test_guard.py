@@ -163,6 +163,8 @@ def test_heads_in_full_keep_what_is_allowed_and_nothing_else():
         ({"delta": 1}, "delta"),
         ({"rows": 0}, "rows"),
         ({"rows": 1.5}, "rows"),
+        ({"margin": -0.1}, "margin"),
+        ({"missed_mass": None}, "check nothing"),
     ],
 )
 def test_bad_limits_are_refused(change, message):
