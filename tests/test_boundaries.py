@@ -15,7 +15,7 @@ LEVELS = [
     {"gates", "token_gates", "rules", "kernels", "notebook", "trace", "record", "guard", "fetch"},
     {"attention"},
     {"families", "task", "gate_files", "attach"},
-    {"packed", "runner"},
+    {"packed", "runner", "damage"},
     {"classify", "work", "explain", "measure", "tradeoff", "train", "doctor", "cli_tasks", "cli"},
 ]
 LEVEL = {name: index for index, names in enumerate(LEVELS) for name in names}
