@@ -108,7 +108,7 @@ def missed_by_layer(
     )
     lines = (
         alt.Chart(rows)
-        .mark_line(point=alt.OverlayMarkDef(size=45), strokeWidth=2)
+        .mark_line(point=alt.OverlayMarkDef(size=45))
         .encode(
             x=alt.X(
                 "layer:Q", title=words("chart.layer"), axis=alt.Axis(format="d", tickMinStep=1)
@@ -126,8 +126,8 @@ def missed_by_layer(
                 scale=alt.Scale(domain=kinds, range=[colours.changed, colours.retained]),
                 legend=alt.Legend(orient="bottom"),
             ),
-            strokeDash=alt.StrokeDash(
-                "kind:N", scale=alt.Scale(domain=kinds, range=[[1, 0], [6, 4]]), legend=None
+            strokeWidth=alt.StrokeWidth(
+                "kind:N", scale=alt.Scale(domain=kinds, range=[5, 1.5]), legend=None
             ),
             tooltip=[
                 alt.Tooltip("kind:N", title=words("trust.whose")),

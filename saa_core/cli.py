@@ -279,6 +279,7 @@ def _table(trace: Trace) -> Iterable[str]:
     policy = "dense" if trace.policy is None else f"{trace.policy}, decided {made}"
     yield f"policy: {policy}; kernel: {trace.execution.kernel} ({trace.execution.reason})"
     yield ""
+    assert trace.retained_mass is not None
     middle = "" if trace.calibrated_mass is None else "   corrected %"
     yield f"layer   density %   min - max     predicted mass %{middle}   retained mass %"
     for layer in (*range(L), None):
@@ -287,7 +288,6 @@ def _table(trace: Trace) -> Iterable[str]:
         corrected = ""
         if trace.calibrated_mass is not None:
             corrected = f"{100 * trace.calibrated_mass[part].mean():14.2f}"
-        assert trace.retained_mass is not None
         yield (
             f"{name:>5} {density.mean():11.1f} {density.min():6.1f} - {density.max():5.1f}"
             f"{100 * trace.predicted_mass[part].mean():19.2f}{corrected}"

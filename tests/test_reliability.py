@@ -1,7 +1,9 @@
 """How true predicted mass is: the map, its fit, its judgement, and how it travels with the gate."""
 
 import json
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from saa_core.reliability import MassMap
 from saa_core.train.corpus import Document
 from saa_core.train.reliability import Rows, fit, halves, judge, measure_reliability
 
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 LENGTHS, MASSES = (48, 64), (0.8, 0.9)
 
 
@@ -126,6 +129,17 @@ def test_it_travels_with_gates_and_traces(measured, novel, tmp_path):
     stored = saa.Trace.load(trace.save(tmp_path / "run.saa"))
     assert (stored.calibrated_mass == trace.calibrated_mass).all()
     assert 0 < trace.calibrated_mass.min() <= trace.calibrated_mass.max() <= 1
+
+
+def test_what_is_published_is_what_is_stored(measured, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    table = runpy.run_path(str(BENCHMARKS / "publish.py"))["reliability_table"]
+    folder = saa.save_gates(measured, tmp_path / "gates", training=measured.spec.training)
+    (found,) = measured.spec.reliability
+    (line,) = table({"own": folder}).splitlines()[2:]
+    errors = f"{100 * found.before.error:.2f} → {100 * found.after.error:.2f}"
+    assert line.startswith("| own | pairs | 48, 64 |")
+    assert errors in line
 
 
 def test_older_folders_load_and_broken_ones_are_refused(measured, tmp_path):
