@@ -27,6 +27,7 @@ page = st.navigation(
         st.Page("views/explore.py", title=words("page.explore"), default=True),
         st.Page("views/gate_map.py", title=words("page.gate_map"), url_path="gate_map"),
         st.Page("views/latency.py", title=words("page.latency"), url_path="latency"),
+        st.Page("views/trust.py", title=words("page.trust"), url_path="trust"),
     ]
 )
 st.logo(str(ROOT / "assets" / "logo.svg"), size="large")

@@ -19,6 +19,7 @@ import torch
 
 import saa_core as saa
 from saa_core import fetch
+from saa_core.damage import damaged
 from saa_core.explain import LayerInputs
 from saa_core.tradeoff import MASSES, Point, tradeoff
 from saa_core.work import flops_against_dense
@@ -77,6 +78,32 @@ class Result:
     written: bool = False
     recorded_as: str | None = None
     keep_alive: Any = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is tried on a text: its run again, with a guard and without, and maybe a damaged gate.
+
+    Args:
+        damage: one of saa_core.damage.KINDS; None is the gate as it is.
+    """
+
+    request: Request
+    guard: saa.Guard
+    damage: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """What came out of a trial; ``alike`` is the agreement with dense of (blind, guarded): the share of
+    positions with the same most likely next token, or the cosine of the embeddings of an encoder."""
+
+    trial: Trial
+    blind: saa.Trace
+    guarded: saa.Trace
+    alike: tuple[float, float]
+    blind_timing: saa.Timing
+    guarded_timing: saa.Timing
 
 
 @dataclass(frozen=True)
@@ -257,6 +284,42 @@ class Client:
                 found.append(next(steps))
         return found
 
+    def attempt(self, trial: Trial, dense: saa.Trace, report: Report) -> Tried:
+        """Runs a text without a guard and with one, under a gate that may be damaged.
+
+        A damaged gate is another model, made for this trial alone: it shares the weights of the loaded
+        one, has gates of its own, and is gone when the trial is over.
+
+        Args:
+            dense: of the same text.
+
+        Raises:
+            SAAError: a sentence for the reader is made of it by the page.
+        """
+        report("wait", 0.0)
+        request = trial.request
+        model = self.model(request.model)
+        if trial.damage is not None:
+            model = damaged(model, trial.damage)
+        policies = [replace(request.policy, guard=guard) for guard in (None, trial.guard)]
+        with shop().lock:
+            report("blind", 0.1)
+            blind = saa.run(model, request.text, policies[0])
+            report("guarded", 0.35)
+            guarded = saa.run(model, request.text, policies[1])
+            report("time", 0.6)
+            timings = saa.measure(
+                model,
+                lengths=(),
+                policies=policies,
+                text=request.text,
+                repeats=REPEATS,
+                warm_up=False,
+                progress=lambda _what, done, total: report("time", 0.6 + 0.4 * done / total),
+            )
+        alike = tuple(_alike(dense, trace) for trace in (blind, guarded))
+        return Tried(trial, blind, guarded, alike, *timings)
+
     def latency(
         self, name: str, policy: saa.Policy, lengths: tuple[int, ...], report: Report
     ) -> list[saa.Timing]:
@@ -292,6 +355,12 @@ class Client:
             written = [so_far + piece for so_far, piece in zip(written, pieces, strict=True)]
             yield replace(result, dense_words=written[0], words=written[1])
         yield replace(result, dense_words=written[0], words=written[1], written=True)
+
+
+def _alike(dense: saa.Trace, trace: saa.Trace) -> float:
+    found = saa.compare(dense, trace)
+    same = found.top1_agreement
+    return found.embedding_cosine if same is None else float(same.mean())
 
 
 def _flops_share(model: saa.Model, trace: saa.Trace) -> float | None:

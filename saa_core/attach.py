@@ -25,6 +25,7 @@ from saa_core.families import Family, family_named, family_of
 from saa_core.files import replacing, write_json
 from saa_core.gate_files import GATE_FORMAT, read_gates
 from saa_core.gates import PairGate
+from saa_core.reliability import Reliability
 from saa_core.task import SIDES, Task, put_task, read_task
 from saa_core.types import Policy
 
@@ -45,6 +46,7 @@ class Spec:
         training: how the gates were trained, as stored with them.
         evaluation: what was measured when the gates were trained, as stored with them.
         policy: the default: calibrated where the gates are trained.
+        reliability: how true predicted mass was found to be, as stored with the gates.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Spec:
     training: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
+    reliability: tuple[Reliability, ...] = ()
 
     @property
     def title(self) -> str:
@@ -213,6 +216,8 @@ def load(
     if folder is not None and about is not None and family.pack is not None:
         hidden = int(model.hf.config.hidden_size)
         found = put_task(family.pack(model.hf), hidden, folder, side, about)
+        for gate in model.gates:
+            gate.mass_maps = {}  # measured with other weights
     described = replace(
         model.spec,
         name=name,
@@ -222,6 +227,7 @@ def load(
         task=None if found is None else found.name,
         policy=model.spec.policy if found is None else found.policy,
         evaluation=model.spec.evaluation if found is None else found.evaluation,
+        reliability=model.spec.reliability if found is None else (),
     )
     return replace(model, spec=described, task=found)
 
@@ -326,6 +332,7 @@ def attach(
             training=stored.about.get("training", {}),
             evaluation=stored.about.get("evaluation", {}),
             policy=Policy(**stored.about.get("policy", {})),
+            reliability=stored.reliability,
         )
     return Model(hf=hf, tokenizer=tokenizer, spec=spec)
 
@@ -392,6 +399,14 @@ def save_gates(
             "policy": asdict(policy or model.spec.policy),
             "training": dict(training or {}),
             "evaluation": dict(model.spec.evaluation if evaluation is None else evaluation),
+            "reliability": [
+                found.as_dict() for found in model.spec.reliability if _still_of(model, found)
+            ],
         }
     write_json(path / "gates.json", about)
     return path
+
+
+def _still_of(model: Model, found: Reliability) -> bool:
+    """False where the gates were trained on since, which takes their maps away."""
+    return [gate.mass_maps.get(found.pairwise) for gate in model.gates] == list(found.maps)

@@ -152,7 +152,9 @@ class Call:
             watch.lap("dense" if policy is None else "kernel")
         if self.record != "none":
             self.layers[layer] = record_layer(
-                q_BHQD, k_BGKD, decision, plan.allowed, scale, full=self.record == "full"
+                *(q_BHQD, k_BGKD, decision, plan.allowed, scale),
+                full=self.record == "full",
+                mass_map=gate.mass_map(plan.block),
             )
         return out
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from saa_core import cli_tasks, fetch
+from saa_core import cli_reliability, cli_tasks, fetch
 from saa_core.attach import Model, attach, detach, load, save_gates
 from saa_core.doctor import examine
 from saa_core.errors import PolicyError, SAAError, TextError
@@ -128,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--exponent", type=float, default=1.5, help="of movement in missed mass")
     command.add_argument("--out", required=True, help="folder for the calibrated gates")
     command.set_defaults(run=_calibrate)
+    cli_reliability.register(commands)
     cli_tasks.register(commands)
     return parser
 
@@ -278,20 +279,20 @@ def _table(trace: Trace) -> Iterable[str]:
     policy = "dense" if trace.policy is None else f"{trace.policy}, decided {made}"
     yield f"policy: {policy}; kernel: {trace.execution.kernel} ({trace.execution.reason})"
     yield ""
-    yield "layer   density %   min - max     predicted mass %   retained mass %"
     assert trace.retained_mass is not None
-    for layer in range(L):
-        density = 100 * trace.density[layer]
+    middle = "" if trace.calibrated_mass is None else "   corrected %"
+    yield f"layer   density %   min - max     predicted mass %{middle}   retained mass %"
+    for layer in (*range(L), None):
+        part = slice(None) if layer is None else layer
+        density, name = 100 * trace.density[part], "all" if layer is None else layer
+        corrected = ""
+        if trace.calibrated_mass is not None:
+            corrected = f"{100 * trace.calibrated_mass[part].mean():14.2f}"
         yield (
-            f"{layer:5} {density.mean():11.1f} {density.min():6.1f} - {density.max():5.1f}"
-            f"{100 * trace.predicted_mass[layer].mean():19.2f}"
-            f"{100 * trace.retained_mass[layer].mean():18.2f}"
+            f"{name:>5} {density.mean():11.1f} {density.min():6.1f} - {density.max():5.1f}"
+            f"{100 * trace.predicted_mass[part].mean():19.2f}{corrected}"
+            f"{100 * trace.retained_mass[part].mean():18.2f}"
         )
-    yield (
-        f"  all {100 * trace.density.mean():11.1f} {100 * trace.density.min():6.1f} - "
-        f"{100 * trace.density.max():5.1f}{100 * trace.predicted_mass.mean():19.2f}"
-        f"{100 * trace.retained_mass.mean():18.2f}"
-    )
     yield from _guard_lines(trace)
 
 

@@ -129,6 +129,8 @@ class Trace:
         block: (queries, keys) per decided block in tokens; (1, 1) is pair by pair.
         density: kept / allowed pairs, [L, H].
         predicted_mass: the gate's estimate of the attention mass that is kept, [L, H].
+        calibrated_mass: what such estimates were found to be worth on held-out texts, [L, H]; None where
+            nobody has measured it (:class:`saa_core.reliability.Reliability`).
         retained_mass: the share of the true attention mass that is kept, [L, H]; None in a summary.
         received: share of attention that each token receives, [L, H, K]; None in a summary.
         plan: which of U kinds each layer is, in what is allowed and forced, int32 [L].
@@ -165,6 +167,7 @@ class Trace:
     forced: Array
     plan: Array
     targets: Array
+    calibrated_mass: Array | None = None
     hidden: Array | None = None
     top_ids: Array | None = None
     top_probs: Array | None = None
@@ -413,6 +416,7 @@ ARRAYS = (
     "token_ids",
     "density",
     "predicted_mass",
+    "calibrated_mass",
     "retained_mass",
     "received",
     "first",

@@ -372,9 +372,17 @@ class Decision:
     @property
     def predicted_mass(self) -> Tensor:
         """The gate's estimate of the kept share of attention mass, mean over rows, [B, H]."""
+        return self.row_mean(self.predicted_rows)
+
+    @property
+    def predicted_rows(self) -> Tensor:
+        """The gate's estimate of the kept share of attention mass, by query block, [B, H, M]."""
+        return (self.score * self.keep).sum(3)
+
+    def row_mean(self, value_BHM: Tensor) -> Tensor:
+        """Mean over the query blocks in which any pair is allowed, [B, H]."""
         rows = (self.count.sum(3) > 0).float()
-        kept = (self.score * self.keep).sum(3)
-        return (kept * rows).sum(2) / rows.sum(2).clamp(min=1)
+        return (value_BHM * rows).sum(2) / rows.sum(2).clamp(min=1)
 
     def pair_keep(self, allowed: Allowed) -> Tensor:
         """The decision as single pairs, bool [B, H, Q, K]."""

@@ -11,23 +11,23 @@ import saa_core
 
 ROOT = Path(__file__).parent.parent
 LEVELS = [
-    {"types", "errors", "files", "native"},
-    {
-        "gates",
-        "token_gates",
-        "rules",
-        "kernels",
-        "notebook",
-        "trace",
-        "record",
-        "guard",
-        "fetch",
-        "exact",
-    },
+    {"types", "errors", "files", "native", "reliability", "exact"},
+    {"gates", "token_gates", "rules", "kernels", "notebook", "trace", "record", "guard", "fetch"},
     {"attention"},
     {"families", "task", "gate_files", "attach"},
     {"packed", "runner", "damage"},
-    {"classify", "work", "explain", "measure", "tradeoff", "train", "doctor", "cli_tasks", "cli"},
+    {
+        "classify",
+        "work",
+        "explain",
+        "measure",
+        "tradeoff",
+        "train",
+        "doctor",
+        "cli_reliability",
+        "cli_tasks",
+        "cli",
+    },
 ]
 LEVEL = {name: index for index, names in enumerate(LEVELS) for name in names}
 

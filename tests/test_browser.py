@@ -17,6 +17,7 @@ README_SCREENSHOT = ROOT / "docs" / "images" / "explore.png"
 MAP_SCREENSHOT = ROOT / "docs" / "images" / "gate_map.png"
 LATENCY_SCREENSHOT = ROOT / "docs" / "images" / "latency.png"
 TASK_SCREENSHOT = ROOT / "docs" / "images" / "task.png"
+TRUST_SCREENSHOT = ROOT / "docs" / "images" / "trust.png"
 SCREENSHOTS = ROOT / "tests" / "screenshots"
 PATIENCE = 300_000
 TEXT = (
@@ -194,6 +195,27 @@ def test_the_latency_page_finds_a_setting_and_uses_it(address: str) -> None:
         page.get_by_role("link", name="Explore", exact=True).click()
         page.get_by_text("The settings have changed").wait_for()
         assert page.get_by_test_id("stSliderThumbValue").first.inner_text() == mass
+
+
+@pytest.mark.parametrize(("lang", "scheme", "width"), [("en", "light", 1440), ("ja", "dark", 390)])
+def test_the_trust_page_shows_what_a_broken_gate_does_with_and_without_a_guard(
+    address: str, lang: str, scheme: str, width: int
+) -> None:
+    size = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
+    with visit(address, f"/trust?lang={lang}&example=story", **size) as page:
+        page.locator(".st-key-damage button").nth(4).click()  # negated
+        page.get_by_text("sign turned" if lang == "en" else "符号を反転").wait_for()
+        page.locator(".st-key-try button").click()
+        page.locator("#verdict").wait_for()
+        settle(page)
+        values = page.locator('[data-testid="stMetricValue"]')
+        values.nth(7).wait_for()
+        missed = [float(values.nth(at).inner_text().split()[0]) for at in (0, 4)]
+        assert missed[0] > 5 >= missed[1]
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        drawn = '[data-testid="stVegaLiteChart"] :is(canvas, svg)'
+        name = TRUST_SCREENSHOT if lang == "en" else SCREENSHOTS / "trust-ja-390.png"
+        whole_page(page, name, drawn)
 
 
 def inspected(page, q: str, k: str) -> str:

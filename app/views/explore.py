@@ -10,7 +10,7 @@ import streamlit as st
 import text
 from components import crossed, sections
 from components.maps import maps
-from components.outcome import ask, outcome, timed, written
+from components.outcome import ask, outcome, stale, timed, written
 from examples import gallery
 
 from saa_core.types import PAIR_LIMIT
@@ -61,25 +61,7 @@ trace = result.trace
 found = numbers.figures(result)
 if not trace.model.trained:
     st.error(words("untrained.banner", model=text.plain(trace.model.name)))
-if result.request is not None and result.request.policy != choice.policy:
-    shown = result.request.policy
-    note, again = st.columns([4, 1], vertical_alignment="center")
-    note.warning(
-        words(
-            "explore.stale",
-            mass=shown.mass,
-            kernel=words(f"choice.{shown.kernel}"),
-            granularity=words(f"choice.{shown.granularity}"),
-        )
-        + ("" if shown.tokens is None else words("explore.stale_tokens", share=shown.tokens))
-    )
-    again.button(
-        words("explore.rerun"),
-        on_click=ask,
-        args=(result.request.text,),
-        key="again",
-        width="stretch",
-    )
+stale(result, choice, words)
 headline = st.empty()
 with headline.container():
     sections.headline(found, result, words)

@@ -106,6 +106,7 @@ def train_gates(
     drawn = windows(streams, lengths, config.seed, skip=start)
     for gate in gates:
         gate.requires_grad_(True)
+        gate.mass_maps = {}  # measured of what it said before
     try:
         for step, (source, _, ids) in zip(range(start, config.steps), drawn, strict=False):
             for group in optimizer.param_groups:
