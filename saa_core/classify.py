@@ -79,7 +79,7 @@ def classify(
         raise PolicyError(f"batch={batch!r} must be a whole number >= 1")
     policy = model.spec.policy if policy is None else policy
     longest = task.longest if cut else None
-    ids = [_encoded(model, text, index, longest) for index, text in enumerate(texts)]
+    ids = [token_ids(model, text, index, longest) for index, text in enumerate(texts)]
     gates = policy.tokens is not None and policy.tokens < 1
     for start in range(0, len(ids), batch):
         encoded = encode(model, ids[start : start + batch], policy)
@@ -97,7 +97,12 @@ def classify(
             )
 
 
-def _encoded(model: Model, text: str, index: int, longest: int | None) -> list[int]:
+def token_ids(model: Model, text: str, index: int, longest: int | None) -> list[int]:
+    """Of the text at ``index`` of a list, cut to ``longest`` tokens if that is given.
+
+    Raises:
+        TextError: the text is empty, not valid Unicode, or too long.
+    """
     if not isinstance(text, str) or not text.strip():
         raise TextError(f"texts[{index}] is empty; give at least one word")
     try:

@@ -6,14 +6,15 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
 from saa_core.attach import load
 from saa_core.classify import Prediction, classify
-from saa_core.errors import TextError, choice
+from saa_core.errors import PolicyError, TextError, choice
 from saa_core.files import replacing
+from saa_core.policy_file import load_policy
 from saa_core.train import labelled
 from saa_core.train.task import TaskQuality, TaskTraining
 from saa_core.train.tokens import TokenConfig
@@ -31,6 +32,7 @@ def register(commands: Any) -> None:
     command.add_argument("--model", default="minilm", help="alias, hub id or folder")
     command.add_argument("--task", required=True, help="shipped task or folder")
     command.add_argument("--tokens", type=float, help="share of the token work to do, up to 1")
+    command.add_argument("--policy", metavar="FILE", help="policy file, as saa tune writes it")
     command.add_argument("--column", default="text", help="of a table")
     command.add_argument(
         "--cut", action="store_true", help="cut texts to what the task was made for"
@@ -66,9 +68,21 @@ def _classify(options: argparse.Namespace) -> None:
     texts = list(_texts(options.file, options.column))
     table = Path(options.file).suffix.lower() in labelled.FILES
     policy = None if options.tokens is None else Policy(mass=1.0, tokens=options.tokens)
+    stored = None if options.policy is None else load_policy(options.policy)
+    if stored is not None and policy is not None:
+        raise PolicyError(
+            "--policy and --tokens exclude each other: what a file promises holds for it as it is"
+        )
     if options.out and Path(options.out).suffix.lower() not in (".csv", ".jsonl"):
         raise TextError(choice("--out", Path(options.out).suffix, (".csv", ".jsonl")))
-    model = load(options.model, task=options.task, device=options.device)
+    side: Literal["auto", "sparse", "dense"] = "auto"
+    if stored is not None:
+        policy = stored.policy or Policy(mass=1.0)
+        side = "dense" if stored.policy is None else "sparse"
+    model = load(options.model, task=options.task, side=side, device=options.device)
+    if stored is not None:
+        stored.check(model)
+        print(f"policy file: {stored.promise or stored.policy or 'dense'}", file=sys.stderr)
     found = []
     with tqdm(total=len(texts), unit="text", disable=len(texts) < 2) as bar:
         for prediction in classify(model, texts, policy, batch=BATCH, cut=options.cut):
