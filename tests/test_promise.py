@@ -105,7 +105,7 @@ def test_a_loose_promise_is_certified_and_a_strict_one_stays_dense(smollm2, part
     steps = []
     loose = saa.choose_policy(
         smollm2,
-        parts[:12],
+        parts[:20],
         saa.Sla(perplexity=0.3, delta=0.3),
         ladder=ladder,
         progress=lambda *x: steps.append(x),
