@@ -37,6 +37,8 @@ MISSED = (0.002, 0.3)
 HAND_SET_MASSES = (0.97, 0.95, 0.93, 0.9)
 HAND_SET_SHARES = (0.7, 0.6, 0.5)
 LEAST_TEXTS = 8
+SEARCHED = {"label_change": 400, "perplexity": 48, "missed_mass": 48}
+"""Labels come in batches and say little each; other losses take a pass per text and say much."""
 STUDY = "study.log"
 Progress = Callable[[str, int, int, str], None]
 """Called with the step ("search", "certify"), seconds that are, total, and a remark."""
@@ -50,7 +52,7 @@ class TuneConfig:
         minutes: of search and certifying together; half of it for each at most.
         trials: settings to try at most in this run; None is as many as the time allows.
         share: of the texts that the search is given, in (0, 1); the others certify.
-        searched: texts that the search is given at most.
+        searched: texts that the search is given at most; None takes SEARCHED, by what is promised.
         candidates: settings of the front that are certified at most.
         pairs: also decide pair by pair, which keeps fewer pairs but saves no time (README, Time).
         seed: of the split and of the search.
@@ -62,7 +64,7 @@ class TuneConfig:
     minutes: float = 20.0
     trials: int | None = None
     share: float = 0.3
-    searched: int = 400
+    searched: int | None = None
     candidates: int = 6
     pairs: bool = False
     seed: int = 0
@@ -138,6 +140,7 @@ def tune(
         SAAError: Optuna is not installed.
     """
     config = config or TuneConfig()
+    config = replace(config, searched=config.searched or SEARCHED[sla.quantity])
     report = progress or (lambda step, done, total, remark: None)
     started = time.monotonic()
     found, rest = split(texts, config)
@@ -178,7 +181,7 @@ def split(texts: Sequence[str], config: TuneConfig) -> tuple[list[str], list[str
     """
     once = list({normalised(text): text for text in texts if text.strip()}.values())
     random.Random(config.seed).shuffle(once)
-    count = min(config.searched, round(config.share * len(once)))
+    count = min(config.searched or len(once), round(config.share * len(once)))
     if min(count, len(once) - count) < LEAST_TEXTS:
         raise TextError(
             f"texts: {len(once)} different ones, of which {count} would be searched on and "
@@ -190,7 +193,8 @@ def split(texts: Sequence[str], config: TuneConfig) -> tuple[list[str], list[str
 def candidates(trials: Sequence[Trial], sla: Sla, most: int) -> list[Trial]:
     """Settings of the front to certify, safest first: those within the tested limit on the texts of
     the search, thinned evenly; the safest of all where there are none."""
-    front = sorted((trial for trial in trials if trial.front), key=lambda trial: trial.loss)
+    once = {trial.policy: trial for trial in trials if trial.front}
+    front = sorted(once.values(), key=lambda trial: trial.loss)
     within = [trial for trial in front if trial.loss <= sla.tested] or front[:1]
     if len(within) <= most:
         return within
