@@ -116,6 +116,36 @@ def tokens_for(default: float, shares: tuple[float, float]) -> float | None:
     return None if share == 1 else share
 
 
+def policy_from_file(name: str, model: saa.Model, sliders: saa.Policy) -> saa.Policy:
+    """The policy of an uploaded file, with what it promises; what the sliders say without one."""
+    file = st.file_uploader(
+        words("sidebar.policy_file"),
+        type="json",
+        key="policy_file",
+        help=words("sidebar.policy_file_help"),
+    )
+    if file is None:
+        return sliders
+    try:
+        stored = session.open_policy(file.getvalue(), name, model)
+    except saa.PolicyError as error:
+        failure(error, words)
+        return sliders
+    if stored.policy is None:
+        st.info(words("sidebar.policy_dense"))
+        return sliders
+    st.info(words("sidebar.policy_used", policy=text.plain(str(stored.policy))))
+    if stored.promise is not None:
+        sla = stored.promise.sla
+        promised = {
+            "limit": words.percent(sla.limit, 1),
+            "delta": words.percent(sla.delta),
+            "texts": stored.promise.texts,
+        }
+        st.caption(words(f"promise.{sla.quantity}", **promised))
+    return stored.policy
+
+
 with st.sidebar:
     st.radio(
         words("sidebar.language"),
@@ -131,6 +161,8 @@ with st.sidebar:
         model.spec.policy if model else saa.Policy(),
         model.task.shares if model and model.task else None,
     )
+    if model is not None:
+        policy = policy_from_file(name, model, policy)
     recording = st.file_uploader(
         words("sidebar.open"), type="saa", key="recording", help=words("sidebar.open_help")
     )

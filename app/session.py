@@ -21,6 +21,7 @@ import saa_core as saa
 from saa_core import fetch
 from saa_core.damage import damaged
 from saa_core.explain import LayerInputs
+from saa_core.policy_file import read_policy
 from saa_core.tradeoff import MASSES, Point, tradeoff
 from saa_core.work import flops_against_dense
 
@@ -446,6 +447,20 @@ def _check(trace: saa.Trace) -> None:
 def count_tokens(_model: saa.Model, name: str, text: str) -> int:
     """Length of a text in tokens of a model; ``name`` stands for the model in the cache."""
     return len(_model.tokenizer(text, verbose=False)["input_ids"])
+
+
+@st.cache_data(show_spinner=False, max_entries=16)
+def open_policy(content: bytes, name: str, _model: saa.Model) -> saa.StoredPolicy:
+    """An uploaded policy file, of the model that it was chosen for; ``name`` stands for the model in
+    the cache.
+
+    Raises:
+        PolicyError: it is no policy file, or was chosen for another model or other gates.
+    """
+    stored = read_policy(content)
+    if stored.policy is not None:
+        stored.check(_model)
+    return stored
 
 
 def trace_bytes(trace: saa.Trace) -> bytes:

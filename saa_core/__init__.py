@@ -17,7 +17,10 @@ from saa_core.errors import (
     TraceError,
 )
 from saa_core.measure import measure
+from saa_core.policy_file import StoredPolicy, load_policy, save_policy
+from saa_core.promise import Promise, choose_policy
 from saa_core.runner import generate, run
+from saa_core.sla import Sla
 from saa_core.trace import Comparison, Trace, compare
 from saa_core.train.distil import TrainConfig, TrainStep, train_gates
 from saa_core.train.joint import JointConfig, JointStep, save_adapter, train_joint
@@ -38,8 +41,11 @@ __all__ = [
     "ModelError",
     "Policy",
     "PolicyError",
+    "Promise",
     "SAAError",
+    "Sla",
     "Spec",
+    "StoredPolicy",
     "TextError",
     "Timing",
     "Trace",
@@ -47,14 +53,17 @@ __all__ = [
     "TrainConfig",
     "TrainStep",
     "attach",
+    "choose_policy",
     "compare",
     "detach",
     "generate",
     "load",
+    "load_policy",
     "measure",
     "run",
     "save_adapter",
     "save_gates",
+    "save_policy",
     "train_gates",
     "train_joint",
 ]

@@ -108,7 +108,7 @@ def classify(
         raise PolicyError(f"batch={batch!r} must be a whole number >= 1")
     policy = model.spec.policy if policy is None else policy
     longest = task.longest if cut else None
-    ids = [_encoded(model, text, index, longest) for index, text in enumerate(texts)]
+    ids = [token_ids(model, text, index, longest) for index, text in enumerate(texts)]
     for start in range(0, len(ids), batch):
         found = answers(model, ids[start : start + batch], policy, batch=batch)
         shares = (found.done / found.full).tolist()
@@ -152,7 +152,12 @@ def answers(
     return Answered(probabilities, needed, done, full, asked)
 
 
-def _encoded(model: Model, text: str, index: int, longest: int | None) -> list[int]:
+def token_ids(model: Model, text: str, index: int, longest: int | None) -> list[int]:
+    """Of the text at ``index`` of a list, cut to ``longest`` tokens if that is given.
+
+    Raises:
+        TextError: the text is empty, not valid Unicode, or too long.
+    """
     if not isinstance(text, str) or not text.strip():
         raise TextError(f"texts[{index}] is empty; give at least one word")
     try:

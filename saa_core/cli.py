@@ -15,13 +15,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from saa_core import cli_reliability, cli_tasks, fetch
+from saa_core import cli_reliability, cli_tasks, cli_tune, fetch
 from saa_core.attach import Model, attach, detach, load, save_gates
+from saa_core.bars import Bars
 from saa_core.doctor import examine
 from saa_core.errors import PolicyError, SAAError, TextError
 from saa_core.files import store_dir, write_json
 from saa_core.kernels import KERNELS
 from saa_core.measure import measure
+from saa_core.policy_file import load_policy
 from saa_core.runner import run
 from saa_core.trace import Trace
 from saa_core.train import corpus
@@ -130,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_calibrate)
     cli_reliability.register(commands)
     cli_tasks.register(commands)
+    cli_tune.register(commands)
     return parser
 
 
@@ -163,31 +166,15 @@ def _policy_options(command: argparse.ArgumentParser) -> None:
         help="check and correct: share of mass missed at most",
     )
     command.add_argument("--delta", type=float, help="how often the guard may be wrong")
-
-
-class _Bars:
-    """Progress reports as tqdm bars, one per task."""
-
-    def __init__(self) -> None:
-        self.bar: tqdm[Any] | None = None
-        self.what = ""
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if self.bar is None or what != self.what:
-            self.close()
-            scale = total > 100_000
-            self.bar = tqdm(total=total, desc=what, unit="B" if scale else "", unit_scale=scale)
-            self.what = what
-        self.bar.update(done - self.bar.n)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-        self.bar = None
+    command.add_argument(
+        "--policy",
+        metavar="FILE",
+        help="policy file, as saa tune writes it, in place of all of these",
+    )
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    bars = _Bars()
+    bars = Bars()
     names = options.models or ([] if options.data else ["smollm2"])
     for name in names:
         folder = fetch.fetch_model(name, bars)
@@ -214,7 +201,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _load(options: argparse.Namespace) -> Model:
-    bars = _Bars()
+    bars = Bars()
     dtype = getattr(torch, options.dtype) if options.dtype else None
     try:
         model = load(
@@ -236,11 +223,16 @@ def _load(options: argparse.Namespace) -> Model:
     return model
 
 
+POLICY_OPTIONS = (
+    *("mass", "budget", "granularity", "kernel", "block", "sink", "local", "tail"),
+    *("fallback", "crossover"),
+)
+
+
 def _policy(options: argparse.Namespace, default: Policy) -> Policy:
-    names = ("mass", "budget", "granularity", "kernel", "block", "sink", "local", "tail")
     given = {
         name: getattr(options, name)
-        for name in (*names, "fallback", "crossover")
+        for name in POLICY_OPTIONS
         if getattr(options, name) is not None
     }
     if options.delta is not None and options.guard is None:
@@ -253,15 +245,38 @@ def _policy(options: argparse.Namespace, default: Policy) -> Policy:
     return Policy(**{**asdict(default), **given})
 
 
+def _chosen(options: argparse.Namespace) -> tuple[Model, Policy | None]:
+    """The model, and the policy of the options or of ``--policy``; None is dense.
+
+    Bad values are refused before anything is loaded.
+    """
+    if options.policy is None:
+        _policy(options, Policy())
+        model = _load(options)
+        return model, _policy(options, model.spec.policy)
+    names = (*POLICY_OPTIONS, "guard", "delta")
+    given = [f"--{name}" for name in names if getattr(options, name) is not None]
+    if given:
+        raise PolicyError(
+            f"--policy and {', '.join(given)} exclude each other: what a file promises holds for it as "
+            "it is"
+        )
+    stored = load_policy(options.policy)
+    if stored.policy is None:
+        options.adapter = None
+    model = _load(options)
+    stored.check(model)
+    print(f"policy file: {stored.promise or stored.policy or 'dense'}")
+    return model, stored.policy
+
+
 def _run(options: argparse.Namespace) -> None:
     try:
         text = sys.stdin.read() if options.file == "-" else Path(options.file).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TextError(f"FILE={options.file!r} cannot be read as UTF-8 text: {error}") from error
-    _policy(options, Policy())  # a bad value is refused before anything is loaded
-    model = _load(options)
-    policy = None if options.dense else _policy(options, model.spec.policy)
-    trace = run(model, text, policy)
+    model, policy = _chosen(options)
+    trace = run(model, text, None if options.dense else policy)
     for line in _table(trace):
         print(line)
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -326,9 +341,10 @@ def _guard_lines(trace: Trace) -> Iterable[str]:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    model = _load(options)
-    policy = _policy(options, model.spec.policy)
-    bars = _Bars()
+    model, policy = _chosen(options)
+    if policy is None:
+        raise PolicyError(f"--policy={options.policy!r} stays dense; there is nothing to compare")
+    bars = Bars()
     found = measure(
         model,
         options.lengths,
@@ -366,7 +382,7 @@ def _spread(samples: tuple[float, ...]) -> str:
 
 
 def _calibrate(options: argparse.Namespace) -> None:
-    bars = _Bars()
+    bars = Bars()
     texts = corpus.joined(corpus.documents(options.data, bars), "train", limit=400_000)
     bars.close()
     model = _load(options)
@@ -424,7 +440,7 @@ def _joint(options: argparse.Namespace) -> None:
         seed=options.seed,
         checkpoint=options.checkpoint or str(Path(options.out) / "checkpoint"),
     )
-    bars = _Bars()
+    bars = Bars()
     texts = corpus.joined(corpus.documents(options.data, bars), "train")
     bars.close()
     model = _load(options)
@@ -466,7 +482,7 @@ def _train(options: argparse.Namespace) -> None:
         checkpoint=options.checkpoint or str(Path(options.out) / "checkpoint"),
     )
     torch.manual_seed(options.seed)
-    bars = _Bars()
+    bars = Bars()
     documents = corpus.documents(options.data, bars)
     bars.close()
     model = _load(options)

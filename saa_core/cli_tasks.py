@@ -7,18 +7,19 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
 from saa_core.attach import load
 from saa_core.classify import Prediction, classify
-from saa_core.errors import TextError, choice
+from saa_core.errors import PolicyError, TextError, choice
 from saa_core.files import replacing
+from saa_core.policy_file import load_policy
 from saa_core.train import labelled
 from saa_core.train.task import TaskQuality, TaskTraining
 from saa_core.train.tokens import TokenConfig
-from saa_core.types import Guard
+from saa_core.types import Guard, Policy
 
 BATCH = 32
 
@@ -35,6 +36,7 @@ def register(commands: Any) -> None:
     command.add_argument(
         "--margin", type=float, help="ask the dense side where two labels are closer together"
     )
+    command.add_argument("--policy", metavar="FILE", help="policy file, as saa tune writes it")
     command.add_argument("--column", default="text", help="of a table")
     command.add_argument(
         "--cut", action="store_true", help="cut texts to what the task was made for"
@@ -69,15 +71,28 @@ def register(commands: Any) -> None:
 def _classify(options: argparse.Namespace) -> None:
     texts = list(_texts(options.file, options.column))
     table = Path(options.file).suffix.lower() in labelled.FILES
+    stored = None if options.policy is None else load_policy(options.policy)
+    own = options.tokens is not None or options.margin is not None
+    if stored is not None and own:
+        raise PolicyError(
+            "--policy and --tokens or --margin exclude each other: what a file promises holds for it as it is"
+        )
     if options.out and Path(options.out).suffix.lower() not in (".csv", ".jsonl"):
         raise TextError(choice("--out", Path(options.out).suffix, (".csv", ".jsonl")))
-    model = load(options.model, task=options.task, device=options.device)
+    side: Literal["auto", "sparse", "dense"] = "auto"
+    if stored is not None:
+        side = "dense" if stored.policy is None else "sparse"
+    model = load(options.model, task=options.task, side=side, device=options.device)
     policy = model.spec.policy
     if options.tokens is not None:
         policy = replace(policy, tokens=options.tokens)
     if options.margin is not None:
         guard = Guard(missed_mass=None, margin=options.margin) if options.margin else None
         policy = replace(policy, guard=guard)
+    if stored is not None:
+        stored.check(model)
+        policy = stored.policy or Policy(mass=1.0)
+        print(f"policy file: {stored.promise or stored.policy or 'dense'}", file=sys.stderr)
     found = []
     with tqdm(total=len(texts), unit="text", disable=len(texts) < 2) as bar:
         for prediction in classify(model, texts, policy, batch=BATCH, cut=options.cut):

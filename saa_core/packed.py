@@ -84,6 +84,12 @@ def token_gates(packing: Packing) -> list[TokenGate | None]:
     return [getattr(layer.module, "saa_token_gate", None) for layer in packing.layers]
 
 
+def drops_tokens(model: Model) -> bool:
+    """True where the model has token gates."""
+    pack = family_of(model.hf).pack
+    return pack is not None and any(token_gates(pack(model.hf)))
+
+
 def encode(
     model: Model,
     batch: Sequence[Sequence[int]],

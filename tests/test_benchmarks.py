@@ -356,3 +356,30 @@ def test_trust(tmp_path, monkeypatch, novel, smollm2):
     assert json.loads(out.read_text()) == found
     publish = runpy.run_path(str(BENCHMARKS / "publish.py"))
     assert "| one word | 2 |" in publish["trust_table"](found)
+
+
+def test_promise(tmp_path, monkeypatch, novel, smollm2):
+    text, out, cache = tmp_path / "text.txt", tmp_path / "promise.json", tmp_path / "cache"
+    text.write_text(novel, encoding="utf-8")
+    tasks = ["--tasks", "questions", "--texts", "40", "--label-change", "0.4"]
+    words = ["--adapters", "none", "--data", str(text), "--length", "24", "--windows", "6"]
+    common = ["--settings", "2", "--splits", "3", "--cache", str(cache), "--out", str(out)]
+    start("promise", monkeypatch, *tasks, *words, *common)
+    task, model = json.loads(out.read_text())
+    assert (task["name"], model["name"]) == ("minilm + questions", "smollm2")
+    for row in (task, model):
+        assert len(row["splits"]) == 3
+        assert row["kept"] == sum(each["loss"] <= 0.4 for each in row["splits"])
+        assert {each["work"] for each in row["splits"] if each["policy"] == "dense"} <= {1.0}
+    assert task["dense"] == 0, "four labels of ten may change"
+    assert model["dense"] == 3, "three windows certify nothing"
+    assert len(task["ladder"]) == 2
+
+    def refuse(*_):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("saa_core.losses.LossMeter.of", refuse)
+    start("promise", monkeypatch, *tasks, *words, *common, "--splits", "5")
+    again, _ = json.loads(out.read_text())
+    assert len(again["splits"]) == 5
+    assert again["splits"][:3] == task["splits"]

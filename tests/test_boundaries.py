@@ -12,7 +12,18 @@ import saa_core
 ROOT = Path(__file__).parent.parent
 LEVELS = [
     {"types", "errors", "files", "native", "reliability", "exact"},
-    {"gates", "token_gates", "rules", "kernels", "notebook", "trace", "record", "guard", "fetch"},
+    {
+        "gates",
+        "token_gates",
+        "rules",
+        "kernels",
+        "notebook",
+        "trace",
+        "record",
+        "guard",
+        "sla",
+        "fetch",
+    },
     {"attention"},
     {"families", "task", "gate_files", "attach"},
     {"packed", "runner", "damage"},
@@ -27,7 +38,8 @@ LEVELS = [
         "cli_reliability",
         "cli_tasks",
         "cli",
-    },
+    }
+    | {"losses", "promise", "policy_file", "slices", "tune", "tune_files", "bars", "cli_tune"},
 ]
 LEVEL = {name: index for index, names in enumerate(LEVELS) for name in names}
 
@@ -79,9 +91,12 @@ def test_only_session_loads_or_runs():
             assert "streamlit" not in text.replace("no streamlit", "")
 
 
-VALUES = "Call Comparison Force Guard Model Policy REASONS Spec Timing Trace TrainConfig TrainStep JointConfig JointStep"
+VALUES = "Call Comparison Force Guard Model Policy Promise REASONS Sla Spec StoredPolicy Timing Trace TrainConfig TrainStep JointConfig JointStep"
 ERRORS = "FetchError GateError KernelError ModelError PolicyError SAAError TextError TraceError"
-FUNCTIONS = "attach compare detach generate load measure run save_adapter save_gates train_gates train_joint"
+FUNCTIONS = (
+    "attach choose_policy compare detach generate load load_policy measure run save_adapter save_gates "
+    "save_policy train_gates train_joint"
+)
 
 
 def test_public_names():
