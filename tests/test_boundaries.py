@@ -11,12 +11,13 @@ import saa_core
 
 ROOT = Path(__file__).parent.parent
 LEVELS = [
-    {"types", "errors", "files", "native"},
+    {"align", "types", "errors", "files", "native"},
     {"gates", "token_gates", "rules", "kernels", "notebook", "trace", "record", "guard", "fetch"},
     {"attention"},
     {"families", "task", "gate_files", "attach"},
     {"packed", "runner"},
-    {"classify", "work", "explain", "measure", "tradeoff", "train", "doctor", "cli_tasks", "cli"},
+    {"classify", "work", "explain", "measure", "tradeoff", "train", "doctor", "cli_tasks", "cli"}
+    | {"difference"},
 ]
 LEVEL = {name: index for index, names in enumerate(LEVELS) for name in names}
 
