@@ -21,6 +21,7 @@ from text import Words
 
 import saa_core as saa
 from saa_core import REASONS, Timing, Trace
+from saa_core.costs import Saving
 from saa_core.tradeoff import Point
 
 RECTS = 4096
@@ -790,3 +791,49 @@ def tradeoff(
         + points_drawn
         + base.mark_text(dx=8, dy=-8, align="left", color=colours.ink).encode(text="label:N")
     ).properties(height=300)
+
+
+def monthly(bills: Sequence[Saving], sign: str, words: Words, dark: bool) -> alt.LayerChart:
+    """Cost per month by length, dense beside SAA, median and quartiles.
+
+    Args:
+        sign: of the currency.
+    """
+    colours = palette(dark)
+    sides = {"dense": words("chart.dense"), "saa": words("chart.saa")}
+    rows = []
+    for bill in bills:
+        for name, side in (("dense", bill.dense), ("saa", bill.saa)):
+            low, middle, high = side.cost
+            rows.append(
+                {
+                    "tokens": bill.tokens,
+                    "side": sides[name],
+                    "low": low,
+                    "cost": middle,
+                    "high": high,
+                }
+            )
+    base = alt.Chart(pd.DataFrame(rows)).encode(
+        x=alt.X("tokens:O", title=words("latency.tokens"), axis=alt.Axis(labelAngle=0)),
+        xOffset=alt.XOffset("side:N", sort=list(sides.values())),
+        tooltip=[
+            alt.Tooltip("tokens:Q", title=words("latency.tokens"), format=","),
+            alt.Tooltip("side:N", title=words("labels.side")),
+            alt.Tooltip("cost:Q", title=words("cost.row_cost"), format=",.0f"),
+            alt.Tooltip("low:Q", title=words("latency.low"), format=",.0f"),
+            alt.Tooltip("high:Q", title=words("latency.high"), format=",.0f"),
+        ],
+    )
+    bars = base.mark_bar().encode(
+        y=alt.Y("cost:Q", title=f"{words('cost.row_cost')} ({sign})"),
+        color=alt.Color(
+            "side:N",
+            title=None,
+            sort=list(sides.values()),
+            scale=alt.Scale(domain=list(sides.values()), range=[colours.received, colours.kept]),
+            legend=alt.Legend(orient="top"),
+        ),
+    )
+    spread = base.mark_rule(color=colours.ink, strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
+    return (bars + spread).properties(height=260)

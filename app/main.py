@@ -28,6 +28,7 @@ page = st.navigation(
         st.Page("views/gate_map.py", title=words("page.gate_map"), url_path="gate_map"),
         st.Page("views/compare.py", title=words("page.compare"), url_path="compare"),
         st.Page("views/latency.py", title=words("page.latency"), url_path="latency"),
+        st.Page("views/cost.py", title=words("page.cost"), url_path="cost"),
     ]
 )
 st.logo(str(ROOT / "assets" / "logo.svg"), size="large")

@@ -17,6 +17,7 @@ README_SCREENSHOT = ROOT / "docs" / "images" / "explore.png"
 MAP_SCREENSHOT = ROOT / "docs" / "images" / "gate_map.png"
 LATENCY_SCREENSHOT = ROOT / "docs" / "images" / "latency.png"
 COMPARE_SCREENSHOT = ROOT / "docs" / "images" / "compare.png"
+COST_SCREENSHOT = ROOT / "docs" / "images" / "cost.png"
 TASK_SCREENSHOT = ROOT / "docs" / "images" / "task.png"
 SCREENSHOTS = ROOT / "tests" / "screenshots"
 PATIENCE = 300_000
@@ -309,3 +310,26 @@ def test_a_comparison_in_japanese_holds_every_part(address: str, width: int) -> 
         settle(page)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         whole_page(page, SCREENSHOTS / f"compare-ja-{width}.png")
+
+
+def test_the_cost_page_is_changed_linked_and_printed(address: str) -> None:
+    with visit(address, "/cost?lang=en") as page:
+        page.get_by_text("SAA saves").first.wait_for()
+        settle(page)
+        drawn = '[data-testid="stVegaLiteChart"] :is(canvas, svg)'
+        whole_page(page, COST_SCREENSHOT, drawn)
+        page.get_by_label("Requests per day").fill("5000000")
+        page.keyboard.press("Enter")
+        page.wait_for_function("location.search.includes('c_requests=5e')")
+        page.get_by_role("radio", name="128", exact=True).click()
+        page.get_by_text("SAA saves nothing: it is slower than dense").wait_for()
+        settle(page)
+        link, verdict = page.url, page.locator("#verdict").inner_text()
+        page.emulate_media(media="print")
+        assert not page.locator("section[data-testid=stSidebar]").is_visible()
+        assert page.locator("#verdict").is_visible()
+        printed = page.pdf(prefer_css_page_size=True)
+        assert len(re.findall(rb"/Type\s*/Page\b", printed)) <= 3
+    with visit(address, link.removeprefix(address)) as page:
+        page.get_by_text("SAA saves nothing: it is slower than dense").wait_for()
+        assert page.locator("#verdict").inner_text() == verdict
