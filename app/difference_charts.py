@@ -25,6 +25,7 @@ from saa_core.difference import (
     Difference,
     Flip,
 )
+from saa_core.effects import Effect
 
 MEASURES = ("differs", "only_a", "only_b")
 DRAWN = 20
@@ -221,3 +222,52 @@ def margins(flips: Sequence[Flip], names: Sequence[str], words: Words, dark: boo
     zero = alt.Chart(pd.DataFrame({"x": [0.0]})).mark_rule(color=colours.ink, strokeDash=[4, 4])
     drawn = len(data["rank"].unique())
     return (zero.encode(x="x:Q") + lines + points).properties(height=max(120, 20 * drawn + 80))
+
+
+def effects(found: Sequence[Effect], unit: str, words: Words, dark: bool) -> alt.Chart:
+    """What leaving out each block does, as a map; darker is more.
+
+    Args:
+        unit: of the distances, in words.
+    """
+    colours = palette(dark)
+    rows = pd.DataFrame(
+        [
+            {
+                "q": effect.queries[0],
+                "q_end": effect.queries[1] + 1,
+                "k": effect.keys[0],
+                "k_end": effect.keys[1] + 1,
+                "distance": effect.distance,
+                "pairs": effect.pairs,
+            }
+            for effect in found[:RECTS]
+        ]
+    )
+    return (
+        alt.Chart(rows)
+        .mark_rect(stroke=colours.paper)
+        .encode(
+            x=alt.X("k:Q", title=words("chart.key_axis"), axis=alt.Axis(orient="top", grid=False)),
+            x2="k_end:Q",
+            y=alt.Y(
+                "q:Q",
+                title=words("chart.query_axis"),
+                scale=alt.Scale(reverse=True),
+                axis=alt.Axis(grid=False),
+            ),
+            y2="q_end:Q",
+            color=alt.Color(
+                "distance:Q",
+                scale=alt.Scale(range=[colours.dropped, colours.only_a]),
+                legend=alt.Legend(title=unit, orient="bottom", gradientLength=140, tickCount=3),
+            ),
+            tooltip=[
+                alt.Tooltip("q:Q", title=words("chart.query_position")),
+                alt.Tooltip("k:Q", title=words("chart.key_position")),
+                alt.Tooltip("pairs:Q", title=words("effects.pairs")),
+                alt.Tooltip("distance:Q", title=unit, format=".4f"),
+            ],
+        )
+        .properties(height=380)
+    )

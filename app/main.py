@@ -62,7 +62,7 @@ def policy_for(name: str, default: saa.Policy, shares: tuple[float, float] | Non
     """What the sliders say; another model starts at its own defaults."""
     state = st.session_state
     if state.get("policy_of", name) != name:
-        for key in ("mass", "tokens"):
+        for key in ("mass", "tokens", "forces"):
             state.pop(key, None)
     state.policy_of = name
     tokens = default.tokens if shares is None else tokens_for(default.tokens or 1.0, shares)
@@ -96,7 +96,22 @@ def policy_for(name: str, default: saa.Policy, shares: tuple[float, float] | Non
         st.text_input(words("sidebar.gates"), key="gates", help=words("sidebar.gates_help"))
     if mass == round(default.mass, 2):
         mass = default.mass
-    return replace(default, mass=mass, kernel=kernel, granularity=granularity, tokens=tokens)
+    forces = state.get("forces", ()) if tokens is None else ()
+    if forces:
+        st.warning(words("force.active", count=len(forces)))
+        st.button(words("force.clear"), on_click=_clear, key="force_clear", width="stretch")
+    return replace(
+        default,
+        mass=mass,
+        kernel=kernel,
+        granularity=granularity,
+        tokens=tokens,
+        force=forces,
+    )
+
+
+def _clear() -> None:
+    st.session_state.forces = ()
 
 
 def tokens_for(default: float, shares: tuple[float, float]) -> float | None:

@@ -7,7 +7,7 @@ works in this process; one that talks to a backend would have the same two metho
 import hashlib
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -21,6 +21,7 @@ import saa_core as saa
 from saa_core import fetch
 from saa_core.align import Alignment, align
 from saa_core.difference import Difference, difference
+from saa_core.effects import Effect, effects
 from saa_core.explain import LayerInputs
 from saa_core.tradeoff import MASSES, Point, tradeoff
 from saa_core.work import flops_against_dense
@@ -296,6 +297,29 @@ class Client:
                 progress=lambda _what, done, total: report("time", done / total),
             )
 
+    def effects(
+        self, result: Result, layer: int, head: int | None, known: Collection[Effect]
+    ) -> Iterator[Effect]:
+        """What leaving out each block of a layer does, block by block; `known` ones are passed over.
+
+        Raises:
+            SAAError: see :func:`saa_core.effects.effects`.
+        """
+        assert result.request is not None
+        steps = effects(
+            self.model(result.request.model),
+            result.trace,
+            layer,
+            head,
+            known=[(effect.queries, effect.keys) for effect in known],
+        )
+        while True:
+            with shop().lock:  # block by block: others may run in between
+                found = next(steps, None)
+            if found is None:
+                return
+            yield found
+
     def compare(self, sides: tuple[Side, Side], report: Report) -> Compared:
         """Runs both sides, unless this visitor has just run them, and lays them over each other.
 
@@ -394,6 +418,13 @@ def remember(result: Result) -> None:
 def recall(request: Request) -> Result | None:
     found: Result | None = st.session_state.get("results", {}).get(request)
     return found
+
+
+def without_forces(result: Result) -> Result | None:
+    """The same run by the gate alone, if this visitor has seen it."""
+    if result.request is None:
+        return None
+    return recall(replace(result.request, policy=replace(result.request.policy, force=())))
 
 
 def open_trace(name: str, content: bytes) -> Result:

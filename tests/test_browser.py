@@ -333,3 +333,23 @@ def test_the_cost_page_is_changed_linked_and_printed(address: str) -> None:
     with visit(address, link.removeprefix(address)) as page:
         page.get_by_text("SAA saves nothing: it is slower than dense").wait_for()
         assert page.locator("#verdict").inner_text() == verdict
+
+
+def test_a_person_overrules_the_gate_and_cancels_a_ranking(address: str) -> None:
+    link = "/gate_map?lang=en&example=story&layer=4&head=2&q=80&k=20"
+    with visit(address, link) as page:
+        page.get_by_role("button", name="Keep", exact=True).click()
+        page.get_by_text("kept by you").wait_for()
+        settle(page)
+        assert "force=%2BL4.H2.Q80.K20" in page.url
+        assert "Kept, because a person asked for it" in inspected(page, "80", "20")
+        page.get_by_role("button", name="Rank the blocks of layer 4").click()
+        page.get_by_text(re.compile("s left$")).wait_for()
+        page.get_by_role("button", name=re.compile("^Cancel")).click()
+        page.get_by_text(re.compile("^Not finished: ")).wait_for()
+        settle(page)
+        shown = page.get_by_text(re.compile("^Not finished: ")).inner_text()
+        done, total = (int(number) for number in re.findall(r"\d+", shown))
+        assert 0 < done < total
+        page.get_by_role("button", name="Take all back").click()
+        page.wait_for_function("!location.search.includes('force=')")

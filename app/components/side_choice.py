@@ -219,6 +219,7 @@ def _write(sides: tuple[session.Side, session.Side], words: Words) -> None:
         mass=f"{first.policy.aim:.2f}",
         tokens=None if first.policy.tokens is None else f"{first.policy.tokens:.2f}",
         model=first.model if first.model in session.MODELS else None,
+        force=link.forces_text(first.policy.force),
         b_how="dense" if policy is None else "saa",
         b_mass=None if policy is None else f"{policy.aim:.2f}",
         b_tokens=None if policy is None or policy.tokens is None else f"{policy.tokens:.2f}",
