@@ -17,7 +17,7 @@ LEVELS = [
     {"families", "task", "gate_files", "attach"},
     {"packed", "runner"},
     {"classify", "work", "explain", "measure", "tradeoff", "train", "doctor", "cli_tasks", "cli"}
-    | {"costs", "difference", "effects"},
+    | {"costs", "difference", "effects", "summary"},
 ]
 LEVEL = {name: index for index, names in enumerate(LEVELS) for name in names}
 
