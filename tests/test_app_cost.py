@@ -35,7 +35,7 @@ def test_the_bill_is_that_of_the_library(timings) -> None:
     for side, shown in (("Dense", found.dense), ("SAA", found.saa)):
         assert machines[side].startswith(f"{shown.machines[1]:,}")
     assert list(at.table[1].value.index) == [f"{part.tokens:,}" for part in measured(timings)]
-    assert at.query_params["c_requests"] == "3e+06"
+    assert at.query_params["c_requests"] == "3000000"
 
 
 def test_it_says_plainly_that_short_texts_save_nothing() -> None:

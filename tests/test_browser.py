@@ -320,7 +320,7 @@ def test_the_cost_page_is_changed_linked_and_printed(address: str) -> None:
         whole_page(page, COST_SCREENSHOT, drawn)
         page.get_by_label("Requests per day").fill("5000000")
         page.keyboard.press("Enter")
-        page.wait_for_function("location.search.includes('c_requests=5e')")
+        page.wait_for_function("location.search.includes('c_requests=5000000')")
         page.get_by_role("radio", name="128", exact=True).click()
         page.get_by_text("SAA saves nothing: it is slower than dense").wait_for()
         settle(page)

@@ -36,7 +36,10 @@ def assumptions(words: Words) -> tuple[Assumptions, str]:
     st.subheader(words("cost.assumed_header"), anchor="assumed")
     st.caption(words("cost.assumed_caption"))
     first, second = st.container(), st.container()
-    places = [*first.columns(3), *second.columns(3)]
+    places = [
+        *first.columns(3, vertical_alignment="bottom"),
+        *second.columns(3, vertical_alignment="bottom"),
+    ]
     found = {}
     for place, name in zip(places[:5], FIELDS, strict=True):
         low, high, step = LIMITS[name]
@@ -51,7 +54,9 @@ def assumptions(words: Words) -> tuple[Assumptions, str]:
         )
     currency = places[5].selectbox(words("cost.currency"), CURRENCIES, key="cost_currency")
     state.cost_form = found | {"currency": currency}
-    link.write(**{f"c_{name}": f"{value:g}" for name, value in found.items()}, c_currency=currency)
+    link.write(
+        **{f"c_{name}": f"{value:.10g}" for name, value in found.items()}, c_currency=currency
+    )
     shares = {name: found[name] / 100 for name in ("busy", "share")}
     return Assumptions(**(found | shares)), currency
 
