@@ -26,8 +26,10 @@ page = st.navigation(
     [
         st.Page("views/explore.py", title=words("page.explore"), default=True),
         st.Page("views/gate_map.py", title=words("page.gate_map"), url_path="gate_map"),
+        st.Page("views/compare.py", title=words("page.compare"), url_path="compare"),
         st.Page("views/latency.py", title=words("page.latency"), url_path="latency"),
         st.Page("views/trust.py", title=words("page.trust"), url_path="trust"),
+        st.Page("views/cost.py", title=words("page.cost"), url_path="cost"),
     ]
 )
 st.logo(str(ROOT / "assets" / "logo.svg"), size="large")
@@ -61,7 +63,7 @@ def policy_for(name: str, default: saa.Policy, shares: tuple[float, float] | Non
     """What the sliders say; another model starts at its own defaults."""
     state = st.session_state
     if state.get("policy_of", name) != name:
-        for key in ("mass", "tokens"):
+        for key in ("mass", "tokens", "forces"):
             state.pop(key, None)
     state.policy_of = name
     tokens = default.tokens if shares is None else tokens_for(default.tokens or 1.0, shares)
@@ -95,7 +97,22 @@ def policy_for(name: str, default: saa.Policy, shares: tuple[float, float] | Non
         st.text_input(words("sidebar.gates"), key="gates", help=words("sidebar.gates_help"))
     if mass == round(default.mass, 2):
         mass = default.mass
-    return replace(default, mass=mass, kernel=kernel, granularity=granularity, tokens=tokens)
+    forces = state.get("forces", ()) if tokens is None else ()
+    if forces:
+        st.warning(words("force.active", count=len(forces)))
+        st.button(words("force.clear"), on_click=_clear, key="force_clear", width="stretch")
+    return replace(
+        default,
+        mass=mass,
+        kernel=kernel,
+        granularity=granularity,
+        tokens=tokens,
+        force=forces,
+    )
+
+
+def _clear() -> None:
+    st.session_state.forces = ()
 
 
 def tokens_for(default: float, shares: tuple[float, float]) -> float | None:

@@ -34,6 +34,10 @@ KEPT = (GATE, SINK, LOCAL, DENSE, FORCED, TAIL, PROBE)
 """Reasons for which a pair is kept; the others say why it is not."""
 
 
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 @dataclass(frozen=True)
 class Force:
     """Pairs that a person keeps or excludes, whatever the gate says.
@@ -45,29 +49,37 @@ class Force:
     Args:
         keep: True keeps the pairs, False excludes them.
         layer, head: indices from 0.
-        query, key: positions of tokens from 0.
+        query, key: positions of tokens from 0; a pair of positions is a stretch, both included.
 
     Raises:
-        PolicyError: an index is negative or no whole number.
+        PolicyError: an index is negative or no whole number, or a stretch ends before it begins.
     """
 
     keep: bool = True
     layer: int | None = None
     head: int | None = None
-    query: int | None = None
-    key: int | None = None
+    query: int | tuple[int, int] | None = None
+    key: int | tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("layer", "head", "query", "key"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            if name in ("query", "key") and isinstance(value, (tuple, list)):
+                value = tuple(value)  # a list as stored with a trace
+                object.__setattr__(self, name, value)
+                if not (len(value) == 2 and all(map(_whole, value)) and value[0] <= value[1]):
+                    raise PolicyError(
+                        f"{name}={value!r} must be the first and last position of a stretch"
+                    )
+            elif value is not None and not _whole(value):
                 raise PolicyError(
                     f"{name}={value!r} must be a whole number from 0, or None for all"
                 )
-            if value is not None and value < 0:
-                raise PolicyError(
-                    f"{name}={value!r} must be a whole number from 0, or None for all"
-                )
+
+    def stretch(self, name: Literal["query", "key"]) -> tuple[int, int] | None:
+        """First and last position of the queries or keys; None is all."""
+        value: int | tuple[int, int] | None = getattr(self, name)
+        return (value, value) if isinstance(value, int) else value
 
 
 @dataclass(frozen=True)

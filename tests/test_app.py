@@ -25,6 +25,7 @@ from saa_core.classify import classify
 from saa_core.explain import LayerInputs, boundary
 from saa_core.losses import Measured
 from saa_core.promise import promise_from
+from saa_core.summary import summarise
 from saa_core.trace import Execution, InMemory, ModelInfo, pack
 from saa_core.tradeoff import Point, knee, tradeoff
 
@@ -123,6 +124,20 @@ def test_a_run_shows_the_numbers_of_the_library(ran: AppTest, trace: saa.Trace, 
     sentence = spoken(ran.header[0].value)
     assert f"{100 * trace.sparsity:.0f} %" in sentence
     assert verdict in sentence.split(";")[1]
+
+
+def test_the_run_is_said_in_plain_words(ran: AppTest, trace: saa.Trace) -> None:
+    facts, words = summarise(trace), text.load("en")
+    shown = page_text(ran)
+    assert f"{words.percent(facts.far)} of those that the model could compute" in shown
+    for group in facts.groups:
+        assert f"farther apart, {words.percent(group.kept)} were kept" in shown or (
+            f"{words.percent(group.kept)} of the pairs farther apart were kept" in shown
+        )
+        first, last = group.ranges[0]
+        assert f"{first} to {last}" in shown if last > first else f"{first}" in shown
+    at, share = facts.most_read
+    assert f"(position {at}): {words.percent(share)} of the tokens far from it" in shown
 
 
 def test_time_has_a_ratio_and_quartiles_of_raw_samples(ran: AppTest) -> None:

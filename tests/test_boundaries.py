@@ -10,38 +10,16 @@ import pytest
 import saa_core
 
 ROOT = Path(__file__).parent.parent
-LEVELS = [
-    {"types", "errors", "files", "native", "reliability", "exact"},
-    {
-        "gates",
-        "token_gates",
-        "rules",
-        "kernels",
-        "notebook",
-        "trace",
-        "record",
-        "guard",
-        "sla",
-        "fetch",
-    },
-    {"attention"},
-    {"families", "task", "gate_files", "attach"},
-    {"packed", "runner", "damage"},
-    {
-        "classify",
-        "work",
-        "explain",
-        "measure",
-        "tradeoff",
-        "train",
-        "doctor",
-        "cli_reliability",
-        "cli_tasks",
-        "cli",
-    }
-    | {"losses", "promise", "policy_file", "slices", "tune", "tune_files", "bars", "cli_tune"},
-]
-LEVEL = {name: index for index, names in enumerate(LEVELS) for name in names}
+LEVELS = """
+align errors exact files native reliability types
+fetch gates guard kernels notebook record rules sla token_gates trace
+attention
+attach families gate_files task
+damage packed runner
+bars classify cli cli_reliability cli_tasks cli_tune costs difference doctor effects explain losses \
+measure policy_file promise slices summary tradeoff train tune tune_files work
+"""
+LEVEL = {name: index for index, line in enumerate(LEVELS.split("\n")) for name in line.split()}
 
 
 def imports(file: Path) -> set[str]:

@@ -36,6 +36,7 @@ def outcome(choice: session.Choice, client: session.Client, words: Words) -> ses
         lang=words.lang,
         mass=f"{shown.policy.aim:.2f}",
         tokens=_tokens(shown),
+        force=link.forces_text(shown.policy.force),
         model=shown.model if shown.model in session.MODELS else None,
     )
     return session.recall(shown)

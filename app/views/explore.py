@@ -8,7 +8,7 @@ import figures as numbers
 import session
 import streamlit as st
 import text
-from components import crossed, sections
+from components import crossed, plain_words, sections
 from components.maps import maps
 from components.outcome import ask, outcome, stale, timed, written
 from examples import gallery
@@ -85,6 +85,9 @@ if writes:
 # Or, of a task: the labels, and what was crossed out on the way.
 crossed.labels(result, words)
 crossed.crossed_out(result, words)
+
+# The same in plain words.
+plain_words.explanation(found, result, words)
 
 # 5. and 6. Which pairs were kept, and why.
 maps(result, words)
