@@ -21,6 +21,7 @@ from text import Words
 
 import saa_core as saa
 from saa_core import REASONS, Timing, Trace
+from saa_core.costs import Saving
 from saa_core.tradeoff import Point
 
 RECTS = 4096
@@ -49,33 +50,65 @@ class Palette:
     received: str
     retained: str
     changed: str
+    only_a: str
+    only_b: str
     ink: str
     paper: str
 
 
 LIGHT = Palette(
-    "#0072B2", "#7FB8D8", "#DFE3E7", "#E69F00", "#009E73", "#CC79A7", "#1B2430", "#FFFFFF"
+    "#0072B2",
+    "#7FB8D8",
+    "#DFE3E7",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#D55E00",
+    "#CC79A7",
+    "#1B2430",
+    "#FFFFFF",
 )
 DARK = Palette(
-    "#56B4E9", "#2F6E96", "#313842", "#E69F00", "#2BC498", "#CC79A7", "#E6EAEE", "#12161C"
+    "#56B4E9",
+    "#2F6E96",
+    "#313842",
+    "#E69F00",
+    "#2BC498",
+    "#CC79A7",
+    "#FF8A4C",
+    "#E3A1C4",
+    "#E6EAEE",
+    "#12161C",
 )
 
 
 def label_bars(dense: Trace | None, trace: Trace, words: Words, dark: bool) -> alt.Chart:
-    """Probability of the likeliest labels on both sides."""
-    assert trace.labels is not None
-    assert trace.label_probs is not None
-    sides = {"dense": dense, "saa": trace} if dense is not None else {"saa": trace}
+    """Probability of the likeliest labels, dense beside SAA."""
+    colours = palette(dark)
+    sides = {words("labels.saa"): trace}
+    if dense is not None:
+        sides = {words("labels.dense"): dense} | sides
+    return bars_of_labels(sides, [colours.received, colours.kept][-len(sides) :], words)
+
+
+def bars_of_labels(sides: dict[str, Trace], colours: Sequence[str], words: Words) -> alt.Chart:
+    """Probability of the likeliest labels on each side; all traces are of one task.
+
+    Args:
+        sides: by what they are called.
+        colours: one per side.
+    """
+    names = next(iter(sides.values())).labels
     known = {name: side.label_probs for name, side in sides.items() if side.label_probs is not None}
+    assert names is not None
     highest = np.max(list(known.values()), 0)
     shown = np.argsort(-highest)[:LABELS]
     rows = [
-        {"label": trace.labels[i], "side": words(f"labels.{name}"), "probability": float(probs[i])}
+        {"label": names[i], "side": name, "probability": float(probs[i])}
         for name, probs in known.items()
         for i in shown
     ]
-    colours = palette(dark)
-    order = [words(f"labels.{name}") for name in known]
+    order = list(known)
     return (
         alt.Chart(pd.DataFrame(rows))
         .mark_bar()
@@ -89,7 +122,7 @@ def label_bars(dense: Trace | None, trace: Trace, words: Words, dark: bool) -> a
             y=alt.Y(
                 "label:N",
                 title=None,
-                sort=[trace.labels[i] for i in shown],
+                sort=[names[i] for i in shown],
                 axis=alt.Axis(labelOverlap=False, labelLimit=140),
             ),
             yOffset=alt.YOffset("side:N", sort=order),
@@ -97,7 +130,7 @@ def label_bars(dense: Trace | None, trace: Trace, words: Words, dark: bool) -> a
                 "side:N",
                 title=None,
                 sort=order,
-                scale=alt.Scale(range=[colours.received, colours.kept][-len(order) :]),
+                scale=alt.Scale(domain=order, range=list(colours)),
                 legend=alt.Legend(orient="top"),
             ),
             tooltip=[
@@ -244,7 +277,6 @@ def head_grid(
         }
     ).head(RECTS)
     rows["chosen"] = (rows.layer == chosen[0]) & (rows["head"] == chosen[1])
-    rows = rows.sort_values("chosen", kind="stable")  # drawn last, its frame lies on top
     top = {"density": colours.kept, "retained": colours.retained}.get(measure, colours.received)
     low = 0.0 if measure != "retained" else float(np.floor(table.min() * 20) / 20)
     tooltip = [
@@ -256,6 +288,24 @@ def head_grid(
         tooltip.append(alt.Tooltip("held:Q", title=words("chart.retained"), format=".1%"))
     if measure in ("sink", "near"):
         tooltip.append(alt.Tooltip("value:Q", title=words(f"maps.{measure}"), format=".1%"))
+    return grid_of_heads(rows, tooltip, (low, 1.0, top), words, dark)
+
+
+def grid_of_heads(
+    rows: pd.DataFrame,
+    tooltip: list[alt.Tooltip],
+    scale: tuple[float, float, str],
+    words: Words,
+    dark: bool,
+) -> alt.Chart:
+    """One cell per row (layer, head, value, chosen). A click selects (layer, head) as "cell".
+
+    Args:
+        scale: value at which the colour is that of a dropped pair, highest value, and its colour.
+    """
+    colours, (low, high, top) = palette(dark), scale
+    rows = rows.sort_values("chosen", kind="stable")  # drawn last, its frame lies on top
+    L = int(rows.layer.max()) + 1
     cell = alt.selection_point(name="cell", fields=["layer", "head"], empty=False, toggle=False)
     return (
         alt.Chart(rows)
@@ -265,7 +315,7 @@ def head_grid(
             y=alt.Y("layer:O", title=words("chart.layer")),
             color=alt.Color(
                 "value:Q",
-                scale=alt.Scale(domain=[low, 1], range=[colours.dropped, top]),
+                scale=alt.Scale(domain=[low, high], range=[colours.dropped, top]),
                 legend=alt.Legend(
                     title=None, orient="bottom", format=".0%", gradientLength=100, tickCount=3
                 ),
@@ -292,8 +342,8 @@ def overview_png(trace: Trace, layer: int, head: int, dark: bool) -> bytes:
     share = (kept / np.maximum(allowed, 1))[..., None]
     strength = np.where(share > 0, FAINTEST + (1 - FAINTEST) * share, 0)
     forced = (pool(always) / np.maximum(kept, 1))[..., None]
-    blue = (1 - forced) * _rgb(colours.kept) + forced * _rgb(colours.kept_always)
-    mixed = (1 - strength) * _rgb(colours.dropped) + strength * blue
+    blue = (1 - forced) * rgb(colours.kept) + forced * rgb(colours.kept_always)
+    mixed = (1 - strength) * rgb(colours.dropped) + strength * blue
     alpha = np.where(allowed > 0, 255, 0)[..., None]
     picture = Image.fromarray(np.concatenate([mixed, alpha], -1).round().astype(np.uint8), "RGBA")
     out = io.BytesIO()
@@ -312,7 +362,7 @@ def pool(pairs: NDArray[np.bool_]) -> NDArray[np.int64]:
     return padded.reshape(rows, step, columns, step).sum((1, 3), dtype=np.int64)
 
 
-def _rgb(colour: str) -> NDArray[np.float64]:
+def rgb(colour: str) -> NDArray[np.float64]:
     return np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)], np.float64)
 
 
@@ -347,12 +397,40 @@ def window(
     """Every pair of a window, at most 64 x 64. A click selects (q, k) under the name "pair"."""
     colours = palette(dark)
     rows = window_rows(trace, layer, head, frame, chosen, words)
+    kinds = {
+        words("chart.kept_gate"): colours.kept,
+        words("chart.kept_always"): colours.kept_always,
+        words("chart.dropped"): colours.dropped,
+    }
+    tooltip = [
+        alt.Tooltip("reason:N", title=words("chart.reason")),
+        alt.Tooltip("score_text:N", title=words("chart.score")),
+        alt.Tooltip("threshold_text:N", title=words("chart.threshold")),
+    ]
+    return pairs_chart(rows, trace, frame, kinds, tooltip, words, dark)
+
+
+def pairs_chart(
+    rows: pd.DataFrame,
+    trace: Trace,
+    frame: Frame,
+    kinds: dict[str, str],
+    tooltip: list[alt.Tooltip],
+    words: Words,
+    dark: bool,
+) -> alt.Chart:
+    """Pairs of a window one by one; a click selects (q, k) as "pair".
+
+    Args:
+        rows: as of :func:`pair_rows`, with "kind".
+        kinds: colour of each kind.
+    """
+    colours = palette(dark)
     rows = rows.sort_values("chosen", kind="stable")  # drawn last, its frame lies on top
-    kinds = [words("chart.kept_gate"), words("chart.kept_always"), words("chart.dropped")]
     names = labels(trace)
     side = range(frame.size)
-    q_names = [_prefixed(frame.q + at, names) for at in side if frame.q + at < trace.queries]
-    k_names = [_prefixed(frame.k + at, names) for at in side if frame.k + at < trace.keys]
+    q_names = [prefixed(frame.q + at, names) for at in side if frame.q + at < trace.queries]
+    k_names = [prefixed(frame.k + at, names) for at in side if frame.k + at < trace.keys]
     step = 480 / frame.size
     axis: dict[str, Any] = {
         "labelExpr": "slice(datum.label, 6)",
@@ -381,9 +459,7 @@ def window(
             ),
             color=alt.Color(
                 "kind:N",
-                scale=alt.Scale(
-                    domain=kinds, range=[colours.kept, colours.kept_always, colours.dropped]
-                ),
+                scale=alt.Scale(domain=list(kinds), range=list(kinds.values())),
                 legend=alt.Legend(title=None, orient="bottom", columns=2, labelLimit=300),
             ),
             stroke=alt.condition("datum.chosen", alt.value(colours.ink), alt.value(colours.paper)),
@@ -393,9 +469,7 @@ def window(
             tooltip=[
                 alt.Tooltip("q_token:N", title=words("chart.query")),
                 alt.Tooltip("k_token:N", title=words("chart.key")),
-                alt.Tooltip("reason:N", title=words("chart.reason")),
-                alt.Tooltip("score_text:N", title=words("chart.score")),
-                alt.Tooltip("threshold_text:N", title=words("chart.threshold")),
+                *tooltip,
                 alt.Tooltip("q:Q", title=words("chart.query_position"), format="d"),
                 alt.Tooltip("k:Q", title=words("chart.key_position"), format="d"),
             ],
@@ -409,27 +483,42 @@ def window_rows(
     trace: Trace, layer: int, head: int, frame: Frame, chosen: tuple[int, int], words: Words
 ) -> pd.DataFrame:
     """One row per allowed pair of a window: tokens, score, threshold, reason in words."""
+    part = parts(frame)
+    rows = pair_rows(trace, trace.allowed(layer, part), frame, chosen)
+    q, k = rows.q.to_numpy(), rows.k.to_numpy()
+    at = q - frame.q, k - frame.k
+    reasons = [REASONS[code] for code in trace.reason_map(layer, head, part)[at]]
+    thresholds = trace.decision(layer, head).threshold[q // trace.block[0]]
+    rows["kind"] = [words(f"chart.{_kind(reason)}") for reason in reasons]
+    rows["reason"] = [words(f"reason.{_key(reason)}") for reason in reasons]
+    scores = trace.score_map(layer, head, part)[at]
+    rows["score_text"] = [words.percent(float(x), 2) for x in scores]
+    rows["threshold_text"] = [threshold_text(float(x), words) for x in thresholds]
+    return rows
+
+
+def parts(frame: Frame) -> tuple[slice, slice]:
+    """The window as slices of a map."""
+    return slice(frame.q, frame.q + frame.size), slice(frame.k, frame.k + frame.size)
+
+
+def pair_rows(
+    trace: Trace, shown: NDArray[np.bool_], frame: Frame, chosen: tuple[int, int]
+) -> pd.DataFrame:
+    """One row per pair of a window that is shown: positions, tokens, whether it is the chosen one."""
     if frame.size * frame.size > RECTS:
         raise ValueError(f"frame.size={frame.size} is more than {WINDOW} tokens")
     names = labels(trace)
-    part = (slice(frame.q, frame.q + frame.size), slice(frame.k, frame.k + frame.size))
-    q, k = np.nonzero(trace.allowed(layer, part))
-    reasons = [REASONS[code] for code in trace.reason_map(layer, head, part)[q, k]]
-    scores = trace.score_map(layer, head, part)[q, k]
+    q, k = np.nonzero(shown)
     q, k = q + frame.q, k + frame.k
-    thresholds = trace.decision(layer, head).threshold[q // trace.block[0]]
     return pd.DataFrame(
         {
             "q": q,
             "k": k,
-            "query": [_prefixed(at, names) for at in q],
-            "key": [_prefixed(at, names) for at in k],
+            "query": [prefixed(at, names) for at in q],
+            "key": [prefixed(at, names) for at in k],
             "q_token": [names[at] for at in q],
             "k_token": [names[at] for at in k],
-            "kind": [words(f"chart.{_kind(reason)}") for reason in reasons],
-            "reason": [words(f"reason.{_key(reason)}") for reason in reasons],
-            "score_text": [words.percent(float(x), 2) for x in scores],
-            "threshold_text": [threshold_text(float(x), words) for x in thresholds],
             "chosen": [(int(a), int(b)) == chosen for a, b in zip(q, k, strict=True)],
         }
     )
@@ -450,7 +539,7 @@ def _key(reason: str) -> str:
     return reason.replace(" ", "_")
 
 
-def _prefixed(position: int, names: list[str]) -> str:
+def prefixed(position: int, names: list[str]) -> str:
     """Repeated tokens stay apart; the axis cuts the first six characters off."""
     return f"{position:05d} {names[position]}"
 
@@ -702,3 +791,49 @@ def tradeoff(
         + points_drawn
         + base.mark_text(dx=8, dy=-8, align="left", color=colours.ink).encode(text="label:N")
     ).properties(height=300)
+
+
+def monthly(bills: Sequence[Saving], sign: str, words: Words, dark: bool) -> alt.LayerChart:
+    """Cost per month by length, dense beside SAA, median and quartiles.
+
+    Args:
+        sign: of the currency.
+    """
+    colours = palette(dark)
+    sides = {"dense": words("chart.dense"), "saa": words("chart.saa")}
+    rows = []
+    for bill in bills:
+        for name, side in (("dense", bill.dense), ("saa", bill.saa)):
+            low, middle, high = side.cost
+            rows.append(
+                {
+                    "tokens": bill.tokens,
+                    "side": sides[name],
+                    "low": low,
+                    "cost": middle,
+                    "high": high,
+                }
+            )
+    base = alt.Chart(pd.DataFrame(rows)).encode(
+        x=alt.X("tokens:O", title=words("latency.tokens"), axis=alt.Axis(labelAngle=0)),
+        xOffset=alt.XOffset("side:N", sort=list(sides.values())),
+        tooltip=[
+            alt.Tooltip("tokens:Q", title=words("latency.tokens"), format=","),
+            alt.Tooltip("side:N", title=words("labels.side")),
+            alt.Tooltip("cost:Q", title=words("cost.row_cost"), format=",.0f"),
+            alt.Tooltip("low:Q", title=words("latency.low"), format=",.0f"),
+            alt.Tooltip("high:Q", title=words("latency.high"), format=",.0f"),
+        ],
+    )
+    bars = base.mark_bar().encode(
+        y=alt.Y("cost:Q", title=f"{words('cost.row_cost')} ({sign})"),
+        color=alt.Color(
+            "side:N",
+            title=None,
+            sort=list(sides.values()),
+            scale=alt.Scale(domain=list(sides.values()), range=[colours.received, colours.kept]),
+            legend=alt.Legend(orient="top"),
+        ),
+    )
+    spread = base.mark_rule(color=colours.ink, strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
+    return (bars + spread).properties(height=260)

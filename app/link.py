@@ -6,13 +6,17 @@ address.
 """
 
 import contextlib
+import re
 
 import streamlit as st
 
+from saa_core import Force, PolicyError
 from saa_core.store.ids import is_id
 
 LONGEST_TEXT = 1500
 """Bytes of a text that may stand in an address."""
+LETTERS = {"L": "layer", "H": "head", "Q": "query", "K": "key"}
+MOST_FORCES = 50
 WHOLE = ("layer", "head", "q", "k", "window")
 
 
@@ -43,10 +47,43 @@ def read(models: tuple[str, ...], examples: dict[str, str], languages: tuple[str
         state["mass"] = mass
     with contextlib.suppress(ValueError):  # then the page begins with the task's default
         state["tokens"] = round(float(address.get("tokens", "")), 2)
+    state["forces"] = forces(address.get("force", ""))
     text = examples.get(address.get("example", "")) or address.get("text", "")
     if "stored" not in state and text.strip() and len(text.encode("utf-8", "replace")) <= 200_000:
         state["text"] = text
         state["pending"] = True
+
+
+def forces_text(entries: tuple[Force, ...]) -> str | None:
+    """What a person forced as it stands in the address: "+L3.H1.Q5.K2,-K7-9"; None for nothing."""
+
+    def one(entry: Force) -> str:
+        parts = []
+        for letter, name in LETTERS.items():
+            value = getattr(entry, name)
+            if value is not None:
+                shown = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                parts.append(letter + shown)
+        return ("+" if entry.keep else "-") + ".".join(parts)
+
+    return ",".join(map(one, entries)) or None
+
+
+def forces(written: str) -> tuple[Force, ...]:
+    """What :func:`forces_text` wrote; entries that make no sense are ignored."""
+    found = []
+    for part in written.split(",")[:MOST_FORCES]:
+        # A plus sign in an address may arrive as a space.
+        match = re.fullmatch(r"([+ -])((?:[LH]\d{1,6}|[QK]\d{1,6}(?:-\d{1,6})?|\.)*)", part)
+        if match is None:
+            continue
+        fields: dict[str, object] = {}
+        for piece in filter(None, match[2].split(".")):
+            first, _, last = piece[1:].partition("-")
+            fields[LETTERS[piece[0]]] = (int(first), int(last)) if last else int(first)
+        with contextlib.suppress(PolicyError):
+            found.append(Force(keep=match[1] != "-", **fields))  # type: ignore[arg-type]
+    return tuple(found)
 
 
 def write_text(text: str, examples: dict[str, str]) -> bool:

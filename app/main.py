@@ -27,7 +27,10 @@ page = st.navigation(
     [
         st.Page("views/explore.py", title=words("page.explore"), default=True),
         st.Page("views/gate_map.py", title=words("page.gate_map"), url_path="gate_map"),
+        st.Page("views/compare.py", title=words("page.compare"), url_path="compare"),
         st.Page("views/latency.py", title=words("page.latency"), url_path="latency"),
+        st.Page("views/trust.py", title=words("page.trust"), url_path="trust"),
+        st.Page("views/cost.py", title=words("page.cost"), url_path="cost"),
         st.Page("views/traces.py", title=words("page.traces"), url_path="traces"),
     ]
 )
@@ -62,7 +65,7 @@ def policy_for(name: str, default: saa.Policy, shares: tuple[float, float] | Non
     """What the sliders say; another model starts at its own defaults."""
     state = st.session_state
     if state.get("policy_of", name) != name:
-        for key in ("mass", "tokens"):
+        for key in ("mass", "tokens", "forces"):
             state.pop(key, None)
     state.policy_of = name
     tokens = default.tokens if shares is None else tokens_for(default.tokens or 1.0, shares)
@@ -96,7 +99,22 @@ def policy_for(name: str, default: saa.Policy, shares: tuple[float, float] | Non
         st.text_input(words("sidebar.gates"), key="gates", help=words("sidebar.gates_help"))
     if mass == round(default.mass, 2):
         mass = default.mass
-    return replace(default, mass=mass, kernel=kernel, granularity=granularity, tokens=tokens)
+    forces = state.get("forces", ()) if tokens is None else ()
+    if forces:
+        st.warning(words("force.active", count=len(forces)))
+        st.button(words("force.clear"), on_click=_clear, key="force_clear", width="stretch")
+    return replace(
+        default,
+        mass=mass,
+        kernel=kernel,
+        granularity=granularity,
+        tokens=tokens,
+        force=forces,
+    )
+
+
+def _clear() -> None:
+    st.session_state.forces = ()
 
 
 def tokens_for(default: float, shares: tuple[float, float]) -> float | None:
@@ -117,6 +135,36 @@ def tokens_for(default: float, shares: tuple[float, float]) -> float | None:
     return None if share == 1 else share
 
 
+def policy_from_file(name: str, model: saa.Model, sliders: saa.Policy) -> saa.Policy:
+    """The policy of an uploaded file, with what it promises; what the sliders say without one."""
+    file = st.file_uploader(
+        words("sidebar.policy_file"),
+        type="json",
+        key="policy_file",
+        help=words("sidebar.policy_file_help"),
+    )
+    if file is None:
+        return sliders
+    try:
+        stored = session.open_policy(file.getvalue(), name, model)
+    except saa.PolicyError as error:
+        failure(error, words)
+        return sliders
+    if stored.policy is None:
+        st.info(words("sidebar.policy_dense"))
+        return sliders
+    st.info(words("sidebar.policy_used", policy=text.plain(str(stored.policy))))
+    if stored.promise is not None:
+        sla = stored.promise.sla
+        promised = {
+            "limit": words.percent(sla.limit, 1),
+            "delta": words.percent(sla.delta),
+            "texts": stored.promise.texts,
+        }
+        st.caption(words(f"promise.{sla.quantity}", **promised))
+    return stored.policy
+
+
 def live_choice() -> session.Choice:
     """Model, policy and an uploaded file, as the sidebar's widgets say."""
     name, model = model_and_gate()
@@ -125,6 +173,8 @@ def live_choice() -> session.Choice:
         model.spec.policy if model else saa.Policy(),
         model.task.shares if model and model.task else None,
     )
+    if model is not None:
+        policy = policy_from_file(name, model, policy)
     recording = st.file_uploader(
         words("sidebar.open"), type="saa", key="recording", help=words("sidebar.open_help")
     )

@@ -7,7 +7,7 @@ works in this process; one that talks to a backend would have the same two metho
 import hashlib
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -18,7 +18,12 @@ import torch
 
 import saa_core as saa
 from saa_core import fetch
+from saa_core.align import Alignment, align
+from saa_core.damage import damaged
+from saa_core.difference import Difference, difference
+from saa_core.effects import Effect, effects
 from saa_core.explain import LayerInputs
+from saa_core.policy_file import read_policy
 from saa_core.trace_check import check
 from saa_core.tradeoff import MASSES, Point, tradeoff
 from saa_core.work import flops_against_dense
@@ -46,6 +51,28 @@ class Request:
     model: str
     text: str
     policy: saa.Policy
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two runs that are compared; policy None is dense, by the original model."""
+
+    model: str
+    text: str
+    policy: saa.Policy | None
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """Two runs and what differs. ``output`` and ``decisions`` are None where the two models cannot be
+    laid over each other. ``next_words`` are the likeliest next tokens of both at each aligned token."""
+
+    sides: tuple[Side, Side]
+    traces: tuple[saa.Trace, saa.Trace]
+    alignment: Alignment | None
+    output: saa.Comparison | None
+    decisions: Difference | None
+    next_words: tuple[tuple[str, ...], tuple[str, ...]] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +106,32 @@ class Result:
     written: bool = False
     recorded_as: str | None = None
     keep_alive: Any = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is tried on a text: its run again, with a guard and without, and maybe a damaged gate.
+
+    Args:
+        damage: one of saa_core.damage.KINDS; None is the gate as it is.
+    """
+
+    request: Request
+    guard: saa.Guard
+    damage: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """What came out of a trial; ``alike`` is the agreement with dense of (blind, guarded): the share of
+    positions with the same most likely next token, or the cosine of the embeddings of an encoder."""
+
+    trial: Trial
+    blind: saa.Trace
+    guarded: saa.Trace
+    alike: tuple[float, float]
+    blind_timing: saa.Timing
+    guarded_timing: saa.Timing
 
 
 @dataclass(frozen=True)
@@ -259,6 +312,42 @@ class Client:
                 found.append(next(steps))
         return found
 
+    def attempt(self, trial: Trial, dense: saa.Trace, report: Report) -> Tried:
+        """Runs a text without a guard and with one, under a gate that may be damaged.
+
+        A damaged gate is another model, made for this trial alone: it shares the weights of the loaded
+        one, has gates of its own, and is gone when the trial is over.
+
+        Args:
+            dense: of the same text.
+
+        Raises:
+            SAAError: a sentence for the reader is made of it by the page.
+        """
+        report("wait", 0.0)
+        request = trial.request
+        model = self.model(request.model)
+        if trial.damage is not None:
+            model = damaged(model, trial.damage)
+        policies = [replace(request.policy, guard=guard) for guard in (None, trial.guard)]
+        with shop().lock:
+            report("blind", 0.1)
+            blind = saa.run(model, request.text, policies[0])
+            report("guarded", 0.35)
+            guarded = saa.run(model, request.text, policies[1])
+            report("time", 0.6)
+            timings = saa.measure(
+                model,
+                lengths=(),
+                policies=policies,
+                text=request.text,
+                repeats=REPEATS,
+                warm_up=False,
+                progress=lambda _what, done, total: report("time", 0.6 + 0.4 * done / total),
+            )
+        alike = tuple(_alike(dense, trace) for trace in (blind, guarded))
+        return Tried(trial, blind, guarded, alike, *timings)
+
     def latency(
         self, name: str, policy: saa.Policy, lengths: tuple[int, ...], report: Report
     ) -> list[saa.Timing]:
@@ -273,6 +362,72 @@ class Client:
                 repeats=LATENCY_REPEATS,
                 progress=lambda _what, done, total: report("time", done / total),
             )
+
+    def effects(
+        self, result: Result, layer: int, head: int | None, known: Collection[Effect]
+    ) -> Iterator[Effect]:
+        """What leaving out each block of a layer does, block by block; `known` ones are passed over.
+
+        Raises:
+            SAAError: see :func:`saa_core.effects.effects`.
+        """
+        assert result.request is not None
+        steps = effects(
+            self.model(result.request.model),
+            result.trace,
+            layer,
+            head,
+            known=[(effect.queries, effect.keys) for effect in known],
+        )
+        while True:
+            with shop().lock:  # block by block: others may run in between
+                found = next(steps, None)
+            if found is None:
+                return
+            yield found
+
+    def compare(self, sides: tuple[Side, Side], report: Report) -> Compared:
+        """Runs both sides, unless this visitor has just run them, and lays them over each other.
+
+        Raises:
+            SAAError: a sentence for the reader is made of it by the page.
+        """
+        report("wait", 0.0)
+        first, second = (
+            self._side(side, lambda step, at=at: report(step, 0.05 + 0.4 * at))
+            for at, side in enumerate(sides)
+        )
+        report("compare", 0.85)
+        alignment = output = decisions = names = None
+        models = [self._model_of(side) for side in sides]
+        vocabularies = [model.tokenizer.get_vocab() for model in models]
+        if vocabularies[0] == vocabularies[1]:
+            alignment = align(first.token_ids.tolist(), second.token_ids.tolist())
+        if alignment is not None and first.shape == second.shape:
+            output = saa.compare(first, second, alignment)
+            decisions = difference(first, second, alignment)
+            if first.top_ids is not None and second.top_ids is not None:
+                tops = first.top_ids[list(alignment.first)], second.top_ids[list(alignment.second)]
+                names = tuple(
+                    tuple(model.tokenizer.batch_decode(top[:, :1].tolist()))
+                    for model, top in zip(models, tops, strict=True)
+                )
+        report("done", 1.0)
+        return Compared(sides, (first, second), alignment, output, decisions, names)
+
+    def _model_of(self, side: Side) -> saa.Model:
+        return self.original(side.model) if side.policy is None else self.model(side.model)
+
+    def _side(self, side: Side, report: Callable[[str], None]) -> saa.Trace:
+        kept: dict[Side, saa.Trace] = st.session_state.setdefault("sides", {})
+        if side not in kept:
+            model = self._model_of(side)
+            report("dense" if side.policy is None else "sparse")
+            with shop().lock:
+                kept[side] = saa.run(model, side.text, side.policy)
+            for old in list(kept)[:-RESULTS_KEPT]:
+                del kept[old]
+        return kept[side]
 
     def write(self, result: Result) -> Iterator[Result]:
         """The result again and again, while both sides go on writing behind the text."""
@@ -294,6 +449,12 @@ class Client:
             written = [so_far + piece for so_far, piece in zip(written, pieces, strict=True)]
             yield replace(result, dense_words=written[0], words=written[1])
         yield replace(result, dense_words=written[0], words=written[1], written=True)
+
+
+def _alike(dense: saa.Trace, trace: saa.Trace) -> float:
+    found = saa.compare(dense, trace)
+    same = found.top1_agreement
+    return found.embedding_cosine if same is None else float(same.mean())
 
 
 def _flops_share(model: saa.Model, trace: saa.Trace) -> float | None:
@@ -329,6 +490,13 @@ def remember(result: Result) -> None:
 def recall(request: Request) -> Result | None:
     found: Result | None = st.session_state.get("results", {}).get(request)
     return found
+
+
+def without_forces(result: Result) -> Result | None:
+    """The same run by the gate alone, if this visitor has seen it."""
+    if result.request is None:
+        return None
+    return recall(replace(result.request, policy=replace(result.request.policy, force=())))
 
 
 def open_trace(name: str, content: bytes) -> Result:
@@ -376,6 +544,20 @@ def recorded(
 def count_tokens(_model: saa.Model, name: str, text: str) -> int:
     """Length of a text in tokens of a model; ``name`` stands for the model in the cache."""
     return len(_model.tokenizer(text, verbose=False)["input_ids"])
+
+
+@st.cache_data(show_spinner=False, max_entries=16)
+def open_policy(content: bytes, name: str, _model: saa.Model) -> saa.StoredPolicy:
+    """An uploaded policy file, of the model that it was chosen for; ``name`` stands for the model in
+    the cache.
+
+    Raises:
+        PolicyError: it is no policy file, or was chosen for another model or other gates.
+    """
+    stored = read_policy(content)
+    if stored.policy is not None:
+        stored.check(_model)
+    return stored
 
 
 def trace_bytes(trace: saa.Trace) -> bytes:

@@ -3,7 +3,8 @@
     python benchmarks/publish.py
 
 From the JSON files of benchmarks/results into assets/gates/NAME/gates.json (default policy, evaluation,
-crossover) and into the tables between the markers of README.md.
+crossover) and into the tables between the markers of README.md. How true predicted mass is comes from
+the gates' folders.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from understanding import SHARES
 
 import saa_core as saa
 from saa_core.files import write_json, write_text
+from saa_core.gate_files import read_gates
 from saa_core.measure import crossover
 
 ROOT = Path(__file__).parent.parent
@@ -269,6 +271,62 @@ def seeds_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def trust_table(found: dict[str, Any]) -> str:
+    """True missed mass of requests, with and without guard, by kind of text and of damage."""
+    limit = 100 * found["limit"]
+    lines = [
+        f"| texts, damages | requests | over {limit:g} % without guard (worst) "
+        "| with guard (worst) | pairs kept, without / with | guard stepped in | all in full |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in (*found["requests"], *found["damages"]):
+        damage = row.get("damage")
+        name = row.get("text") or f"gates: {DAMAGE_TITLES.get(damage, damage)}"
+        groups.setdefault(TITLES.get(name, name), []).append(row)
+    for name, rows in groups.items():
+        cells = []
+        for side in ("blind", "guarded"):
+            missed = [100 * row[side]["missed"] for row in rows]
+            cells.append(f"{sum(value > limit for value in missed)} ({max(missed):.1f} %)")
+        kept = [mean(row[side]["density"] for row in rows) for side in ("blind", "guarded")]
+        stepped = sum(bool(row["guarded"]["events"]) for row in rows)
+        full = sum(row["guarded"]["density"] == 1.0 for row in rows)
+        lines.append(
+            f"| {name} | {len(rows)} | {cells[0]} | {cells[1]} | {kept[0]:.2f} / {kept[1]:.2f} "
+            f"| {stepped} | {full} |"
+        )
+    return "\n".join(lines)
+
+
+DAMAGE_TITLES = {"nan": "not a number", "scaled": "times 10,000", "swapped": "layers swapped"}
+
+
+def reliability_table(models: dict[str, Path]) -> str:
+    """From the gates' own folders, where `saa reliability` has stored what it measured."""
+    lines = [
+        "| gate | decided in | tokens | rows | error, all rows | mean over heads | worst head |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, folder in models.items():
+        for found in read_gates(folder).reliability:
+            sides = found.before, found.after
+            heads = [[error for layer in side.heads for error in layer] for side in sides]
+            figures = (
+                [side.error for side in sides],
+                [mean(side) for side in heads],
+                [max(side) for side in heads],
+            )
+            lines.append(
+                f"| {name} | {'pairs' if found.pairwise else 'blocks'} "
+                f"| {', '.join(f'{length:,}' for length in found.about['lengths'])} "
+                f"| {sum(each.rows for each in found.after.bins):,} "
+                + " ".join(f"| {100 * own:.2f} → {100 * now:.2f}" for own, now in figures)
+                + " |"
+            )
+    return "\n".join(lines)
+
+
 def publish_encoder(gates: Path) -> list[dict[str, Any]]:
     """Writes the evaluation of an encoder's gates beside them; returns the rows to show."""
     rows = json.loads((RESULTS / "encoder.json").read_text())
@@ -340,6 +398,13 @@ def main() -> None:
         "prefill": prefill_table(results["prefill"]),
         "understanding": understanding_table(results["understanding"]),
         "seeds": seeds_table(results["understanding"]),
+        "reliability": reliability_table(
+            {
+                "SmolLM2": assets / "gates" / "smollm2",
+                "SmolLM2, joint": assets / "adapters" / "smollm2" / "saa-joint" / "gates",
+                "MiniLM": assets / "gates" / "minilm",
+            }
+        ),
     }
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")

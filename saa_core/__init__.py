@@ -18,7 +18,10 @@ from saa_core.errors import (
     TraceError,
 )
 from saa_core.measure import measure
+from saa_core.policy_file import StoredPolicy, load_policy, save_policy
+from saa_core.promise import Promise, choose_policy
 from saa_core.runner import generate, run
+from saa_core.sla import Sla
 from saa_core.store import Store
 from saa_core.trace import Comparison, Trace, compare
 from saa_core.train.distil import TrainConfig, TrainStep, train_gates
@@ -40,10 +43,13 @@ __all__ = [
     "ModelError",
     "Policy",
     "PolicyError",
+    "Promise",
     "SAAError",
+    "Sla",
     "Spec",
     "Store",
     "StoreError",
+    "StoredPolicy",
     "TextError",
     "Timing",
     "Trace",
@@ -51,14 +57,17 @@ __all__ = [
     "TrainConfig",
     "TrainStep",
     "attach",
+    "choose_policy",
     "compare",
     "detach",
     "generate",
     "load",
+    "load_policy",
     "measure",
     "run",
     "save_adapter",
     "save_gates",
+    "save_policy",
     "train_gates",
     "train_joint",
 ]

@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from saa_core.families import Family, family_named, family_of
 from saa_core.files import replacing, write_json
 from saa_core.gate_files import GATE_FORMAT, read_gates
 from saa_core.gates import PairGate
+from saa_core.reliability import Reliability
 from saa_core.task import SIDES, Task, put_task, read_task
 from saa_core.types import Policy
 
@@ -44,6 +46,7 @@ class Spec:
         training: how the gates were trained, as stored with them.
         evaluation: what was measured when the gates were trained, as stored with them.
         policy: the default: calibrated where the gates are trained.
+        reliability: how true predicted mass was found to be, as stored with the gates.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Spec:
     training: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
+    reliability: tuple[Reliability, ...] = ()
 
     @property
     def title(self) -> str:
@@ -83,6 +87,27 @@ class Model:
     def dtype(self) -> torch.dtype:
         parameter: torch.Tensor = next(self.hf.parameters())
         return parameter.dtype
+
+    @cached_property
+    def dense_side(self) -> "Model":
+        """The model that was fine-tuned for the same task and drops nothing; loaded when it is asked for.
+
+        Raises:
+            ModelError: the model was loaded for no task.
+        """
+        if self.task is None or self.task.folder is None:
+            raise ModelError(
+                f"model={self.spec.title!r} was loaded for no task; it has no dense side"
+            )
+        if self.task.side == "dense":
+            return self
+        return load(
+            self.spec.name,
+            device=str(self.device),
+            dtype=self.dtype,
+            task=self.task.folder,
+            side="dense",
+        )
 
     @property
     def causal(self) -> bool:
@@ -191,6 +216,8 @@ def load(
     if folder is not None and about is not None and family.pack is not None:
         hidden = int(model.hf.config.hidden_size)
         found = put_task(family.pack(model.hf), hidden, folder, side, about)
+        for gate in model.gates:
+            gate.mass_maps = {}  # measured with other weights
     described = replace(
         model.spec,
         name=name,
@@ -200,6 +227,7 @@ def load(
         task=None if found is None else found.name,
         policy=model.spec.policy if found is None else found.policy,
         evaluation=model.spec.evaluation if found is None else found.evaluation,
+        reliability=model.spec.reliability if found is None else (),
     )
     return replace(model, spec=described, task=found)
 
@@ -304,6 +332,7 @@ def attach(
             training=stored.about.get("training", {}),
             evaluation=stored.about.get("evaluation", {}),
             policy=Policy(**stored.about.get("policy", {})),
+            reliability=stored.reliability,
         )
     return Model(hf=hf, tokenizer=tokenizer, spec=spec)
 
@@ -370,6 +399,14 @@ def save_gates(
             "policy": asdict(policy or model.spec.policy),
             "training": dict(training or {}),
             "evaluation": dict(model.spec.evaluation if evaluation is None else evaluation),
+            "reliability": [
+                found.as_dict() for found in model.spec.reliability if _still_of(model, found)
+            ],
         }
     write_json(path / "gates.json", about)
     return path
+
+
+def _still_of(model: Model, found: Reliability) -> bool:
+    """False where the gates were trained on since, which takes their maps away."""
+    return [gate.mass_maps.get(found.pairwise) for gate in model.gates] == list(found.maps)

@@ -140,9 +140,7 @@ class Call:
             with torch.no_grad():  # kept or not has no gradient
                 decision = decide(gate, q_BHQD, k_BGKD, plan, watch)
                 if guard is not None:
-                    planned = (
-                        1 - decision.target if policy.budget is None else guard.guard.missed_mass
-                    )
+                    planned = 1 - decision.target if policy.budget is None else guard.limit
                     decision = guard.correct(
                         *(layer, q_BHQD, k_BGKD, decision, plan.allowed, scale, planned, gate.sound)
                     )
@@ -154,7 +152,9 @@ class Call:
             watch.lap("dense" if policy is None else "kernel")
         if self.record != "none":
             self.layers[layer] = record_layer(
-                q_BHQD, k_BGKD, decision, plan.allowed, scale, full=self.record == "full"
+                *(q_BHQD, k_BGKD, decision, plan.allowed, scale),
+                full=self.record == "full",
+                mass_map=gate.mass_map(plan.block),
             )
         return out
 
@@ -163,6 +163,8 @@ class Call:
     ) -> Inspection | None:
         """The guard of this forward pass; a pass begins anew with the first layer."""
         if policy is None or policy.guard is None or q_BHQD.shape[2] == 1:
+            return None
+        if policy.guard.missed_mass is None:
             return None
         if self._inspection is None or layer == 0:
             layers = int(module.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]

@@ -1,6 +1,6 @@
 """Text -> label, at the share of the work that a policy asks for, one text or many at a time.
 
-Batches are packed: texts of different lengths stand behind each other without padding, and tokens that
+Where a guard asks for it, texts whose label is not clear are answered by the task's dense side. Batches are packed: texts of different lengths stand behind each other without padding, and tokens that
 their gate drops are not computed any more. Knows a model that was loaded for a task; knows nothing
 about files.
 """
@@ -8,10 +8,12 @@ about files.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from saa_core.attach import Model
 from saa_core.errors import ModelError, PolicyError, TextError
-from saa_core.packed import encode
-from saa_core.task import Task
+from saa_core.packed import encode_all
+from saa_core.task import Task, margins
 from saa_core.types import Policy
 from saa_core.work import flops_against_dense
 
@@ -25,8 +27,10 @@ class Prediction:
         probabilities: by label, in the task's order; they sum to 1.
         tokens: length of the text, special tokens included.
         token_share: tokens computed / tokens, mean over layers; 1 is dense.
-        flops_share: floating-point operations of all layers, token gates included, against dense.
-            What single dropped pairs save is not counted.
+        flops_share: floating-point operations of all layers, token gates included, against dense;
+            over 1 where the dense side was asked as well. What single dropped pairs save is not
+            counted.
+        dense: True where a guard had the dense side answer.
     """
 
     label: str
@@ -34,6 +38,31 @@ class Prediction:
     tokens: int
     token_share: float
     flops_share: float
+    dense: bool = False
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a batch of texts was taken for.
+
+    Args:
+        probabilities: [B, C].
+        needed: tokens that each layer computed, int64 [B, L]; what the dense side did is not in it.
+        done, full: operations that were done, the dense side's included, and those of dense alone,
+            int64 [B] each.
+        dense: texts that the dense side answered, bool [B].
+    """
+
+    probabilities: Tensor
+    needed: Tensor
+    done: Tensor
+    full: Tensor
+    dense: Tensor
+
+    @property
+    def flops_share(self) -> float:
+        """Operations of the whole batch against dense."""
+        return float(self.done.sum() / self.full.sum())
 
 
 def task_of(model: Model) -> Task:
@@ -79,14 +108,12 @@ def classify(
         raise PolicyError(f"batch={batch!r} must be a whole number >= 1")
     policy = model.spec.policy if policy is None else policy
     longest = task.longest if cut else None
-    ids = [_encoded(model, text, index, longest) for index, text in enumerate(texts)]
-    gates = policy.tokens is not None and policy.tokens < 1
+    ids = [token_ids(model, text, index, longest) for index, text in enumerate(texts)]
     for start in range(0, len(ids), batch):
-        encoded = encode(model, ids[start : start + batch], policy)
-        rows = task.probabilities(encoded.means).tolist()
-        done, dense = flops_against_dense(model, encoded.needed.T, gates=gates)
-        shares = (done / dense).tolist()
-        for row, needed, flops in zip(rows, encoded.needed.T.tolist(), shares, strict=True):
+        found = answers(model, ids[start : start + batch], policy, batch=batch)
+        shares = (found.done / found.full).tolist()
+        rows, own = found.probabilities.tolist(), found.needed.tolist()
+        for row, needed, flops, dense in zip(rows, own, shares, found.dense.tolist(), strict=True):
             best = max(range(len(row)), key=row.__getitem__)
             yield Prediction(
                 label=task.labels[best],
@@ -94,10 +121,43 @@ def classify(
                 tokens=needed[0],
                 token_share=sum(needed) / (needed[0] * len(needed)),
                 flops_share=flops,
+                dense=dense,
             )
 
 
-def _encoded(model: Model, text: str, index: int, longest: int | None) -> list[int]:
+def answers(
+    model: Model, ids: Sequence[Sequence[int]], policy: Policy | None = None, *, batch: int = 64
+) -> Answered:
+    """Answers for token ids, ``batch`` texts of similar length at a time; a guard's margin is kept.
+
+    Args:
+        policy: None drops nothing.
+
+    Raises:
+        ModelError: the model was loaded for no task.
+        TextError, PolicyError: see :func:`saa_core.packed.encode`.
+    """
+    task = task_of(model)
+    means, needed = encode_all(model, ids, policy, batch=batch)
+    probabilities = task.probabilities(means).cpu().clone()  # to be written to
+    dropping = policy is not None and policy.tokens is not None and policy.tokens < 1
+    done, full = flops_against_dense(model, needed, gates=dropping)
+    asked = margins(probabilities) < task.least_margin(policy)
+    if bool(asked.any()):
+        other = model.dense_side
+        again = asked.nonzero()[:, 0].tolist()
+        sure = answers(other, [ids[index] for index in again], batch=batch)
+        probabilities[again] = sure.probabilities
+        done[again] += sure.full
+    return Answered(probabilities, needed, done, full, asked)
+
+
+def token_ids(model: Model, text: str, index: int, longest: int | None) -> list[int]:
+    """Of the text at ``index`` of a list, cut to ``longest`` tokens if that is given.
+
+    Raises:
+        TextError: the text is empty, not valid Unicode, or too long.
+    """
     if not isinstance(text, str) or not text.strip():
         raise TextError(f"texts[{index}] is empty; give at least one word")
     try:

@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from saa_core import cli_records, cli_tasks, fetch
+from saa_core import cli_records, cli_reliability, cli_tasks, cli_tune, fetch
 from saa_core.attach import Model, attach, detach, load, save_gates
+from saa_core.bars import Bars
 from saa_core.doctor import examine
 from saa_core.errors import PolicyError, SAAError, TextError
 from saa_core.files import write_json
 from saa_core.kernels import KERNELS
 from saa_core.measure import measure
+from saa_core.policy_file import load_policy
 from saa_core.runner import run
 from saa_core.store import Store
 from saa_core.trace import Trace
@@ -130,8 +132,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--exponent", type=float, default=1.5, help="of movement in missed mass")
     command.add_argument("--out", required=True, help="folder for the calibrated gates")
     command.set_defaults(run=_calibrate)
+    cli_reliability.register(commands)
     cli_tasks.register(commands)
     cli_records.register(commands)
+    cli_tune.register(commands)
     return parser
 
 
@@ -165,31 +169,15 @@ def _policy_options(command: argparse.ArgumentParser) -> None:
         help="check and correct: share of mass missed at most",
     )
     command.add_argument("--delta", type=float, help="how often the guard may be wrong")
-
-
-class _Bars:
-    """Progress reports as tqdm bars, one per task."""
-
-    def __init__(self) -> None:
-        self.bar: tqdm[Any] | None = None
-        self.what = ""
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if self.bar is None or what != self.what:
-            self.close()
-            scale = total > 100_000
-            self.bar = tqdm(total=total, desc=what, unit="B" if scale else "", unit_scale=scale)
-            self.what = what
-        self.bar.update(done - self.bar.n)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-        self.bar = None
+    command.add_argument(
+        "--policy",
+        metavar="FILE",
+        help="policy file, as saa tune writes it, in place of all of these",
+    )
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    bars = _Bars()
+    bars = Bars()
     names = options.models or ([] if options.data else ["smollm2"])
     for name in names:
         folder = fetch.fetch_model(name, bars)
@@ -216,7 +204,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _load(options: argparse.Namespace) -> Model:
-    bars = _Bars()
+    bars = Bars()
     dtype = getattr(torch, options.dtype) if options.dtype else None
     try:
         model = load(
@@ -238,11 +226,16 @@ def _load(options: argparse.Namespace) -> Model:
     return model
 
 
+POLICY_OPTIONS = (
+    *("mass", "budget", "granularity", "kernel", "block", "sink", "local", "tail"),
+    *("fallback", "crossover"),
+)
+
+
 def _policy(options: argparse.Namespace, default: Policy) -> Policy:
-    names = ("mass", "budget", "granularity", "kernel", "block", "sink", "local", "tail")
     given = {
         name: getattr(options, name)
-        for name in (*names, "fallback", "crossover")
+        for name in POLICY_OPTIONS
         if getattr(options, name) is not None
     }
     if options.delta is not None and options.guard is None:
@@ -255,15 +248,38 @@ def _policy(options: argparse.Namespace, default: Policy) -> Policy:
     return Policy(**{**asdict(default), **given})
 
 
+def _chosen(options: argparse.Namespace) -> tuple[Model, Policy | None]:
+    """The model, and the policy of the options or of ``--policy``; None is dense.
+
+    Bad values are refused before anything is loaded.
+    """
+    if options.policy is None:
+        _policy(options, Policy())
+        model = _load(options)
+        return model, _policy(options, model.spec.policy)
+    names = (*POLICY_OPTIONS, "guard", "delta")
+    given = [f"--{name}" for name in names if getattr(options, name) is not None]
+    if given:
+        raise PolicyError(
+            f"--policy and {', '.join(given)} exclude each other: what a file promises holds for it as "
+            "it is"
+        )
+    stored = load_policy(options.policy)
+    if stored.policy is None:
+        options.adapter = None
+    model = _load(options)
+    stored.check(model)
+    print(f"policy file: {stored.promise or stored.policy or 'dense'}")
+    return model, stored.policy
+
+
 def _run(options: argparse.Namespace) -> None:
     try:
         text = sys.stdin.read() if options.file == "-" else Path(options.file).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TextError(f"FILE={options.file!r} cannot be read as UTF-8 text: {error}") from error
-    _policy(options, Policy())  # a bad value is refused before anything is loaded
-    model = _load(options)
-    policy = None if options.dense else _policy(options, model.spec.policy)
-    trace = run(model, text, policy)
+    model, policy = _chosen(options)
+    trace = run(model, text, None if options.dense else policy)
     for line in _table(trace):
         print(line)
     if options.out:
@@ -283,20 +299,20 @@ def _table(trace: Trace) -> Iterable[str]:
     policy = "dense" if trace.policy is None else f"{trace.policy}, decided {made}"
     yield f"policy: {policy}; kernel: {trace.execution.kernel} ({trace.execution.reason})"
     yield ""
-    yield "layer   density %   min - max     predicted mass %   retained mass %"
     assert trace.retained_mass is not None
-    for layer in range(L):
-        density = 100 * trace.density[layer]
+    middle = "" if trace.calibrated_mass is None else "   corrected %"
+    yield f"layer   density %   min - max     predicted mass %{middle}   retained mass %"
+    for layer in (*range(L), None):
+        part = slice(None) if layer is None else layer
+        density, name = 100 * trace.density[part], "all" if layer is None else layer
+        corrected = ""
+        if trace.calibrated_mass is not None:
+            corrected = f"{100 * trace.calibrated_mass[part].mean():14.2f}"
         yield (
-            f"{layer:5} {density.mean():11.1f} {density.min():6.1f} - {density.max():5.1f}"
-            f"{100 * trace.predicted_mass[layer].mean():19.2f}"
-            f"{100 * trace.retained_mass[layer].mean():18.2f}"
+            f"{name:>5} {density.mean():11.1f} {density.min():6.1f} - {density.max():5.1f}"
+            f"{100 * trace.predicted_mass[part].mean():19.2f}{corrected}"
+            f"{100 * trace.retained_mass[part].mean():18.2f}"
         )
-    yield (
-        f"  all {100 * trace.density.mean():11.1f} {100 * trace.density.min():6.1f} - "
-        f"{100 * trace.density.max():5.1f}{100 * trace.predicted_mass.mean():19.2f}"
-        f"{100 * trace.retained_mass.mean():18.2f}"
-    )
     yield from _guard_lines(trace)
 
 
@@ -310,6 +326,11 @@ def _guard_lines(trace: Trace) -> Iterable[str]:
                 f"{100 * event['limit']:g} %, wrong in {100 * event['delta']:g} % of requests at most); "
                 f"estimate {100 * event['estimate']:.2f} % from {event['queries']} queries; layers in "
                 f"full {event['full_layers']}"
+            )
+        elif suspected == "margin":
+            yield (
+                f"guard: the two most probable labels are {100 * event['measured']:.1f} points apart "
+                f"(least {100 * event['limit']:g}) -> the dense side answered"
             )
         elif suspected == "bound":
             yield "guard: the limit could not be shown to be met; the whole text was computed densely"
@@ -325,9 +346,10 @@ def _guard_lines(trace: Trace) -> Iterable[str]:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    model = _load(options)
-    policy = _policy(options, model.spec.policy)
-    bars = _Bars()
+    model, policy = _chosen(options)
+    if policy is None:
+        raise PolicyError(f"--policy={options.policy!r} stays dense; there is nothing to compare")
+    bars = Bars()
     found = measure(
         model,
         options.lengths,
@@ -365,7 +387,7 @@ def _spread(samples: tuple[float, ...]) -> str:
 
 
 def _calibrate(options: argparse.Namespace) -> None:
-    bars = _Bars()
+    bars = Bars()
     texts = corpus.joined(corpus.documents(options.data, bars), "train", limit=400_000)
     bars.close()
     model = _load(options)
@@ -423,7 +445,7 @@ def _joint(options: argparse.Namespace) -> None:
         seed=options.seed,
         checkpoint=options.checkpoint or str(Path(options.out) / "checkpoint"),
     )
-    bars = _Bars()
+    bars = Bars()
     texts = corpus.joined(corpus.documents(options.data, bars), "train")
     bars.close()
     model = _load(options)
@@ -465,7 +487,7 @@ def _train(options: argparse.Namespace) -> None:
         checkpoint=options.checkpoint or str(Path(options.out) / "checkpoint"),
     )
     torch.manual_seed(options.seed)
-    bars = _Bars()
+    bars = Bars()
     documents = corpus.documents(options.data, bars)
     bars.close()
     model = _load(options)

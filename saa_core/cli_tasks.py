@@ -5,19 +5,21 @@ import csv
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
 from saa_core.attach import load
 from saa_core.classify import Prediction, classify
-from saa_core.errors import TextError, choice
+from saa_core.errors import PolicyError, TextError, choice
 from saa_core.files import replacing
+from saa_core.policy_file import load_policy
 from saa_core.train import labelled
 from saa_core.train.task import TaskQuality, TaskTraining
 from saa_core.train.tokens import TokenConfig
-from saa_core.types import Policy
+from saa_core.types import Guard, Policy
 
 BATCH = 32
 
@@ -31,6 +33,10 @@ def register(commands: Any) -> None:
     command.add_argument("--model", default="minilm", help="alias, hub id or folder")
     command.add_argument("--task", required=True, help="shipped task or folder")
     command.add_argument("--tokens", type=float, help="share of the token work to do, up to 1")
+    command.add_argument(
+        "--margin", type=float, help="ask the dense side where two labels are closer together"
+    )
+    command.add_argument("--policy", metavar="FILE", help="policy file, as saa tune writes it")
     command.add_argument("--column", default="text", help="of a table")
     command.add_argument(
         "--cut", action="store_true", help="cut texts to what the task was made for"
@@ -65,10 +71,28 @@ def register(commands: Any) -> None:
 def _classify(options: argparse.Namespace) -> None:
     texts = list(_texts(options.file, options.column))
     table = Path(options.file).suffix.lower() in labelled.FILES
-    policy = None if options.tokens is None else Policy(mass=1.0, tokens=options.tokens)
+    stored = None if options.policy is None else load_policy(options.policy)
+    own = options.tokens is not None or options.margin is not None
+    if stored is not None and own:
+        raise PolicyError(
+            "--policy and --tokens or --margin exclude each other: what a file promises holds for it as it is"
+        )
     if options.out and Path(options.out).suffix.lower() not in (".csv", ".jsonl"):
         raise TextError(choice("--out", Path(options.out).suffix, (".csv", ".jsonl")))
-    model = load(options.model, task=options.task, device=options.device)
+    side: Literal["auto", "sparse", "dense"] = "auto"
+    if stored is not None:
+        side = "dense" if stored.policy is None else "sparse"
+    model = load(options.model, task=options.task, side=side, device=options.device)
+    policy = model.spec.policy
+    if options.tokens is not None:
+        policy = replace(policy, tokens=options.tokens)
+    if options.margin is not None:
+        guard = Guard(missed_mass=None, margin=options.margin) if options.margin else None
+        policy = replace(policy, guard=guard)
+    if stored is not None:
+        stored.check(model)
+        policy = stored.policy or Policy(mass=1.0)
+        print(f"policy file: {stored.promise or stored.policy or 'dense'}", file=sys.stderr)
     found = []
     with tqdm(total=len(texts), unit="text", disable=len(texts) < 2) as bar:
         for prediction in classify(model, texts, policy, batch=BATCH, cut=options.cut):
@@ -83,7 +107,9 @@ def _classify(options: argparse.Namespace) -> None:
         for name, probability in sorted(found[0].probabilities.items(), key=lambda x: -x[1]):
             print(f"{name:28} {100 * probability:6.2f} %")
     work = sum(p.flops_share * p.tokens for p in found) / sum(p.tokens for p in found)
-    print(f"work done: {100 * work:.1f} % of dense (operations, per token)", file=sys.stderr)
+    asked = sum(p.dense for p in found)
+    again = f"; the dense side was asked for {asked} of {len(found)} texts" if asked else ""
+    print(f"work done: {100 * work:.1f} % of dense (operations, per token){again}", file=sys.stderr)
 
 
 def _texts(file: str, column: str) -> Iterator[str]:
@@ -149,10 +175,14 @@ def _train_task(options: argparse.Namespace) -> None:
 
 def quality_lines(rows: list[TaskQuality]) -> Iterator[str]:
     """A table of what each share of the work costs."""
-    yield "tokens asked   tokens done   operations   accuracy (95 % interval)   labels changed"
+    yield (
+        "tokens asked   tokens done   dense asked   operations   accuracy (95 % interval)   "
+        "labels changed"
+    )
     for row in rows:
         yield (
-            f"{100 * row.wanted:10.0f} % {100 * row.token_share:11.1f} % {100 * row.flops_share:10.1f} % "
+            f"{100 * row.wanted:10.0f} % {100 * row.token_share:11.1f} % {100 * row.asked:11.1f} % "
+            f"{100 * row.flops_share:10.1f} % "
             f"{100 * row.accuracy:10.1f} % ({100 * row.lo:.1f} to {100 * row.hi:.1f}) "
             f"{100 * row.changed:13.1f} %"
         )

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from saa_core.errors import GateError
 from saa_core.gates import POOLED, Calibration, GateConfig, PairGate
+from saa_core.reliability import Reliability
 
 GATE_FORMAT = 1
 
@@ -29,6 +30,7 @@ class StoredGates:
     calibration: list[Calibration]
     weights: dict[str, torch.Tensor]
     folder: Path
+    reliability: tuple[Reliability, ...] = ()
 
     @property
     def rank(self) -> int:
@@ -67,6 +69,7 @@ class StoredGates:
             gate.config = self.layers[index]
             if self.calibration:
                 gate.calibration = self.calibration[index]
+            gate.mass_maps = {found.pairwise: found.maps[index] for found in self.reliability}
 
 
 def _shape(layers: list[GateConfig]) -> str:
@@ -106,6 +109,10 @@ def read_gates(folder: str | os.PathLike[str]) -> StoredGates:
         _shape(layers)
         if len(calibration) not in (0, len(layers)):
             raise ValueError(f"calibration of {len(calibration)} layers for {len(layers)}")
+        reliability = tuple(Reliability(**found) for found in about.get("reliability", []))
+        heads = [layer.heads for layer in layers]
+        if any([len(m.slope) for m in found.maps] != heads for found in reliability):
+            raise ValueError("reliability is not of these layers and heads")
     except (TypeError, ValueError, KeyError, IndexError) as error:
         raise GateError(f"gates={str(folder)!r}: gates.json is not valid: {error}") from error
-    return StoredGates(about, layers, calibration, weights, path)
+    return StoredGates(about, layers, calibration, weights, path, reliability)

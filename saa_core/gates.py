@@ -24,6 +24,7 @@ from torch.nn.functional import pad
 from saa_core import native
 from saa_core.errors import PolicyError
 from saa_core.native.scoring import scores
+from saa_core.reliability import MassMap
 from saa_core.types import Allowed, Policy
 
 DISTANCE_BUCKETS = 28
@@ -87,6 +88,7 @@ class PairGate(nn.Module):
         self.config = config
         self.layer = layer
         self.calibration = Calibration()
+        self.mass_maps: dict[bool, MassMap] = {}  # pair by pair (True) and in blocks (False)
         H, G, D, R = config.heads, config.key_heads, config.head_size, config.rank
         self.query = nn.Parameter(torch.randn(H, 2 * D, R) * 0.02)
         self.key = nn.Parameter(torch.randn(G, 3 * D, R) * 0.02)
@@ -118,6 +120,10 @@ class PairGate(nn.Module):
             return max(0.0, 1.0 - (1.0 - policy.aim) * calibration.slack)
         share = calibration.share if policy.budget_over == "call" else 1.0
         return min(policy.aim * share, 1.0)
+
+    def mass_map(self, block: tuple[int, int]) -> MassMap | None:
+        """What predicted mass was found to be worth where such blocks are decided; None if unknown."""
+        return self.mass_maps.get(block == (1, 1))
 
     def forward(self, q_BHQD: Tensor, k_BGKD: Tensor, allowed: Allowed, grid: "Grid") -> Tensor:
         """Predicted attention mass per block, averaged over the block's queries.

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saa_core.exact import attention_weights, per_block
 from saa_core.types import DENSE, PROBE, Allowed, Decision, Guard
 
 BETS = (0.3, 0.95)
@@ -32,9 +33,11 @@ BETS = (0.3, 0.95)
 TOLERANCE = 0.6
 """A layer may miss this share of the limit more than planned before it is looked into."""
 CHANCE = 2.0
-"""A layer that passed may by chance be counted with so many times what it may miss."""
+"""A layer may by chance be counted with so many standard errors more than was seen of it."""
 MOST_SPENT = 1 / 6
 """Share of what the whole request may miss that a single layer may plan to; the limit at least."""
+LOOKED = 0.5
+"""Queries that look for faults, as a share of those that count."""
 MOST_ADDED = 0.5
 """Share of the key blocks that may be added to a head; a head that needs more computes everything."""
 HALVINGS = 40
@@ -73,7 +76,9 @@ def log_capital(missed: Tensor, limit: Tensor | float) -> Tensor:
         limit: mean that is tested, broadcasts against [...].
     """
     limit = torch.as_tensor(limit, dtype=torch.float64)[..., None]
-    each = [_log_factors(missed.double(), limit, bet).sum(-1) for bet in BETS]
+    highest = 1 / (1 - limit).clamp(min=1e-9)
+    gain = highest * (limit - missed.double())
+    each = [torch.log1p(bet * gain).sum(-1) for bet in BETS]
     return torch.stack(each).logsumexp(0) - math.log(len(BETS))
 
 
@@ -93,20 +98,18 @@ def upper_bound(missed: Tensor, delta: float) -> Tensor:
     return high
 
 
-def _log_factors(missed: Tensor, limit: Tensor | float, bet: float) -> Tensor:
-    highest = bet / (1 - torch.as_tensor(limit, dtype=torch.float64)).clamp(min=1e-9)
-    return torch.log1p(highest * (limit - missed))
-
-
 class Inspection:
     """The guard at work during one forward call.
 
     Attributes:
+        limit: of the missed mass.
         events: what was suspected, measured and done, as plain values; ``item`` says in which text.
     """
 
     def __init__(self, guard: Guard, layers: int, batch: int) -> None:
+        assert guard.missed_mass is not None
         self.guard = guard
+        self.limit = guard.missed_mass
         self.layers = layers
         self.rows = guard.rows_for(layers)
         self.events: list[dict[str, Any]] = []
@@ -138,26 +141,20 @@ class Inspection:
             planned: missed mass that the policy aims at in this layer.
             sound: False where the gate itself is known to be broken.
         """
-        most = max(1.0, MOST_SPENT * self.layers) * self.guard.missed_mass
-        planned = min(planned, most)
-        self._look_ahead(layer, planned)
+        planned = min(planned, max(1.0, MOST_SPENT * self.layers) * self.limit)
+        decision = self._mend_scores(layer, decision, sound)
+        if bool(_everything(decision).all()):
+            self.full()
+            return decision
         probe = _Probe(q_BHQD, k_BGKD, allowed, decision.block, scale, self._draw)
-        B, H = decision.keep.shape[:2]
-        heads = self.rest[:, None].expand(B, H).clone()
-        finite = decision.score.isfinite().flatten(2).all(-1).cpu() & sound
-        for item in (~finite.all(1) & ~self.rest).nonzero()[:, 0].tolist():
-            broken = (~finite[item]).nonzero()[:, 0].tolist()
-            self._note(layer, item, "scores", broken, None, None, "dense")
-        heads |= ~finite
-        if bool(heads.any()):
-            score = decision.score.nan_to_num(0.0, 0.0, 0.0)
-            decision = in_full(replace(decision, score=score), heads)
-        if not bool(self.rest.all()):
-            decision = self._look(layer, probe, decision, planned)
-        missed = probe.sample(self.rows).missed(decision.keep).mean(1).cpu()
-        everything = (decision.keep | (decision.count == 0)).flatten(1).all(1).cpu()
+        decision, worst_B = self._look(layer, probe, decision, planned)
+        self._look_ahead(layer, worst_B)
+        if bool(self.rest.any()):
+            decision = in_full(decision, self.rest[:, None].expand(decision.keep.shape[:2]))
+        everything = _everything(decision)
+        missed = probe.sample(self.rows).missed(decision.keep).mean(1).cpu().clamp(0.0, 1.0)
         self._full += everything
-        self._counted.append(torch.where(everything[:, None], 0.0, missed.clamp(0.0, 1.0)))
+        self._counted.append(torch.where(everything[:, None], 0.0, missed))
         return decision
 
     def checked(self, item: int) -> Checked:
@@ -166,23 +163,44 @@ class Inspection:
         return Checked(
             bound=float(upper_bound(counted, self.guard.delta)),
             estimate=float(counted.mean()),
-            limit=self.guard.missed_mass,
+            limit=self.limit,
             delta=self.guard.delta,
             queries=len(counted),
             full_layers=int(self._full[item]),
         )
 
-    def _look(self, layer: int, probe: "_Probe", decision: Decision, planned: float) -> Decision:
-        """Adds what a first sample misses; a second one says whether that was enough."""
-        limit = planned + TOLERANCE * self.guard.missed_mass
-        sample = probe.sample(self.rows)
-        missed_BH = sample.missed(decision.keep).mean(2).cpu()
+    def _mend_scores(self, layer: int, decision: Decision, sound: bool) -> Decision:
+        """The decision with all heads in full whose scores are no numbers, and texts whose rest is."""
+        finite = decision.score.isfinite().flatten(2).all(-1).cpu() & sound
+        for item in (~finite.all(1) & ~self.rest).nonzero()[:, 0].tolist():
+            broken = (~finite[item]).nonzero()[:, 0].tolist()
+            self._note(layer, item, "scores", broken, None, None, "dense")
+        heads = ~finite | self.rest[:, None]
+        if not bool(heads.any()):
+            return decision
+        score = decision.score.nan_to_num(0.0, 0.0, 0.0)
+        return in_full(replace(decision, score=score), heads)
+
+    def _look(
+        self, layer: int, probe: "_Probe", decision: Decision, planned: float
+    ) -> tuple[Decision, Tensor]:
+        """Adds what a first sample misses; a second one says whether that was enough.
+
+        Returns:
+            The decision, and what the layer may by chance be counted with, [B].
+        """
+        limit = planned + TOLERANCE * self.limit
+        rows = math.ceil(self.rows * LOOKED)
+        sample = probe.sample(rows)
+        missed_BHR = sample.missed(decision.keep).cpu()
+        missed_BH = missed_BHR.mean(2)
         over = (missed_BH.mean(1) > limit) & ~self.rest
         if not bool(over.any()):
-            return decision
+            return decision, self._worst(missed_BHR)
         heads = over[:, None] & (missed_BH > planned)
         tried = _with_heavy(decision, sample, heads, planned)
-        again_BH = probe.sample(self.rows).missed(tried.keep).mean(2).cpu()
+        again_BHR = probe.sample(rows).missed(tried.keep).cpu()
+        again_BH = again_BHR.mean(2)
         still = over & (again_BH.mean(1) > limit)
         failed = still[:, None] & heads & (again_BH > planned)
         failed |= (still & ~failed.any(1))[:, None] & heads
@@ -191,17 +209,24 @@ class Inspection:
             named = (failed if what == "dense" else heads)[item].nonzero()[:, 0].tolist()
             before, after = float(missed_BH[item].mean()), float(again_BH[item].mean())
             self._note(layer, item, "missed", named, before, after, what)
-        return in_full(tried, failed) if bool(failed.any()) else tried
+        again_BHR[failed] = 0.0
+        return in_full(tried, failed) if bool(failed.any()) else tried, self._worst(again_BHR)
 
-    def _look_ahead(self, layer: int, planned: float) -> None:
+    def _worst(self, missed_BHR: Tensor) -> Tensor:
+        """What a layer may by chance be counted with that was seen to miss so much, [B]."""
+        missed_BR = missed_BHR.mean(1)
+        spread = missed_BR.std(1, correction=0) * (1 / missed_BR.shape[1] + 1 / self.rows) ** 0.5
+        worst: Tensor = missed_BR.mean(1) + CHANCE * spread
+        return worst.clamp(max=1.0)
+
+    def _look_ahead(self, layer: int, worst_B: Tensor) -> None:
         """Decides for which texts this layer and all later ones have to be computed in full: those whose
-        capital would not suffice even then, if this layer missed as much as passes unnoticed."""
-        B, left = len(self.rest), self.layers - len(self._counted)
-        worst = CHANCE * (planned + TOLERANCE * self.guard.missed_mass)
-        ahead = torch.zeros(B, left * self.rows)
-        ahead[:, : self.rows] = min(worst, 1.0)
+        capital would not suffice even then, if this layer missed as much as it may by chance."""
+        left = self.layers - len(self._counted)
+        ahead = torch.zeros(len(self.rest), left * self.rows)
+        ahead[:, : self.rows] = worst_B[:, None]
         counted = torch.cat([*self._counted, ahead], 1)
-        enough = log_capital(counted, self.guard.missed_mass) >= -math.log(self.guard.delta)
+        enough = log_capital(counted, self.limit) >= -math.log(self.guard.delta)
         for item in (~enough & ~self.rest).nonzero()[:, 0].tolist():
             known = self._counted
             measured = float(torch.cat([each[item] for each in known]).mean()) if known else None
@@ -274,15 +299,9 @@ class _Probe:
         at_BR = torch.multinomial(self.seen_BQ, rows, replacement=True, generator=self.draw)
         at_BR = at_BR.to(self.q_BHQD.device)
         B, H, _, D = self.q_BHQD.shape
-        G, K = self.k_BGKD.shape[1:3]
-        q = self.q_BHQD.gather(2, at_BR[:, None, :, None].expand(B, H, rows, D)).float()
-        grouped = q.reshape(B, G, H // G * rows, D)
-        scores = (grouped @ self.k_BGKD.float().transpose(-1, -2)).view(B, H, rows, K)
-        scores = (scores * self.scale).masked_fill(~self._visible(at_BR), -torch.inf)
-        mass = scores.softmax(-1).nan_to_num(0.0)
-        wide = self.block[1]
-        mass = torch.nn.functional.pad(mass, (0, -K % wide)).unflatten(-1, (-1, wide)).sum(-1)
-        return _Sample(mass, at_BR // self.block[0])
+        q_BHRD = self.q_BHQD.gather(2, at_BR[:, None, :, None].expand(B, H, rows, D))
+        weights = attention_weights(q_BHRD, self.k_BGKD, self._visible(at_BR), self.scale)
+        return _Sample(per_block(weights, self.block[1]), at_BR // self.block[0])
 
     def _visible(self, at_BR: Tensor) -> Tensor:
         """Keys that the queries see, bool [B, 1, R, K]."""
@@ -293,6 +312,11 @@ class _Probe:
         first, last = (span.expand(B, -1).gather(1, at_BR)[..., None] for span in self.spans)
         keys = torch.arange(self.allowed.keys, device=at_BR.device)
         return ((keys >= first) & (keys <= last))[:, None]
+
+
+def _everything(decision: Decision) -> Tensor:
+    """Which texts keep every allowed pair, bool [B]."""
+    return (decision.keep | (decision.count == 0)).flatten(1).all(1).cpu()
 
 
 def in_full(decision: Decision, heads_BH: Tensor) -> Decision:

@@ -84,6 +84,12 @@ def token_gates(packing: Packing) -> list[TokenGate | None]:
     return [getattr(layer.module, "saa_token_gate", None) for layer in packing.layers]
 
 
+def drops_tokens(model: Model) -> bool:
+    """True where the model has token gates."""
+    pack = family_of(model.hf).pack
+    return pack is not None and any(token_gates(pack(model.hf)))
+
+
 def encode(
     model: Model,
     batch: Sequence[Sequence[int]],
@@ -188,10 +194,11 @@ def _share(model: Model, policy: Policy | None, gates: Sequence[TokenGate | None
     if policy is None:
         return 1.0
     Call(policy)  # knows the kernels and rules
-    for name, given in (("force", policy.force), ("tail", policy.tail), ("guard", policy.guard)):
+    probed = policy.guard is not None and policy.guard.missed_mass is not None
+    for name, given in (("force", policy.force), ("tail", policy.tail), ("guard", probed)):
         if given:
             raise PolicyError(
-                f"{name}={given!r} cannot be used where tokens are packed; leave it out"
+                f"{name}={getattr(policy, name)!r} cannot be used where tokens are packed; leave it out"
             )
     if policy.fallback != "never":
         raise PolicyError(

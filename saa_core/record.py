@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from saa_core.errors import TraceError
+from saa_core.exact import attention_weights
+from saa_core.reliability import MassMap
 from saa_core.trace import Array, Execution, InMemory, ModelInfo, Trace, pack
 from saa_core.types import Allowed, Decision, Policy, expand
 
@@ -32,8 +34,11 @@ class LayerRecord:
     Args:
         density: kept / allowed pairs, [B, H].
         predicted_mass: the gate's estimate of the mass that is kept, mean over queries, [B, H].
+        calibrated_mass: what such estimates were found to be worth, mean over queries, [B, H]; None
+            where nobody has measured it.
         retained_mass: the share of the true softmax that is kept, mean over queries, [B, H];
             None in a summary.
+        retained_rows: the same query by query, [B, H, Q].
         received: share of attention that each token receives, mean over the queries that may see
             it, [B, H, K]; None in a summary.
         decision: None for a dense call or in a summary.
@@ -50,6 +55,8 @@ class LayerRecord:
     allowed: Allowed
     alive: Tensor | None = None
     token_score: Tensor | None = None
+    retained_rows: Tensor | None = None
+    calibrated_mass: Tensor | None = None
 
 
 @torch.no_grad()
@@ -63,6 +70,7 @@ def record_layer(
     full: bool,
     alive: Tensor | None = None,
     token_score: Tensor | None = None,
+    mass_map: MassMap | None = None,
 ) -> LayerRecord:
     """Figures of one layer, and with ``full`` the decision itself and the true attention mass.
 
@@ -72,13 +80,17 @@ def record_layer(
     """
     B, H = q_BHQD.shape[:2]
     ones = torch.ones(B, H)
-    retained = received = None
+    calibrated = None
+    if decision is not None and mass_map is not None:
+        calibrated = decision.row_mean(mass_map(decision.predicted_rows)).cpu()
+    retained = rows = received = None
     if full:
         asked = allowed
         if alive is not None:
-            rows = alive[:, None, :, None] & allowed.pairs
-            asked = Allowed(allowed.queries, allowed.keys, False, allowed.device, rows)
-        retained, received = true_mass(q_BHQD, k_BGKD, decision, asked, scale)
+            pairs = alive[:, None, :, None] & allowed.pairs
+            asked = Allowed(allowed.queries, allowed.keys, False, allowed.device, pairs)
+        rows, received = true_mass(q_BHQD, k_BGKD, decision, asked, scale)
+        retained = rows.sum(2) / asked.pairs.any(-1).sum(-1).clamp(min=1).cpu()
     return LayerRecord(
         density=ones if decision is None else decision.density.cpu(),
         predicted_mass=ones if decision is None else decision.predicted_mass.cpu(),
@@ -88,40 +100,35 @@ def record_layer(
         allowed=allowed,
         alive=alive,
         token_score=token_score,
+        retained_rows=rows,
+        calibrated_mass=calibrated,
     )
 
 
 def true_mass(
     q_BHQD: Tensor, k_BGKD: Tensor, decision: Decision | None, allowed: Allowed, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """(retained mass [B, H], attention received per token [B, H, K]) of the dense softmax."""
+    """(retained mass of each query [B, H, Q], attention received per token [B, H, K]) of the dense
+    softmax."""
     B, H, Q, _ = q_BHQD.shape
     K = k_BGKD.shape[2]
-    k_BHKD = k_BGKD.repeat_interleave(H // k_BGKD.shape[1], 1).float()
-    kept = torch.zeros(B, H, device=q_BHQD.device)
+    kept = torch.zeros(B, H, Q, device=q_BHQD.device)
     received = torch.zeros(B, H, K, device=q_BHQD.device)
-    rows = torch.zeros(B, 1, device=q_BHQD.device)
     for start in range(0, Q, SLICE):
         part = slice(start, min(start + SLICE, Q))
         pairs = allowed.pairs[:, :, part]
-        weights = _softmax(q_BHQD[:, :, part].float(), k_BHKD, pairs, scale)
+        weights = attention_weights(q_BHQD[:, :, part], k_BGKD, pairs, scale)
         received += weights.sum(2)
-        rows += pairs.any(-1).sum(-1)
         if decision is None:
-            kept += weights.sum((2, 3))
+            kept[:, :, part] = weights.sum(3)
             continue
         bq = decision.block[0]
         first, last = start // bq, -(-part.stop // bq)
         keep = expand(decision.keep[:, :, first:last], decision.block, Q, K)
         offset = start - first * bq
-        kept += (weights * keep[:, :, offset : offset + part.stop - start]).sum((2, 3))
+        kept[:, :, part] = (weights * keep[:, :, offset : offset + part.stop - start]).sum(3)
     viewers = allowed.pairs.sum(2).clamp(min=1)
-    return (kept / rows.clamp(min=1)).cpu(), (received / viewers).cpu()
-
-
-def _softmax(q_BHQD: Tensor, k_BHKD: Tensor, pairs: Tensor, scale: float) -> Tensor:
-    scores = (q_BHQD @ k_BHKD.transpose(-1, -2)) * scale
-    return torch.softmax(scores.masked_fill(~pairs, -torch.inf), -1).nan_to_num(0.0)
+    return kept.cpu(), (received / viewers).cpu()
 
 
 def build_trace(
@@ -178,6 +185,7 @@ def build_trace(
         block=(1, 1) if decisions[0] is None else decisions[0].block,
         density=_stack([record.density for record in records], item),
         predicted_mass=_stack([record.predicted_mass for record in records], item),
+        calibrated_mass=_rows([record.calibrated_mass for record in records], item, np.float32),
         retained_mass=_stack([record.retained_mass for record in records], item) if full else None,
         received=_stack([record.received for record in records], item) if full else None,
         first=first,

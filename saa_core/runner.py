@@ -1,6 +1,7 @@
 """Text -> Trace, and text -> continuation. The only place where a text meets a model."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from saa_core.attach import Model
 from saa_core.attention import Call
 from saa_core.errors import ModelError, PolicyError, TextError
 from saa_core.packed import encode as encode_packed
+from saa_core.task import margins
 from saa_core.trace import Array, ModelInfo, Trace
 from saa_core.types import Policy
 
@@ -49,8 +51,12 @@ def run(
             head = _Head(model.hf)
             known |= _top(head, hidden)
     if model.task is not None:
-        probabilities = model.task.probabilities(hidden.float().mean(0, keepdim=True))[0]
-        known |= {"labels": model.task.labels, "label_probs": probabilities.cpu().numpy()}
+        probabilities = model.task.probabilities(hidden.float().mean(0, keepdim=True))
+        apart, least = float(margins(probabilities)), model.task.least_margin(policy)
+        if apart < least:
+            event = {"suspected": "margin", "measured": apart, "limit": least, "done": "dense"}
+            return _sure(run(model.dense_side, text, record=record), event)
+        known |= {"labels": model.task.labels, "label_probs": probabilities[0].cpu().numpy()}
     return call.trace(
         text=text,
         tokens=tuple(model.tokenizer.convert_ids_to_tokens(encoded["input_ids"])),
@@ -62,6 +68,12 @@ def run(
         head=head,
         **known,
     )
+
+
+def _sure(dense: Trace, event: dict[str, Any]) -> Trace:
+    """The dense side's trace, which says why it was asked."""
+    reason = "the two most probable labels were too close together"
+    return replace(dense, events=(event,), execution=replace(dense.execution, reason=reason))
 
 
 def _over(call: Call) -> bool:

@@ -39,6 +39,8 @@ class Task:
         shares: lowest and highest share of the token work that the gates were trained for.
         longest: tokens that texts were cut to.
         training, evaluation: as stored with the task.
+        side: that the model is, one of SIDES.
+        folder: where both sides lie.
     """
 
     name: str
@@ -49,6 +51,8 @@ class Task:
     longest: int = 512
     training: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    side: str = "sparse"
+    folder: Path | None = None
 
     def probabilities(self, means_BE: Tensor) -> Tensor:
         """[B, C] from the mean final state of each text."""
@@ -56,6 +60,18 @@ class Task:
         with torch.inference_mode():
             logits: Tensor = self.head(means_BE.to(weight.device, weight.dtype))
             return logits.float().softmax(-1)
+
+    def least_margin(self, policy: Policy | None) -> float:
+        """How far the two most probable labels have to be apart, so that the dense side is not asked."""
+        if self.side == "dense" or policy is None or policy.guard is None:
+            return 0.0
+        return policy.guard.margin
+
+
+def margins(probabilities_BC: Tensor) -> Tensor:
+    """How far the two most probable labels are apart, [B]."""
+    best = probabilities_BC.topk(2, -1).values
+    return best[:, 0] - best[:, 1]
 
 
 def add_token_gates(packing: Packing, hidden: int, width: int = 32) -> list[TokenGate]:
@@ -153,6 +169,8 @@ def put_task(packing: Packing, hidden: int, folder: Path, side: str, about: Desc
         longest=about.longest,
         training=about.training,
         evaluation=about.evaluation,
+        side=side,
+        folder=folder,
     )
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from saa_core.align import Alignment
 from saa_core.errors import PolicyError, TraceError
 from saa_core.files import replacing
 from saa_core.notebook import html
@@ -132,6 +133,8 @@ class Trace:
         block: (queries, keys) per decided block in tokens; (1, 1) is pair by pair.
         density: kept / allowed pairs, [L, H].
         predicted_mass: the gate's estimate of the attention mass that is kept, [L, H].
+        calibrated_mass: what such estimates were found to be worth on held-out texts, [L, H]; None where
+            nobody has measured it (:class:`saa_core.reliability.Reliability`).
         retained_mass: the share of the true attention mass that is kept, [L, H]; None in a summary.
         received: share of attention that each token receives, [L, H, K]; None in a summary.
         plan: which of U kinds each layer is, in what is allowed and forced, int32 [L].
@@ -168,6 +171,7 @@ class Trace:
     forced: Array
     plan: Array
     targets: Array
+    calibrated_mass: Array | None = None
     hidden: Array | None = None
     top_ids: Array | None = None
     top_probs: Array | None = None
@@ -426,6 +430,7 @@ ARRAYS = (
     "token_ids",
     "density",
     "predicted_mass",
+    "calibrated_mass",
     "retained_mass",
     "received",
     "first",
@@ -453,7 +458,8 @@ def pack(keep: Array, score: Array, threshold: Array) -> Packed:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs on the same text, position by position.
+    """Two runs on the same text, position by position; or on two texts, at the tokens that stand for
+    each other (P of them, below N).
 
     Args:
         kl: divergence of the second run's next-token distribution from the first's, nats, [N];
@@ -469,24 +475,36 @@ class Comparison:
     embedding_cosine: float
 
 
-def compare(first: Trace, second: Trace) -> Comparison:
+def compare(first: Trace, second: Trace, alignment: Alignment | None = None) -> Comparison:
     """Compares what came out of two runs on the same tokens.
 
+    Args:
+        alignment: of two texts that differ; only tokens that stand for each other are compared.
+
     Raises:
-        TraceError: the tokens differ, a trace holds no final states, or neither of two traces of a
+        TraceError: the tokens differ and are not aligned, a trace holds no final states, or neither of two traces of a
             language model has its head (run one of them in this process).
     """
-    if not np.array_equal(first.token_ids, second.token_ids):
+    if alignment is None and not np.array_equal(first.token_ids, second.token_ids):
         raise TraceError(
             f"the two traces are of different tokens ({first.keys} and {second.keys} of them)"
         )
     if first.hidden is None or second.hidden is None:
         raise TraceError("both traces need final hidden states; record them with saa_core.run")
+    if first.hidden.shape[1] != second.hidden.shape[1]:
+        raise TraceError(
+            f"the two traces have states of {first.hidden.shape[1]} and {second.hidden.shape[1]} "
+            "values; only models of one size can be compared"
+        )
+    states = first.hidden, second.hidden
+    if alignment is not None:
+        states = first.hidden[list(alignment.first)], second.hidden[list(alignment.second)]
     kl = same = None
     if first.top_ids is not None:
-        kl, same = _next_tokens(first, second)
-    distance = np.linalg.norm(first.hidden - second.hidden, axis=-1)
-    size = np.linalg.norm(first.hidden, axis=-1)
+        heads = first.head or second.head, second.head or first.head
+        kl, same = _next_tokens(heads, states)
+    distance = np.linalg.norm(states[0] - states[1], axis=-1)
+    size = np.linalg.norm(states[0], axis=-1)
     a, b = (trace.hidden.astype(np.float64).mean(0) for trace in (first, second))  # type: ignore[union-attr]
     return Comparison(
         kl=kl,
@@ -496,16 +514,18 @@ def compare(first: Trace, second: Trace) -> Comparison:
     )
 
 
-def _next_tokens(first: Trace, second: Trace) -> tuple[Array, Array]:
-    """(kl, top1_agreement) of two traces of a language model."""
-    head = first.head or second.head
-    if head is None:
+def _next_tokens(
+    heads: tuple[Callable[[Array], Array] | None, ...], states: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """(kl, top1_agreement) of the states of two language models, each through its own head."""
+    if heads[0] is None or heads[1] is None:
         raise TraceError("one of the traces needs the model's head; run it in this process")
-    kl = np.empty(first.keys, np.float32)
-    same = np.empty(first.keys, bool)
-    for start in range(0, first.keys, 128):
+    kl = np.empty(len(states[0]), np.float32)
+    same = np.empty(len(states[0]), bool)
+    for start in range(0, len(kl), 128):
         part = slice(start, start + 128)
-        a, b = (_log_softmax(head(trace.hidden[part])) for trace in (first, second))  # type: ignore[index]
+        a = _log_softmax(heads[0](states[0][part]))
+        b = _log_softmax(heads[1](states[1][part]))
         kl[part] = (np.exp(a) * (a - b)).sum(-1)
         same[part] = a.argmax(-1) == b.argmax(-1)
     return np.maximum(kl, 0), same

@@ -34,6 +34,10 @@ KEPT = (GATE, SINK, LOCAL, DENSE, FORCED, TAIL, PROBE)
 """Reasons for which a pair is kept; the others say why it is not."""
 
 
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 @dataclass(frozen=True)
 class Force:
     """Pairs that a person keeps or excludes, whatever the gate says.
@@ -45,66 +49,85 @@ class Force:
     Args:
         keep: True keeps the pairs, False excludes them.
         layer, head: indices from 0.
-        query, key: positions of tokens from 0.
+        query, key: positions of tokens from 0; a pair of positions is a stretch, both included.
 
     Raises:
-        PolicyError: an index is negative or no whole number.
+        PolicyError: an index is negative or no whole number, or a stretch ends before it begins.
     """
 
     keep: bool = True
     layer: int | None = None
     head: int | None = None
-    query: int | None = None
-    key: int | None = None
+    query: int | tuple[int, int] | None = None
+    key: int | tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("layer", "head", "query", "key"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            if name in ("query", "key") and isinstance(value, (tuple, list)):
+                value = tuple(value)  # a list as stored with a trace
+                object.__setattr__(self, name, value)
+                if not (len(value) == 2 and all(map(_whole, value)) and value[0] <= value[1]):
+                    raise PolicyError(
+                        f"{name}={value!r} must be the first and last position of a stretch"
+                    )
+            elif value is not None and not _whole(value):
                 raise PolicyError(
                     f"{name}={value!r} must be a whole number from 0, or None for all"
                 )
-            if value is not None and value < 0:
-                raise PolicyError(
-                    f"{name}={value!r} must be a whole number from 0, or None for all"
-                )
+
+    def stretch(self, name: Literal["query", "key"]) -> tuple[int, int] | None:
+        """First and last position of the queries or keys; None is all."""
+        value: int | tuple[int, int] | None = getattr(self, name)
+        return (value, value) if isinstance(value, int) else value
 
 
 @dataclass(frozen=True)
 class Guard:
-    """Checks each request by exact attention of some random queries, and corrects it (guard.py).
+    """Checks each request and corrects it: attention by the exact one of some random queries
+    (guard.py), and a label by how sure it is.
 
     Args:
         missed_mass: limit of the request's mean missed mass: the share of the true attention that is
-            not computed, mean over layers, heads and queries. In (0, 1).
+            not computed, mean over layers, heads and queries. In (0, 1); None does not look at it,
+            and has to be given where whole tokens are dropped.
         delta: how often a request over the limit may pass unnoticed, in (0, 1).
-        rows: queries per layer in each of the two samples, one that looks for faults and one that
-            counts; None takes four times what the bound needs at least.
+        rows: queries per layer that count, half as many look for faults; None takes sixteen times
+            what the bound needs at least.
         seed: of the draw.
+        margin: classification: where the two most probable labels are less than this apart in
+            probability, the task's dense side answers instead. In [0, 1]; 0 never asks it, 1 always.
 
     Raises:
-        PolicyError: a value is outside its range.
+        PolicyError: a value is outside its range, or nothing is checked.
     """
 
-    missed_mass: float = 0.05
+    missed_mass: float | None = 0.05
     delta: float = 0.05
     rows: int | None = None
     seed: int = 0
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("missed_mass", "delta"):
             value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and 0.0 < value < 1.0):
+            unset = name == "missed_mass" and value is None
+            if not unset and not (isinstance(value, (int, float)) and 0.0 < value < 1.0):
                 raise PolicyError(f"{name}={value!r} must be a number between 0 and 1")
+        if not (isinstance(self.margin, (int, float)) and 0.0 <= self.margin <= 1.0):
+            raise PolicyError(f"margin={self.margin!r} must be a number from 0 to 1")
+        if self.missed_mass is None and not self.margin:
+            raise PolicyError("missed_mass=None and margin=0 check nothing; set one of them")
         if self.rows is not None and not (isinstance(self.rows, int) and self.rows >= 1):
             raise PolicyError(f"rows={self.rows!r} must be a whole number of queries >= 1, or None")
 
     def rows_for(self, layers: int) -> int:
-        """Queries per layer and sample."""
+        """Queries per layer that count."""
         if self.rows is not None:
             return self.rows
+        assert self.missed_mass is not None
         least = math.log(1 / self.delta) / -math.log1p(-self.missed_mass)
-        return math.ceil(4 * least / layers)
+        return math.ceil(16 * least / layers)
 
 
 @dataclass(frozen=True)
@@ -204,7 +227,13 @@ class Policy:
         if not all(isinstance(entry, Force) for entry in entries):
             raise PolicyError(f"force={self.force!r} must be a sequence of saa_core.Force")
         object.__setattr__(self, "force", entries)
-        if self.guard is not None and not all(entry.keep for entry in entries):
+        probed = self.guard is not None and self.guard.missed_mass is not None
+        if probed and self.tokens is not None:
+            raise PolicyError(
+                f"guard={self.guard!r}: where whole tokens are dropped no attention is probed; leave "
+                "tokens out, or set the guard's missed_mass to None and a margin"
+            )
+        if probed and not all(entry.keep for entry in entries):
             raise PolicyError(
                 "force: pairs cannot be excluded under a guard, which would bring them back; leave "
                 "one of the two out"
@@ -355,9 +384,17 @@ class Decision:
     @property
     def predicted_mass(self) -> Tensor:
         """The gate's estimate of the kept share of attention mass, mean over rows, [B, H]."""
+        return self.row_mean(self.predicted_rows)
+
+    @property
+    def predicted_rows(self) -> Tensor:
+        """The gate's estimate of the kept share of attention mass, by query block, [B, H, M]."""
+        return (self.score * self.keep).sum(3)
+
+    def row_mean(self, value_BHM: Tensor) -> Tensor:
+        """Mean over the query blocks in which any pair is allowed, [B, H]."""
         rows = (self.count.sum(3) > 0).float()
-        kept = (self.score * self.keep).sum(3)
-        return (kept * rows).sum(2) / rows.sum(2).clamp(min=1)
+        return (value_BHM * rows).sum(2) / rows.sum(2).clamp(min=1)
 
     def pair_keep(self, allowed: Allowed) -> Tensor:
         """The decision as single pairs, bool [B, H, Q, K]."""

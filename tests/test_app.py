@@ -23,6 +23,9 @@ import saa_core as saa
 from saa_core import fetch
 from saa_core.classify import classify
 from saa_core.explain import LayerInputs, boundary
+from saa_core.losses import Measured
+from saa_core.promise import promise_from
+from saa_core.summary import summarise
 from saa_core.trace import Execution, InMemory, ModelInfo, pack
 from saa_core.tradeoff import Point, knee, tradeoff
 
@@ -121,6 +124,20 @@ def test_a_run_shows_the_numbers_of_the_library(ran: AppTest, trace: saa.Trace, 
     sentence = spoken(ran.header[0].value)
     assert f"{100 * trace.sparsity:.0f} %" in sentence
     assert verdict in sentence.split(";")[1]
+
+
+def test_the_run_is_said_in_plain_words(ran: AppTest, trace: saa.Trace) -> None:
+    facts, words = summarise(trace), text.load("en")
+    shown = page_text(ran)
+    assert f"{words.percent(facts.far)} of those that the model could compute" in shown
+    for group in facts.groups:
+        assert f"farther apart, {words.percent(group.kept)} were kept" in shown or (
+            f"{words.percent(group.kept)} of the pairs farther apart were kept" in shown
+        )
+        first, last = group.ranges[0]
+        assert f"{first} to {last}" in shown if last > first else f"{first}" in shown
+    at, share = facts.most_read
+    assert f"(position {at}): {words.percent(share)} of the tokens far from it" in shown
 
 
 def test_time_has_a_ratio_and_quartiles_of_raw_samples(ran: AppTest) -> None:
@@ -316,6 +333,30 @@ def test_a_trace_saved_from_the_page_opens_again(ran: AppTest) -> None:
     (result,) = ran.session_state["results"].values()
     at = press_trace(app().run(), session.trace_bytes(result.trace))
     assert figure(at, "Time, SAA against dense") == figure(ran, "Time, SAA against dense")
+
+
+def with_policy_file(content: bytes) -> AppTest:
+    at = app().run()
+    at.file_uploader(key="policy_file").set_value(("policy.json", content, "application/json"))
+    return at.run()
+
+
+def test_a_policy_file_takes_the_place_of_the_sliders(model, tmp_path) -> None:
+    policy, sla = saa.Policy(mass=0.88, block=(16, 16)), saa.Sla(perplexity=0.02)
+    measured = Measured(policy, (0.001,) * 200, (0.5,) * 200)
+    file = saa.save_policy(tmp_path / "p.json", promise_from(sla, [measured]), model)
+    at = with_policy_file(file.read_bytes())
+    assert not at.exception
+    assert at.session_state.choice.policy == policy
+    assert text.plain("mass 0.88") in page_text(at)
+    assert "200 texts" in page_text(at)
+    saa.save_policy(file, None, model)
+    at = with_policy_file(file.read_bytes())
+    assert at.session_state.choice.policy.mass == round(model.spec.policy.mass, 2)
+    assert any("stay dense" in shown.value for shown in at.info)
+    at = with_policy_file(b"{}")
+    assert not at.exception
+    assert [shown.value for shown in at.error] == [text.load("en")("error.policy")]
 
 
 def test_hostile_text_is_shown_and_not_interpreted() -> None:

@@ -338,3 +338,58 @@ def test_store(tmp_path, monkeypatch):
     for name in ("list", "aggregate"):
         assert len(found[name]["samples_s"]) == 2
         assert min(found[name]["samples_s"]) > 0
+
+
+def test_trust(tmp_path, monkeypatch, novel, smollm2):
+    text, out = tmp_path / "text.txt", tmp_path / "trust.json"
+    text.write_text(novel[:9_000], encoding="utf-8")
+    arguments = ["--english", str(text), "--shifted", "one word", "--lengths", "80", "--count", "2"]
+    arguments += ["--damaged", "1", "--cost-lengths", "90", "--repeats", "2", "--out", str(out)]
+    start("trust", monkeypatch, *arguments)
+    found = json.loads(out.read_text())
+    assert [(row["text"], row["shifted"], row["request"]) for row in found["requests"]] == [
+        (str(text), False, 0),
+        (str(text), False, 1),
+        ("one word", True, 0),
+        ("one word", True, 1),
+    ]
+    for row in (*found["requests"], *found["damages"]):
+        assert row["guarded"]["missed"] <= row["guarded"]["bound"] <= found["limit"]
+    damages = {row["damage"]: row for row in found["damages"]}
+    assert damages["negated"]["blind"]["missed"] > 0.05
+    assert {event[0] for event in damages["nan"]["guarded"]["events"]} == {"scores"}
+    (cost,) = found["cost"]
+    assert len(cost["timings"]) == 3
+    assert cost["guard_ms"] > 0
+    assert out.with_suffix(".svg").read_text().startswith("<svg")
+    start("trust", monkeypatch, *arguments)  # nothing is left to measure
+    assert json.loads(out.read_text()) == found
+    publish = runpy.run_path(str(BENCHMARKS / "publish.py"))
+    assert "| one word | 2 |" in publish["trust_table"](found)
+
+
+def test_promise(tmp_path, monkeypatch, novel, smollm2):
+    text, out, cache = tmp_path / "text.txt", tmp_path / "promise.json", tmp_path / "cache"
+    text.write_text(novel, encoding="utf-8")
+    tasks = ["--tasks", "questions", "--texts", "40", "--label-change", "0.4"]
+    words = ["--adapters", "none", "--data", str(text), "--length", "24", "--windows", "6"]
+    common = ["--settings", "2", "--splits", "3", "--cache", str(cache), "--out", str(out)]
+    start("promise", monkeypatch, *tasks, *words, *common)
+    task, model = json.loads(out.read_text())
+    assert (task["name"], model["name"]) == ("minilm + questions", "smollm2")
+    for row in (task, model):
+        assert len(row["splits"]) == 3
+        assert row["kept"] == sum(each["loss"] <= 0.4 for each in row["splits"])
+        assert {each["work"] for each in row["splits"] if each["policy"] == "dense"} <= {1.0}
+    assert task["dense"] == 0, "four labels of ten may change"
+    assert model["dense"] == 3, "three windows certify nothing"
+    assert len(task["ladder"]) == 2
+
+    def refuse(*_):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("saa_core.losses.LossMeter.of", refuse)
+    start("promise", monkeypatch, *tasks, *words, *common, "--splits", "5")
+    again, _ = json.loads(out.read_text())
+    assert len(again["splits"]) == 5
+    assert again["splits"][:3] == task["splits"]

@@ -10,17 +10,16 @@ import pytest
 import saa_core
 
 ROOT = Path(__file__).parent.parent
-LEVELS = [
-    {"types", "errors", "files", "native"},
-    {"gates", "token_gates", "rules", "kernels", "notebook", "trace", "record", "guard", "fetch"}
-    | {"tables", "trace_check"},
-    {"attention"},
-    {"families", "task", "gate_files", "attach"},
-    {"packed", "runner"},
-    {"classify", "work", "explain", "measure", "tradeoff", "train", "doctor", "store", "report"}
-    | {"cli_tasks", "cli_records", "cli"},
-]
-LEVEL = {name: index for index, names in enumerate(LEVELS) for name in names}
+LEVELS = """
+align errors exact files native reliability types
+fetch gates guard kernels notebook record rules sla tables token_gates trace trace_check
+attention
+attach families gate_files task
+damage packed runner
+bars classify cli cli_records cli_reliability cli_tasks cli_tune costs difference doctor effects explain losses \
+measure policy_file promise report slices store summary tradeoff train tune tune_files work
+"""
+LEVEL = {name: index for index, line in enumerate(LEVELS.split("\n")) for name in line.split()}
 
 
 def imports(file: Path) -> set[str]:
@@ -70,9 +69,12 @@ def test_only_session_loads_or_runs():
             assert "streamlit" not in text.replace("no streamlit", "")
 
 
-VALUES = "Call Comparison Force Guard Model Policy REASONS Spec Store Timing Trace TrainConfig TrainStep JointConfig JointStep"
+VALUES = "Call Comparison Force Guard Model Policy Promise REASONS Sla Spec Store StoredPolicy Timing Trace TrainConfig TrainStep JointConfig JointStep"
 ERRORS = "FetchError GateError KernelError ModelError PolicyError SAAError StoreError TextError TraceError"
-FUNCTIONS = "attach compare detach generate load measure run save_adapter save_gates train_gates train_joint"
+FUNCTIONS = (
+    "attach choose_policy compare detach generate load load_policy measure run save_adapter save_gates "
+    "save_policy train_gates train_joint"
+)
 
 
 def test_public_names():

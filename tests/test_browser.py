@@ -16,7 +16,10 @@ ROOT = Path(__file__).parent.parent
 README_SCREENSHOT = ROOT / "docs" / "images" / "explore.png"
 MAP_SCREENSHOT = ROOT / "docs" / "images" / "gate_map.png"
 LATENCY_SCREENSHOT = ROOT / "docs" / "images" / "latency.png"
+COMPARE_SCREENSHOT = ROOT / "docs" / "images" / "compare.png"
+COST_SCREENSHOT = ROOT / "docs" / "images" / "cost.png"
 TASK_SCREENSHOT = ROOT / "docs" / "images" / "task.png"
+TRUST_SCREENSHOT = ROOT / "docs" / "images" / "trust.png"
 SCREENSHOTS = ROOT / "tests" / "screenshots"
 PATIENCE = 300_000
 TEXT = (
@@ -196,6 +199,27 @@ def test_the_latency_page_finds_a_setting_and_uses_it(address: str) -> None:
         assert page.get_by_test_id("stSliderThumbValue").first.inner_text() == mass
 
 
+@pytest.mark.parametrize(("lang", "scheme", "width"), [("en", "light", 1440), ("ja", "dark", 390)])
+def test_the_trust_page_shows_what_a_broken_gate_does_with_and_without_a_guard(
+    address: str, lang: str, scheme: str, width: int
+) -> None:
+    size = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
+    with visit(address, f"/trust?lang={lang}&example=story", **size) as page:
+        page.locator(".st-key-damage button").nth(4).click()  # negated
+        page.get_by_text("sign turned" if lang == "en" else "符号を反転").wait_for()
+        page.locator(".st-key-try button").click()
+        page.locator("#verdict").wait_for()
+        settle(page)
+        values = page.locator('[data-testid="stMetricValue"]')
+        values.nth(7).wait_for()
+        missed = [float(values.nth(at).inner_text().split()[0]) for at in (0, 4)]
+        assert missed[0] > 5 >= missed[1]
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        drawn = '[data-testid="stVegaLiteChart"] :is(canvas, svg)'
+        name = TRUST_SCREENSHOT if lang == "en" else SCREENSHOTS / "trust-ja-390.png"
+        whole_page(page, name, drawn)
+
+
 def inspected(page, q: str, k: str) -> str:
     """What the inspector says, once the browser has drawn this pair in it and in the selectors."""
     text = page.locator(".st-key-inspector")
@@ -273,3 +297,81 @@ def test_a_task_shows_its_labels_and_crosses_out_tokens(address: str) -> None:
         sidebar = page.locator("section[data-testid=stSidebar]")
         sidebar.get_by_text("Share of the token work to do").first.wait_for()
         assert "Share of the token work to do" in sidebar.inner_text(), "the address knows the task"
+
+
+def test_a_changed_word_is_followed_to_the_decisions_that_turned_over(address: str) -> None:
+    with visit(address, "/compare?lang=en") as page:
+        page.get_by_role("button", name="Change one word").click()
+        page.get_by_role("heading", name="Decisions that turned over").wait_for()
+        settle(page)
+        assert page.locator("mark").all_inner_texts() == [" calm,", " rough,"]
+        chart(page, 3).wait_for()
+        whole_page(page, COMPARE_SCREENSHOT)
+        click(page.locator("canvas[role=application]"), 0.3, 0.8)
+        page.wait_for_function("/[?&]q=(3[2-9]|4)/.test(location.search)")
+        settle(page)
+        strip = page.get_by_role("listbox", name="Tokens of text B; arrow keys move")
+        strip.get_by_role("option").nth(12).click()
+        page.wait_for_function("location.search.includes('q=12&')")
+        settle(page)
+        for side in "ab":
+            page.locator(f".st-key-inspector-{side}").get_by_text("(position 12)").first.wait_for()
+        link, verdict = page.url, page.locator("#verdict").inner_text()
+    with visit(address, link.removeprefix(address)) as page:
+        page.locator(".st-key-inspector-b").get_by_text("(position 12)").first.wait_for()
+        settle(page)
+        assert page.locator("#verdict").inner_text() == verdict
+        assert page.get_by_label("Text B: change words in it").input_value().count("rough") == 1
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_comparison_in_japanese_holds_every_part(address: str, width: int) -> None:
+    size = {"viewport": {"width": width, "height": 900}, "color_scheme": "dark"}
+    with visit(address, "/compare?lang=ja&example=story&b_how=saa&b_mass=0.8", **size) as page:
+        page.get_by_role("heading", name="覆った判断").wait_for()
+        settle(page)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        whole_page(page, SCREENSHOTS / f"compare-ja-{width}.png")
+
+
+def test_the_cost_page_is_changed_linked_and_printed(address: str) -> None:
+    with visit(address, "/cost?lang=en") as page:
+        page.get_by_text("SAA saves").first.wait_for()
+        settle(page)
+        drawn = '[data-testid="stVegaLiteChart"] :is(canvas, svg)'
+        whole_page(page, COST_SCREENSHOT, drawn)
+        page.get_by_label("Requests per day").fill("5000000")
+        page.keyboard.press("Enter")
+        page.wait_for_function("location.search.includes('c_requests=5000000')")
+        page.get_by_role("radio", name="128", exact=True).click()
+        page.get_by_text("SAA saves nothing: it is slower than dense").wait_for()
+        settle(page)
+        link, verdict = page.url, page.locator("#verdict").inner_text()
+        page.emulate_media(media="print")
+        assert not page.locator("section[data-testid=stSidebar]").is_visible()
+        assert page.locator("#verdict").is_visible()
+        printed = page.pdf(prefer_css_page_size=True)
+        assert len(re.findall(rb"/Type\s*/Page\b", printed)) <= 3
+    with visit(address, link.removeprefix(address)) as page:
+        page.get_by_text("SAA saves nothing: it is slower than dense").wait_for()
+        assert page.locator("#verdict").inner_text() == verdict
+
+
+def test_a_person_overrules_the_gate_and_cancels_a_ranking(address: str) -> None:
+    link = "/gate_map?lang=en&example=story&layer=4&head=2&q=80&k=20"
+    with visit(address, link) as page:
+        page.get_by_role("button", name="Keep", exact=True).click()
+        page.get_by_text("kept by you").wait_for()
+        settle(page)
+        assert "force=%2BL4.H2.Q80.K20" in page.url
+        assert "Kept, because a person asked for it" in inspected(page, "80", "20")
+        page.get_by_role("button", name="Rank the blocks of layer 4").click()
+        page.get_by_text(re.compile("s left$")).wait_for()
+        page.get_by_role("button", name=re.compile("^Cancel")).click()
+        page.get_by_text(re.compile("^Not finished: ")).wait_for()
+        settle(page)
+        shown = page.get_by_text(re.compile("^Not finished: ")).inner_text()
+        done, total = (int(number) for number in re.findall(r"\d+", shown))
+        assert 0 < done < total
+        page.get_by_role("button", name="Take all back").click()
+        page.wait_for_function("!location.search.includes('force=')")

@@ -224,19 +224,39 @@ class Unlearnt:
         ({}, 19, 1.0),
     ],
 )
-def test_the_default_is_the_smallest_share_that_loses_no_more_than_chance(wrong, texts, expected):
-    """Some texts that dense has right are wrong at some shares."""
+def test_the_default_is_the_smallest_share_that_loses_no_more_than_chance(
+    minilm, wrong, texts, expected
+):
+    """Some texts that dense has right are wrong at some shares, as surely as others are right."""
+    assert chosen(minilm, texts, wrong, unsure=0.0) == saa.Policy(
+        mass=1.0, tokens=None if expected == 1.0 else expected
+    )
+
+
+def test_where_the_wrong_ones_are_unsure_the_default_asks_the_dense_side(minilm):
+    policy = chosen(minilm, 400, {0.5: 40, 0.45: 40, 0.4: 40, 0.35: 120}, unsure=0.8)
+    assert policy == saa.Policy(mass=1.0, tokens=0.4, guard=saa.Guard(None, margin=0.3))
+    # Asking for every third text would cost more than it saves.
+    policy = chosen(minilm, 400, dict.fromkeys((0.55, 0.5, 0.45, 0.4, 0.35), 200), unsure=0.8)
+    assert policy == saa.Policy(mass=1.0, tokens=0.6)
+
+
+def chosen(model, texts, wrong, unsure):
+    """The default where so many texts are wrong at some shares, with logits nearer together by a share."""
     training = object.__new__(TaskTraining)
+    training.model = model
     training.lots = {"validation": Lot([[1]] * texts, [1] * texts)}
 
     def answers(split, side, share):
         assert split == "validation"
-        logits = torch.tensor([[0.0, 1.0]]).repeat(texts, 1)
-        logits[: wrong.get(share, 0)] = torch.tensor([1.0, 0.0])
-        return Answers(logits, torch.ones(texts, 2, dtype=torch.int64))
+        logits = torch.tensor([[0.0, 2.0]]).repeat(texts, 1)
+        logits[: wrong.get(share, 0)] = torch.tensor([2.0, 0.0]) * (1 - unsure)
+        needed = torch.full((texts, 6), round(100 * share))
+        needed[:, 0] = 100
+        return Answers(logits, needed)
 
     training._answers = answers
-    assert training.choose() == expected
+    return training.choose()
 
 
 def test_what_is_measured_is_made_monotone():
@@ -287,6 +307,34 @@ def test_operations_are_those_of_the_layers(tone):
     expected = sum(2 * n * (4 * E * E + 2 * E * F) + 4 * E * n * n for n in needed)
     expected += gate * sum(needed[:-1])
     assert encoder_flops(tone, needed) == expected
+
+
+def test_texts_that_are_not_clear_go_to_the_dense_side(folder, tone):
+    dense = saa.load("minilm", task=folder, side="dense", device="cpu")
+    texts = [text for text, _ in reviews(40)] + ["The door.", "It was a film, and it was shown."]
+    bare = saa.Policy(mass=1.0, tokens=0.5)
+    plain = list(classify(tone, texts, bare))
+    apart = [abs(2 * max(p.probabilities.values()) - 1) for p in plain]
+    middle = sorted(apart)[len(apart) // 4]
+    policy = replace(bare, guard=saa.Guard(missed_mass=None, margin=middle))
+    found = list(classify(tone, texts, policy, batch=8))
+    assert 0 < sum(p.dense for p in found) < len(texts)
+    for guarded, sparse, full, margin in zip(
+        found, plain, classify(dense, texts), apart, strict=True
+    ):
+        assert guarded.dense == (margin < middle)
+        expected = full if guarded.dense else sparse
+        assert guarded.probabilities == pytest.approx(expected.probabilities, abs=1e-4)
+        assert guarded.flops_share == pytest.approx(sparse.flops_share + guarded.dense, abs=1e-6)
+    always = replace(bare, guard=saa.Guard(missed_mass=None, margin=1.0))
+    assert all(p.dense for p in classify(tone, texts[:3], always))
+    assert not any(p.dense for p in classify(dense, texts[:3], saa.Policy(mass=1.0)))
+    trace = saa.run(tone, texts[0], always)
+    assert trace.policy is None
+    (event,) = trace.events
+    assert (event["suspected"], event["done"], event["limit"]) == ("margin", "dense", 1.0)
+    assert trace.label_probs == pytest.approx(saa.run(dense, texts[0]).label_probs, abs=1e-5)
+    assert not saa.run(tone, texts[0], bare).events
 
 
 def test_classify_from_the_command_line(folder, tmp_path, capsys, monkeypatch):

@@ -8,6 +8,7 @@ import session
 import streamlit as st
 from text import Words
 
+from components import intervene
 from components.inspector import details, inspector
 from components.maps import remember, selectors, start_at, three_maps
 from components.message import failure
@@ -36,6 +37,9 @@ def _explorer(
         if trace.policy is not None:
             details(result, choice, client, state.layer, state.head, state.q, state.k, words)
         _arcs(result, words)
+        if trace.policy is not None:
+            intervene.person(result, words)
+            intervene.ranking(result, client, words)
     remember(size)
 
 

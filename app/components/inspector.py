@@ -13,8 +13,23 @@ from saa_core import REASONS, Policy, Trace
 from saa_core.explain import boundary
 
 
-def inspector(trace: Trace, layer: int, head: int, q: int, k: int, words: Words) -> None:
-    """Draws the card of one pair."""
+def inspector(
+    trace: Trace,
+    layer: int,
+    head: int,
+    q: int,
+    k: int,
+    words: Words,
+    *,
+    key: str = "inspector",
+    title: str | None = None,
+) -> None:
+    """Draws the card of one pair.
+
+    Args:
+        key: of the card, where a page has several.
+        title: instead of "The chosen pair"; the card is then narrow, its figures below the words.
+    """
     names = labels(trace)
     one = np.s_[q : q + 1, k : k + 1]
     reason = REASONS[trace.reason_map(layer, head, one).item()]
@@ -22,9 +37,11 @@ def inspector(trace: Trace, layer: int, head: int, q: int, k: int, words: Words)
     score = words.percent(trace.score_map(layer, head, one).item(), 2)
     threshold = threshold_text(float(trace.decision(layer, head).threshold[q // bq]), words)
     policy = trace.policy or Policy()
-    with st.container(border=True, key="inspector"):
-        left, right = st.columns([3, 2], gap="large", vertical_alignment="center")
-        left.markdown(f"**{words('inspector.header')}**")
+    with st.container(border=True, key=key, height="stretch"):
+        left, right = st.container(), st.container()
+        if title is None:
+            left, right = st.columns([3, 2], gap="large", vertical_alignment="center")
+        left.markdown(f"**{title or words('inspector.header')}**")
         left.markdown(
             words(
                 "inspector.pair",
@@ -102,9 +119,7 @@ def details(
         else:
             st.markdown(words("details.only_all"))
         if found.margin is not None:
-            sign = "+" if found.margin >= 0 else "−"
-            margin = sign + words.percent(abs(found.margin), 2)
-            st.caption(words("details.margin", margin=margin))
+            st.caption(words("details.margin", margin=words.signed(found.margin, 2)))
         st.caption(_characters(trace, q, k, words))
         if result.request is None or choice.model is None:
             st.caption(words("details.recorded"))

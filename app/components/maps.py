@@ -4,6 +4,8 @@ One fragment: choosing a token, head or pair draws this part again and nothing e
 clicked ends in the four selectors (layer, head, query, key), which also lie in the address.
 """
 
+from collections.abc import Sequence
+
 import charts
 import link
 import numpy as np
@@ -132,8 +134,15 @@ def remember(size: int) -> None:
     link.write(**state.cursor, window=size)
 
 
-def selectors(trace: Trace, words: Words) -> tuple[str, int]:
-    """The twins of every click, and what the maps show; returns (measure, window size)."""
+def selectors(
+    trace: Trace, words: Words, measures: Sequence[str] = (), key: str = "measure"
+) -> tuple[str, int]:
+    """The twins of every click, and what the maps show; returns (measure, window size).
+
+    Args:
+        measures: what the grid of heads can show; by default all that the trace has.
+        key: of the choice among them.
+    """
     L, H = trace.shape
     ends = {"layer": L - 1, "head": H - 1, "q": trace.queries - 1, "k": trace.keys - 1}
     columns = st.columns(6)
@@ -148,9 +157,9 @@ def selectors(trace: Trace, words: Words) -> tuple[str, int]:
         )
     measure: str = columns[4].selectbox(
         words("maps.colour_by"),
-        charts.measures(trace),
+        measures or charts.measures(trace),
         format_func=lambda name: words(f"maps.{name}"),
-        key="measure",
+        key=key,
     )
     size: int = columns[5].selectbox(
         words("maps.window_size"),

@@ -39,6 +39,7 @@ def outcome(choice: session.Choice, client: session.Client, words: Words) -> ses
         lang=words.lang,
         mass=f"{shown.policy.aim:.2f}",
         tokens=_tokens(shown),
+        force=link.forces_text(shown.policy.force),
         model=shown.model if shown.model in session.MODELS else None,
     )
     return session.recall(shown)
@@ -85,6 +86,30 @@ def ask(content: str | None = None) -> None:
     if content is not None:
         st.session_state.text = content
     st.session_state.pending = True
+
+
+def stale(result: session.Result, choice: session.Choice, words: Words) -> None:
+    """Says so where the settings have changed since the run, with a button to run it again."""
+    if result.request is None or result.request.policy == choice.policy:
+        return
+    shown = result.request.policy
+    note, again = st.columns([4, 1], vertical_alignment="center")
+    note.warning(
+        words(
+            "explore.stale",
+            mass=shown.mass,
+            kernel=words(f"choice.{shown.kernel}"),
+            granularity=words(f"choice.{shown.granularity}"),
+        )
+        + ("" if shown.tokens is None else words("explore.stale_tokens", share=shown.tokens))
+    )
+    again.button(
+        words("explore.rerun"),
+        on_click=ask,
+        args=(result.request.text,),
+        key="again",
+        width="stretch",
+    )
 
 
 def _recorded(choice: session.Choice, words: Words) -> session.Result | None:

@@ -35,6 +35,10 @@ class Words:
             return f"< {step:.{digits}f}{SPACE}%"
         return f"{value:.{digits}f}{SPACE}%"
 
+    def signed(self, share: float, digits: int = 0) -> str:
+        """-0.64 -> "−64 %", 0.64 -> "+64 %"."""
+        return ("−" if share < 0 else "+") + self.percent(abs(share), digits)
+
     def milliseconds(self, value: float) -> str:
         """Three significant digits: 8.31 ms, 83.1 ms, 831 ms, 8,310 ms."""
         digits = 0 if value >= 100 else 1 if value >= 10 else 2

@@ -8,10 +8,10 @@ import figures as numbers
 import session
 import streamlit as st
 import text
-from components import crossed, sections
+from components import crossed, plain_words, sections
 from components.keeping import keep_run
 from components.maps import maps
-from components.outcome import ask, outcome, timed, written
+from components.outcome import ask, outcome, stale, timed, written
 from examples import gallery
 
 from saa_core.types import PAIR_LIMIT
@@ -63,25 +63,7 @@ trace = result.trace
 found = numbers.figures(result)
 if not trace.model.trained:
     st.error(words("untrained.banner", model=text.plain(trace.model.name)))
-if result.request is not None and result.request.policy != choice.policy:
-    shown = result.request.policy
-    note, again = st.columns([4, 1], vertical_alignment="center")
-    note.warning(
-        words(
-            "explore.stale",
-            mass=shown.mass,
-            kernel=words(f"choice.{shown.kernel}"),
-            granularity=words(f"choice.{shown.granularity}"),
-        )
-        + ("" if shown.tokens is None else words("explore.stale_tokens", share=shown.tokens))
-    )
-    again.button(
-        words("explore.rerun"),
-        on_click=ask,
-        args=(result.request.text,),
-        key="again",
-        width="stretch",
-    )
+stale(result, choice, words)
 headline = st.empty()
 with headline.container():
     sections.headline(found, result, words)
@@ -105,6 +87,9 @@ if writes:
 # Or, of a task: the labels, and what was crossed out on the way.
 crossed.labels(result, words)
 crossed.crossed_out(result, words)
+
+# The same in plain words.
+plain_words.explanation(found, result, words)
 
 # 5. and 6. Which pairs were kept, and why.
 maps(result, words)

@@ -67,10 +67,14 @@ def forced_by_person(
         PolicyError: a head or a position does not exist.
     """
     for entry in entries:
-        for name, size in (("head", heads), ("query", allowed.keys), ("key", allowed.keys)):
-            value = getattr(entry, name)
-            if value is not None and value >= size:
-                raise PolicyError(f"force: {name}={value} does not exist; choose 0 to {size - 1}")
+        queries, keys = entry.stretch("query"), entry.stretch("key")
+        for name, last, size in (
+            ("head", entry.head, heads),
+            ("query", queries and queries[1], allowed.keys),
+            ("key", keys and keys[1], allowed.keys),
+        ):
+            if last is not None and last >= size:
+                raise PolicyError(f"force: {name}={last} does not exist; choose 0 to {size - 1}")
     if not entries:
         return codes
     bq, bk = block
@@ -84,10 +88,12 @@ def forced_by_person(
         hit = torch.ones(1, heads, M, S, dtype=torch.bool, device=codes.device)
         if entry.head is not None:
             hit &= torch.arange(heads, device=codes.device)[:, None, None] == entry.head
-        if entry.query is not None:
-            hit &= (q0 <= entry.query) & (entry.query < q0 + bq)
-        if entry.key is not None:
-            hit &= (k0 <= entry.key) & (entry.key < k0 + bk)
+        for stretch, start, size in (
+            (entry.stretch("query"), q0, bq),
+            (entry.stretch("key"), k0, bk),
+        ):
+            if stretch is not None:
+                hit &= (start <= stretch[1]) & (stretch[0] < start + size)
         if not entry.keep:
             hit &= ~own
         codes[hit.expand_as(codes)] = FORCED if entry.keep else EXCLUDED

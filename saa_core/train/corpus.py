@@ -184,6 +184,7 @@ READERS: dict[str, Callable[[Path], Iterator[tuple[str, str]]]] = {
     "code": _code,
     "jargon": _jargon,
     "manual": _manual,
+    "manual-ja": _manual,
     "reviews": _reviews,
     "wikipedia": _wikipedia,
 }

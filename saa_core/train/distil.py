@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from saa_core import rules
 from saa_core.attach import Model
 from saa_core.attention import Call
 from saa_core.errors import PolicyError
+from saa_core.exact import attention_weights, per_block
 from saa_core.gates import PairGate, grid
 from saa_core.runner import forward
 from saa_core.train import checks
@@ -106,6 +106,7 @@ def train_gates(
     drawn = windows(streams, lengths, config.seed, skip=start)
     for gate in gates:
         gate.requires_grad_(True)
+        gate.mass_maps = {}  # measured of what it said before
     try:
         for step, (source, _, ids) in zip(range(start, config.steps), drawn, strict=False):
             for group in optimizer.param_groups:
@@ -212,15 +213,12 @@ def block_mass(
         float32 [B, H, len(chosen), S]; rows sum to 1.
     """
     bq, bk = block
-    _, H, Q, _ = q_BHQD.shape
+    Q = q_BHQD.shape[2]
     rows = (chosen[:, None] * bq + torch.arange(bq)).flatten().to(q_BHQD.device)
     real = (rows < Q).float()
     rows = rows.clamp(max=Q - 1)
     pairs = allowed.pairs[:, :, rows]
-    k_BHKD = k_BGKD.repeat_interleave(H // k_BGKD.shape[1], 1)
-    scores = (q_BHQD[:, :, rows] @ k_BHKD.transpose(-1, -2)) * scale
-    weights = torch.softmax(scores.masked_fill(~pairs, -torch.inf), -1)
-    weights = pad(weights, (0, -allowed.keys % bk)).unflatten(-1, (-1, bk)).sum(-1)
+    weights = per_block(attention_weights(q_BHQD[:, :, rows], k_BGKD, pairs, scale), bk)
     weights = (weights * real[:, None]).unflatten(2, (-1, bq)).sum(3)
     mean: Tensor = weights / real.view(-1, bq).sum(1)[:, None]
     return mean

@@ -130,8 +130,9 @@ def train_joint(
     streams = {name: model.tokenize(text) for name, text in texts.items()}
     stream = windows(streams, config.lengths, config.seed, skip=start)
     began = time.perf_counter()
-    for parameter in gates.values():
-        parameter.requires_grad_(True)
+    for gate in model.gates:
+        gate.requires_grad_(True)
+        gate.mass_maps = {}  # measured of what it said before
     try:
         for step, (source, _, ids) in zip(range(start, config.steps), stream, strict=False):
             draw = random.Random(f"{config.seed}/{step}")

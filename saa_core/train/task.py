@@ -14,12 +14,12 @@ from torch import Tensor
 
 from saa_core.attach import Model
 from saa_core.errors import GateError, PolicyError, TextError
-from saa_core.task import Description, describe, read_task
+from saa_core.task import Description, describe, margins, read_task
 from saa_core.train.batches import Lot, lot
 from saa_core.train.evaluate import interval
 from saa_core.train.labelled import Example
 from saa_core.train.tokens import Answers, Stages, TokenConfig, TokenStep
-from saa_core.types import Policy
+from saa_core.types import Guard, Policy
 from saa_core.work import flops_against_dense
 
 SHARES = (0.7, 0.5, 0.35)
@@ -27,6 +27,8 @@ TRIED = (0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)
 """Shares among which the default is chosen."""
 TOLERANCE = 0.005
 """Share of validation texts that the default may get wrong beyond dense."""
+MARGINS = (0.0, 0.3, 0.5)
+"""Margins under which the dense side is asked as well, among which the default's is chosen."""
 GRANTED = 0.5
 """Standard errors of that share that are granted, since it is never known exactly."""
 LEAST_VALIDATION = 20
@@ -46,6 +48,7 @@ class TaskQuality:
         token_share: share that was done; flops_share: of all layers' operations, gates included.
         accuracy: share of texts that were right; lo, hi: 95 % interval of it (bootstrap).
         changed: share of texts whose label differs from the dense side's.
+        margin: under which the dense side was asked; asked: share of texts for which it was.
     """
 
     wanted: float
@@ -56,6 +59,8 @@ class TaskQuality:
     hi: float
     changed: float
     texts: int
+    margin: float = 0.0
+    asked: float = 0.0
 
 
 class TaskTraining:
@@ -118,13 +123,13 @@ class TaskTraining:
         """Calibrates the shares and chooses the default on validation texts, measures every share on
         the test texts, and writes the folder."""
         self.stages.calibrate(self.lots["validation"].first(CALIBRATED))
-        share = self.choose()
-        wanted = sorted({*shares, share} - {1.0}, reverse=True)
+        policy = self.choose()
+        wanted = [(share, 0.0) for share in shares]
+        if policy.tokens is not None:
+            wanted.append((policy.tokens, policy.guard.margin if policy.guard else 0.0))
         dense = self._answers("test", "dense", 1.0)
-        rows = [
-            self.quality("dense", 1.0, dense),
-            *(self.quality("sparse", s, dense) for s in wanted),
-        ]
+        rows = [self.quality(1.0, 0.0, dense)]
+        rows += [self.quality(*each, dense) for each in sorted(set(wanted), reverse=True)]
         (Path(folder) / "task.json").unlink(missing_ok=True)  # never the old one with new weights
         self.stages.save(folder)
         kept = {split: len(own) for split, own in self.lots.items()}
@@ -134,8 +139,8 @@ class TaskTraining:
             layers=len(self.stages.packing.layers),
             labels=self.labels,
             width=self.config.width,
-            side="dense" if share >= 1 else "sparse",
-            policy=Policy(mass=1.0, tokens=None if share >= 1 else share),
+            side="dense" if policy.tokens is None else "sparse",
+            policy=policy,
             shares=self.config.shares,
             longest=self.config.longest,
             training={
@@ -148,48 +153,67 @@ class TaskTraining:
         describe(Path(folder), about)
         return rows
 
-    def choose(self) -> float:
-        """The smallest share that stays within the tolerance on validation texts; 1 (dense) if there is
-        none.
+    def choose(self) -> Policy:
+        """The policy with the least work that stays within the tolerance on validation texts; dense if
+        there is none.
 
         Less work never loses less, but a few hundred texts cannot tell half a point from chance: what is
         measured is made monotone first, and half a standard error is granted.
         """
-        dense = self._right(self._answers("validation", "dense", 1.0))
-        if len(dense) < LEAST_VALIDATION:
-            return 1.0
-        lost = [dense - self._right(self._answers("validation", "sparse", s)) for s in TRIED]
-        granted = [TOLERANCE + GRANTED * float(own.std()) / len(own) ** 0.5 for own in lost]
-        fitted = rising([float(own.mean()) for own in lost])
-        fitting = [s for s, f, most in zip(TRIED, fitted, granted, strict=True) if f <= most]
-        return min(fitting, default=1.0)
+        dense = self._answers("validation", "dense", 1.0)
+        best, found = 1.0, Policy(mass=1.0)
+        if len(dense.logits) < LEAST_VALIDATION:
+            return found
+        right = self._right("validation", dense.logits.argmax(-1))
+        sparse = [self._answers("validation", "sparse", share) for share in TRIED]
+        for margin in MARGINS:
+            mixed = [self._mixed(own, dense, margin) for own in sparse]
+            lost = [right - self._right("validation", labels) for labels, _, _ in mixed]
+            granted = [TOLERANCE + GRANTED * float(own.std()) / len(own) ** 0.5 for own in lost]
+            fitted = rising([float(own.mean()) for own in lost])
+            for share, (_, work, _), f, most in zip(TRIED, mixed, fitted, granted, strict=True):
+                if f <= most and work < best:
+                    guard = Guard(missed_mass=None, margin=margin) if margin else None
+                    best, found = work, Policy(mass=1.0, tokens=share, guard=guard)
+        return found
 
-    def quality(self, side: str, wanted: float, dense: Answers) -> TaskQuality:
-        """Accuracy and work of one share on the test texts."""
-        own = self._answers("test", side, wanted) if side != "dense" else dense
-        truth = torch.tensor(self.lots["test"].labels)
-        labels = own.logits.argmax(-1)
-        right = (labels == truth).float().tolist()
+    def quality(self, wanted: float, margin: float, dense: Answers) -> TaskQuality:
+        """Accuracy and work of one share on the test texts; 1 is the dense side.
+
+        Args:
+            dense: what the dense side answers.
+        """
+        own = self._answers("test", "sparse", wanted) if wanted < 1 else dense
+        labels, work, asked = self._mixed(own, dense, margin)
+        right = self._right("test", labels).tolist()
         lo, hi = interval(right)
-        done, full = flops_against_dense(self.model, own.needed, gates=wanted < 1)
         return TaskQuality(
             wanted=wanted,
             token_share=own.token_share,
-            flops_share=float(done.sum() / full.sum()),
+            flops_share=work,
             accuracy=sum(right) / len(right),
             lo=lo,
             hi=hi,
             changed=float((labels != dense.logits.argmax(-1)).float().mean()),
-            texts=len(truth),
+            texts=len(right),
+            margin=margin,
+            asked=asked,
         )
+
+    def _mixed(self, own: Answers, dense: Answers, margin: float) -> tuple[Tensor, float, float]:
+        """Labels where the dense side answers below a margin; operations against dense, and the share of
+        texts for which it was asked."""
+        asked = margins(own.logits.softmax(-1)) < margin
+        labels = torch.where(asked, dense.logits.argmax(-1), own.logits.argmax(-1))
+        done, full = flops_against_dense(self.model, own.needed, gates=own is not dense)
+        return labels, float((done + full * asked).sum() / full.sum()), float(asked.float().mean())
 
     def _answers(self, split: str, side: str, share: float) -> Answers:
         return self.stages.answers(self.lots[split], side, share)
 
-    def _right(self, found: Answers) -> Tensor:
-        """1 per validation text that is right, else 0."""
-        truth = torch.tensor(self.lots["validation"].labels)
-        return (found.logits.argmax(-1) == truth).float()
+    def _right(self, split: str, labels: Tensor) -> Tensor:
+        """1 per text that is right, else 0."""
+        return (labels == torch.tensor(self.lots[split].labels)).float()
 
 
 def rising(values: Sequence[float]) -> list[float]:

@@ -1,0 +1,31 @@
+"""Compare: two texts, policies, gates or models side by side, and what differs between them.
+
+A script that is read from top to bottom. Side A is what the sidebar says, side B what its card says.
+"""
+
+import session
+import streamlit as st
+import text
+from components import both_sides, side_choice
+from components.message import failure
+
+words = text.load(st.session_state.lang)
+choice: session.Choice = st.session_state.choice
+client = session.Client()
+
+st.title(words("page.compare"))
+st.caption(words("compare.tagline"))
+
+sides = side_choice.sides(choice, client, words)
+compared = side_choice.outcome(sides, client, words)
+if compared is None:
+    st.stop()
+
+both_sides.verdict(compared, words)
+both_sides.figures(compared, words)
+both_sides.texts(compared, words)
+try:
+    both_sides.outputs(compared, words)
+except Exception as error:
+    failure(error, words)
+both_sides.decisions(compared, words)

@@ -1,0 +1,48 @@
+"""Cost: machines and money per month, dense against SAA, from measured times and open assumptions.
+
+A script that is read from top to bottom. It prints on A4 without controls: see print.css.
+"""
+
+from pathlib import Path
+
+import link
+import session
+import streamlit as st
+import text
+from components import bill
+from components.message import failure
+
+from saa_core.costs import measured, saving
+
+words = text.load(st.session_state.lang)
+choice: session.Choice = st.session_state.choice
+
+st.html(Path(__file__).parent.parent / "components" / "print.css")
+st.title(words("page.cost"))
+st.caption(words("cost.tagline"))
+if choice.model is None:
+    st.stop()
+link.write(
+    lang=words.lang,
+    model=choice.name if choice.name in session.MODELS else None,
+    mass=f"{choice.policy.aim:.2f}",
+)
+
+top = st.container()
+assumed, currency = bill.assumptions(words)
+st.subheader(words("cost.measured_header"), anchor="measured")
+try:
+    timings = bill.source(choice, words)
+    if not timings:
+        st.stop()
+    found = measured(timings)
+    chosen = saving(bill.length(found, words), assumed)
+except Exception as error:
+    failure(error, words, model=choice.name)
+    st.stop()
+with top:
+    bill.verdict(chosen, currency, words)
+bill.figures(chosen, currency, words)
+bill.by_length(found, assumed, currency, words)
+bill.method(assumed, words)
+st.caption(words("cost.print"))

@@ -1,0 +1,64 @@
+"""Trust: what a guard promises and keeps, what it does when a gate is broken, and how true a gate's
+word is.
+
+A script that is read from top to bottom. It tries things on the text of Explore, when asked to.
+"""
+
+import session
+import streamlit as st
+import text
+from components import trust
+from components.message import failure
+from components.outcome import ask, outcome, stale
+from examples import gallery
+
+words = text.load(st.session_state.lang)
+choice: session.Choice = st.session_state.choice
+client = session.Client()
+
+st.title(words("page.trust"))
+st.caption(words("trust.tagline"))
+
+result = outcome(choice, client, words)
+if result is None:
+    st.info(words("trust.nothing"))
+    example = gallery(choice.name)[0]
+    st.button(
+        words("trust.use_example", title=example.titles[words.lang]),
+        on_click=ask,
+        args=(example.text,),
+        type="primary",
+        key="use-example",
+    )
+elif result.request is None:
+    st.info(words("trust.recorded"))
+    if result.trace.events:
+        true = None if result.trace.retained_mass is None else trust.missed(result.trace)
+        trust.promise(result.trace.events, true, words)
+        trust.events_table(result.trace.events, words)
+elif result.trace.labels is not None:
+    st.info(words("trust.task"))
+else:
+    stale(result, choice, words)
+    st.subheader(words("trust.try_header"), anchor="try")
+    st.caption(
+        words(
+            "trust.try_caption",
+            tokens=result.trace.keys,
+            policy=text.plain(str(result.request.policy)),
+            model=text.plain(result.trace.model.name),
+        )
+    )
+    try:
+        found = trust.trial(result, client, words)
+        if found is None:
+            st.info(words("trust.not_yet"))
+        else:
+            trust.outcome(found, words)
+            trust.promise(found.guarded.events, trust.missed(found.guarded), words)
+            trust.events_table(found.guarded.events, words)
+            trust.cost(found, words)
+    except Exception as error:
+        failure(error, words, model=choice.name)
+
+trust.word_of_the_gate(choice, words)

@@ -1,0 +1,91 @@
+"""The part of the `saa` command that says how true predicted mass is: ``reliability``."""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+from saa_core.attach import load, save_gates
+from saa_core.reliability import Diagram, Reliability
+from saa_core.train import corpus
+from saa_core.train.reliability import LENGTHS, MASSES, halves, measure_reliability
+
+
+def register(commands: Any) -> None:
+    """Adds the command to the parser of ``saa``."""
+    command = commands.add_parser(
+        "reliability", help="measure how true predicted mass is, and store the correction"
+    )
+    command.add_argument("--model", default="smollm2", help="alias, hub id or folder")
+    command.add_argument("--gates", help="folder of trained gates")
+    command.add_argument("--adapter", help="shipped adapter or folder, merged into the weights")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    command.add_argument(
+        "--data",
+        nargs="+",
+        required=True,
+        metavar="NAME|FILE",
+        help="held-out part: first half to fit, second to judge",
+    )
+    command.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), metavar="TOKENS")
+    command.add_argument("--masses", type=float, nargs="+", default=list(MASSES))
+    command.add_argument("--windows", type=int, default=2, help="per text and length")
+    command.add_argument("--out", required=True, help="folder for the gates with their correction")
+    command.set_defaults(run=_reliability)
+
+
+def _reliability(options: argparse.Namespace) -> None:
+    fitted, judged = halves(corpus.documents(options.data))
+    model = load(options.model, gates=options.gates, adapter=options.adapter, device=options.device)
+    with tqdm(unit="run") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        model = measure_reliability(
+            model,
+            fitted,
+            judged,
+            lengths=options.lengths,
+            masses=options.masses,
+            windows=options.windows,
+            command=options.command,
+            progress=progress,
+        )
+    for found in model.spec.reliability:
+        for line in reliability_lines(found):
+            print(line)
+    name = model.spec.gate if model.spec.trained else None
+    folder = save_gates(model, options.out, name=name, training=model.spec.training)
+    print(f"gates: {folder}")
+
+
+def reliability_lines(found: Reliability) -> Iterator[str]:
+    """Errors before and after the correction, and the bins."""
+    how = "pair by pair" if found.pairwise else "in blocks"
+    lengths = ", ".join(map(str, found.about.get("lengths", ())))
+    yield f"decided {how}, texts of {lengths} tokens: error in points, before -> after"
+    yield f"  all rows together {_points(found.before)} -> {_points(found.after)}"
+    for name, figure in (("mean over heads", _mean), ("worst head", _worst)):
+        yield f"  {name:17} {figure(found.before):.2f} -> {figure(found.after):.2f}"
+    yield "  said %   true %   corrected %   true %   rows"
+    for before, after in zip(found.before.bins, found.after.bins, strict=True):
+        yield (
+            f"{100 * before.said:8.1f} {100 * before.true:8.1f} {100 * after.said:13.1f}"
+            f"{100 * after.true:9.1f} {before.rows:6}"
+        )
+
+
+def _points(diagram: Diagram) -> str:
+    return f"{100 * diagram.error:.2f}"
+
+
+def _mean(diagram: Diagram) -> float:
+    heads = [error for layer in diagram.heads for error in layer]
+    return 100 * sum(heads) / len(heads)
+
+
+def _worst(diagram: Diagram) -> float:
+    return 100 * max(error for layer in diagram.heads for error in layer)

@@ -1,0 +1,108 @@
+"""How true a gate's predicted mass is, and the map from what it says to what was found.
+
+Measured on texts that the gate was not trained on (train/reliability.py), stored with the gate, and
+used only where predicted mass is shown: the decision is made on what the gate itself says. Knows numbers
+and JSON; knows nothing about models.
+
+Shapes: B batch, L layers, H query heads, M query blocks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saa_core.errors import GateError
+
+SURE = 1e-6
+"""So near to 0 or 1 a mass counts as nothing or all, and is left as it is."""
+
+
+@dataclass(frozen=True)
+class MassMap:
+    """Predicted mass -> true mass in one layer: a straight line between their log-odds, head by head.
+
+    Args:
+        offset, slope: of the line, H each. Slopes are positive, so that more predicted is never less.
+    """
+
+    offset: tuple[float, ...]
+    slope: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "offset", tuple(self.offset))
+        object.__setattr__(self, "slope", tuple(self.slope))
+        if len(self.offset) != len(self.slope) or not all(slope > 0 for slope in self.slope):
+            raise GateError(
+                f"slope={self.slope!r}: a mass map needs one slope above 0 and one offset per head"
+            )
+
+    def __call__(self, predicted_BHM: Tensor) -> Tensor:
+        """What such predictions were found to be worth, [B, H, M]."""
+        device = predicted_BHM.device
+        offset, slope = (
+            torch.tensor(line, device=device)[:, None] for line in (self.offset, self.slope)
+        )
+        mapped = torch.sigmoid(offset + slope * predicted_BHM.logit(SURE))
+        settled = (predicted_BHM <= SURE) | (predicted_BHM >= 1 - SURE)
+        return torch.where(settled, predicted_BHM, mapped)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Query rows for which about the same mass was said: what was said and what was true, means."""
+
+    said: float
+    true: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """What was said against what was true, on texts that no map was fitted to.
+
+    Args:
+        bins: all layers and heads together, as many rows in each, in the order of ``said``.
+        error: expected calibration error of the bins: mean distance of said and true, in [0, 1].
+        heads: the same error head by head, from bins of its own, [L][H].
+    """
+
+    bins: tuple[Bin, ...]
+    error: float
+    heads: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        found = tuple(Bin(**x) if isinstance(x, Mapping) else x for x in self.bins)
+        object.__setattr__(self, "bins", found)
+        object.__setattr__(self, "heads", tuple(tuple(layer) for layer in self.heads))
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How true predicted mass was, decided pair by pair or in blocks, before and after the map.
+
+    Args:
+        pairwise: decided pair by pair; otherwise in blocks.
+        maps: by layer.
+        before, after: the gate's own word, and the same corrected by the maps.
+        about: texts, lengths in tokens, masses and command.
+    """
+
+    pairwise: bool
+    maps: tuple[MassMap, ...]
+    before: Diagram
+    after: Diagram
+    about: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        maps = tuple(MassMap(**x) if isinstance(x, Mapping) else x for x in self.maps)
+        object.__setattr__(self, "maps", maps)
+        for name in ("before", "after"):
+            value: Any = getattr(self, name)
+            if isinstance(value, Mapping):
+                object.__setattr__(self, name, Diagram(**value))
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
