@@ -18,7 +18,7 @@ from typing import Any
 
 import altair as alt
 import torch
-from understanding import BATCH, Ids, Side, sides
+from understanding import BATCH, Ids, Side, policies, sides
 
 import saa_core as saa
 from saa_core.files import write_json
@@ -112,7 +112,8 @@ def main() -> None:
     ids: Ids = sparse.tokenizer(
         texts, truncation=True, max_length=sparse.task.longest, verbose=False
     )["input_ids"]
-    what = sides(sparse, dense, tuple(options.shares))
+    compared = policies(sparse, options.shares)
+    what = sides(sparse, dense, compared)
     starts: dict[str, float] = {}
     for name, side in what.items():  # warm up, and guess where to begin
         batch = sorted(ids[:BATCH], key=len)
@@ -139,8 +140,8 @@ def main() -> None:
             )
             write_json(options.out, rows)
             print(f"{name:14} holds {rate:.0f} texts per second", flush=True)
-    for share in options.shares:
-        print(f"tokens {share:g}: {held(rows, f'{share:g}'):.2f} times the rate of dense")
+    for name, policy in compared.items():
+        print(f"{policy}: {held(rows, name):.2f} times the rate of dense")
     plot(rows, options.out.with_suffix(".svg"))
 
 

@@ -217,9 +217,9 @@ def prefill_table(rows: list[dict[str, Any]]) -> str:
 
 def understanding_table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| task | tokens asked | operations | accuracy | dense | difference (95 % interval) "
+        "| task | tokens asked | dense asked | operations | accuracy | dense | difference (95 % interval) "
         "| 32 at a time, times faster | one at a time |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     own = [row for row in rows if row["data"] == row["task"] and row["seed"] == 0]
     for row in own:
@@ -232,7 +232,8 @@ def understanding_table(rows: list[dict[str, Any]]) -> str:
             )
         ]
         lines.append(
-            f"| {row['task']} | {row['tokens']:g} | {100 * row['flops_share']:.0f} % "
+            f"| {row['task']} | {row['tokens']:g}{', the default' if row['default'] else ''} "
+            f"| {100 * row['asked']:.0f} % | {100 * row['flops_share']:.0f} % "
             f"| {100 * row['accuracy']:.1f} % | {100 * row['dense_accuracy']:.1f} % "
             f"| {100 * (row['accuracy'] - row['dense_accuracy']):+.1f} ({low:+.1f} to {high:+.1f}) "
             f"| {times[0]} | {times[1]} |"
@@ -249,10 +250,10 @@ def seeds_table(rows: list[dict[str, Any]]) -> str:
     ]
     own = [row for row in rows if row["data"] == row["task"]]
     asked: dict[str, Callable[[dict[str, Any]], bool]] = {
-        f"{share:g}": lambda row, share=share: row["tokens"] == share  # type: ignore[misc]
+        f"{share:g}": lambda row, share=share: row["tokens"] == share and not row["margin"]  # type: ignore[misc]
         for share in SHARES
     }
-    asked["each task's default"] = lambda row: row["tokens"] == row["default"]
+    asked["each task's default"] = lambda row: row["default"]
     for name, fits in asked.items():
         by_task: dict[str, list[dict[str, Any]]] = {}
         for row in filter(fits, own):

@@ -18,7 +18,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,36 +28,37 @@ import torch
 
 import saa_core as saa
 from saa_core import fetch
+from saa_core.classify import answers
 from saa_core.files import write_json
-from saa_core.packed import encode, encode_all
+from saa_core.packed import encode
 from saa_core.train import labelled
 from saa_core.train.batches import padded
 from saa_core.train.evaluate import interval
 from saa_core.types import quartiles
-from saa_core.work import flops_against_dense
 
 RESULTS = Path(__file__).parent / "results"
 SHARES = (1.0, 0.7, 0.6, 0.5, 0.35)
 BATCH = 32
 LONG = 200
 """Tokens from which a text counts as long."""
+DEFAULT = "default"
 TRACED = 3
 """Changed labels per task that are traced."""
 Ids = list[list[int]]
 Side = Callable[[Ids], object]
 
 
-def answers(model: saa.Model, ids: Ids, share: float) -> tuple[torch.Tensor, float]:
-    """Probabilities [texts, C], and the share of dense operations that was done."""
-    assert model.task is not None
-    policy = None if share >= 1 else saa.Policy(mass=1.0, tokens=share)
-    means, needed = encode_all(model, ids, policy)
-    done, dense = flops_against_dense(model, needed, gates=share < 1)
-    return model.task.probabilities(means), float(done.sum() / dense.sum())
+def policies(model: saa.Model, shares: Sequence[float]) -> dict[str, saa.Policy]:
+    """What is compared with dense, by name: each share of the token work, and the task's default."""
+    default = model.spec.policy
+    bare = {f"{s:g}": saa.Policy(mass=1.0, tokens=None if s >= 1 else s) for s in shares}
+    return {name: p for name, p in bare.items() if p != default} | {DEFAULT: default}
 
 
-def sides(sparse: saa.Model, dense: saa.Model, shares: tuple[float, ...]) -> dict[str, Side]:
-    """What is timed: two dense forms, and SAA at each share."""
+def sides(
+    sparse: saa.Model, dense: saa.Model, compared: Mapping[str, saa.Policy]
+) -> dict[str, Side]:
+    """What is timed: two dense forms, and SAA under each policy."""
 
     def as_transformers(ids: Ids) -> None:
         tokens, mask = padded(ids, dense)
@@ -68,9 +69,9 @@ def sides(sparse: saa.Model, dense: saa.Model, shares: tuple[float, ...]) -> dic
         "dense, padded": as_transformers,
         "dense, packed": partial(encode, dense),
     }
-    for share in shares:
-        policy = None if share >= 1 else saa.Policy(mass=1.0, tokens=share)
-        found[f"{share:g}"] = partial(encode, sparse, policy=policy)
+    for name, policy in compared.items():
+        run = encode if policy.guard is None else answers
+        found[name] = partial(run, sparse, policy=policy)
     return found
 
 
@@ -112,8 +113,7 @@ def measure(task: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     sparse = saa.load(options.model, task=task, side="sparse", device="cpu")
     dense = saa.load(options.model, task=task, side="dense", device="cpu")
     assert sparse.task is not None
-    name, default = sparse.task.name, sparse.task.policy.tokens or 1.0
-    shares = tuple(sorted({*options.shares, default}, reverse=True))
+    name, compared = sparse.task.name, policies(sparse, options.shares)
     test = tested(task, name, options)
     ids: Ids = sparse.tokenizer(
         [example.text for example in test],
@@ -126,26 +126,29 @@ def measure(task: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     batches = [ordered[at : at + BATCH] for at in range(0, len(ordered), BATCH)]
     some = batches[:: max(1, len(batches) // options.batches)]
     singles = [[own] for own in ids[: options.singles]]
-    what = sides(sparse, dense, shares)
+    what = sides(sparse, dense, compared)
     many, one = timed(what, some, options.rounds), timed(what, singles, options.rounds)
     long = [index for index, (own,) in enumerate(singles) if len(own) >= LONG]
     one_long = {side: [[r[i] for i in long] for r in rounds] for side, rounds in one.items()}
-    full, _ = answers(dense, ids, 1.0)
+    full = answers(dense, ids).probabilities
     right_dense = (full.argmax(-1) == truth).float()
     rows = []
-    for share in shares:
-        found, flops = answers(sparse, ids, share)
+    for key, policy in compared.items():
+        answered = answers(sparse, ids, policy)
+        found, flops = answered.probabilities, answered.flops_share
         right, changed = (found.argmax(-1) == truth).float(), found.argmax(-1) != full.argmax(-1)
         lo, hi = interval((right - right_dense).tolist())
-        throughput, form = ratios(many, f"{share:g}")
-        latency, form_one = ratios(one, f"{share:g}")
+        throughput, form = ratios(many, key)
+        latency, form_one = ratios(one, key)
         rows.append(
             {
                 "task": name,
                 "seed": int(sparse.task.training["config"]["seed"]),
                 "data": options.data or name,
-                "tokens": share,
-                "default": default,
+                "tokens": policy.tokens or 1.0,
+                "margin": policy.guard.margin if policy.guard else 0.0,
+                "asked": float(answered.dense.float().mean()),
+                "default": key == DEFAULT,
                 "accuracy": float(right.mean()),
                 "dense_accuracy": float(right_dense.mean()),
                 "difference_lo": lo,
@@ -160,34 +163,34 @@ def measure(task: str, options: argparse.Namespace) -> list[dict[str, Any]]:
                 "best_dense_b32": form,
                 "latency_ratio_b1": latency[1],
                 "latency_quartiles": [latency[0], latency[2]],
-                "latency_ratio_b1_long": ratios(one_long, f"{share:g}")[0][1] if long else None,
+                "latency_ratio_b1_long": ratios(one_long, key)[0][1] if long else None,
                 "long_texts": len(long),
                 "best_dense_b1": form_one,
-                "latency_ms_b1": {side: spread(one[side]) for side in (form_one, f"{share:g}")},
-                "round_ms": {"b32": totals(many, share), "b1": totals(one, share)},
+                "latency_ms_b1": {side: spread(one[side]) for side in (form_one, key)},
+                "round_ms": {"b32": totals(many, key), "b1": totals(one, key)},
                 "threads": torch.get_num_threads(),
             }
         )
         row = rows[-1]
         print(
-            f"{name:10} tokens {share:.2f}: accuracy {100 * row['accuracy']:.1f} % (dense "
+            f"{name:10} {key:8} {policy}: accuracy {100 * row['accuracy']:.1f} % (dense "
             f"{100 * row['dense_accuracy']:.1f}), operations {100 * flops:.0f} %, throughput at 32 "
             f"{throughput[1]:.2f}x, one at a time {latency[1]:.2f}x",
             flush=True,
         )
-        if options.flips and share == default:
+        if options.flips and key == DEFAULT:
             texts = [test[int(i)].text for i in changed.nonzero()[:TRACED, 0]]
             folder = options.flips / f"{name}-{rows[-1]['seed']}"
-            trace_flips(sparse, dense, share, texts, folder)
+            trace_flips(sparse, dense, policy, texts, folder)
     return rows
 
 
-def totals(samples: dict[str, list[list[float]]], share: float) -> dict[str, list[float]]:
-    """ms of each whole round, of both dense forms and of one share."""
+def totals(samples: dict[str, list[list[float]]], key: str) -> dict[str, list[float]]:
+    """ms of each whole round, of both dense forms and of one policy."""
     return {
         side: [round(sum(found), 3) for found in rounds]
         for side, rounds in samples.items()
-        if side.startswith("dense") or side == f"{share:g}"
+        if side.startswith("dense") or side == key
     }
 
 
@@ -220,7 +223,7 @@ def flips(full: torch.Tensor, found: torch.Tensor, truth: torch.Tensor, ids: Ids
 
 
 def trace_flips(
-    sparse: saa.Model, dense: saa.Model, share: float, texts: list[str], folder: Path
+    sparse: saa.Model, dense: saa.Model, policy: saa.Policy, texts: list[str], folder: Path
 ) -> None:
     """Records what changed: one trace per side and text, to be opened in the app."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -230,7 +233,6 @@ def trace_flips(
             text, truncation=True, max_length=sparse.task.longest, return_offsets_mapping=True
         )
         shown = text[: max(end for _, end in known["offset_mapping"])]
-        policy = saa.Policy(mass=1.0, tokens=share)
         saa.run(sparse, shown, policy).save(folder / f"{index}-saa.saa")
         saa.run(dense, shown).save(folder / f"{index}-dense.saa")
 
@@ -249,7 +251,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
             "work": row["flops_share"],
             "lost": 100 * (row["accuracy"] - row["dense_accuracy"]),
             "faster": row["throughput_ratio_b32"],
-            "default": row["tokens"] == row["default"],
+            "default": row["default"],
         }
         for row in rows
         if row["data"] == row["task"]
@@ -295,7 +297,7 @@ def main() -> None:
     for task in tasks:
         found = measure(task, options)
         rows = [row for row in rows if run_of(row) != run_of(found[0])] + found
-        rows.sort(key=lambda row: (*run_of(row), -row["tokens"]))
+        rows.sort(key=lambda row: (*run_of(row), -row["tokens"], row["margin"]))
         write_json(options.out, rows)
     plot(rows, options.out.with_suffix(".svg"))
 

@@ -121,6 +121,11 @@ class Guard:
         if self.rows is not None and not (isinstance(self.rows, int) and self.rows >= 1):
             raise PolicyError(f"rows={self.rows!r} must be a whole number of queries >= 1, or None")
 
+    def __str__(self) -> str:
+        """As the end of a policy's name, for example ", guard 0.05" or ", margin 0.3"."""
+        guard = "" if self.missed_mass is None else f", guard {self.missed_mass:g}"
+        return guard + (f", margin {self.margin:g}" if self.margin else "")
+
     def rows_for(self, layers: int) -> int:
         """Queries per layer that count."""
         if self.rows is not None:
@@ -242,7 +247,7 @@ class Policy:
     def __str__(self) -> str:
         """The rule and what it aims at, for example "mass 0.95" or "mass 1, tokens 0.5"."""
         tokens = "" if self.tokens is None else f", tokens {self.tokens:g}"
-        return f"{self.rule_name} {self.aim:g}{tokens}"
+        return f"{self.rule_name} {self.aim:g}{tokens}{'' if self.guard is None else self.guard}"
 
     @property
     def rule_name(self) -> str:
