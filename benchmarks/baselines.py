@@ -34,6 +34,9 @@ class Scorer(nn.Module):
     def target(self, policy: Policy, block: tuple[int, int]) -> float:
         return policy.aim
 
+    def mass_map(self, block: tuple[int, int]) -> None:
+        """No scorer has had its word corrected."""
+
     def forward(self, q_BHQD: Tensor, k_BGKD: Tensor, allowed: Allowed, grid: Grid) -> Tensor:
         """Predicted mass per block, [B, H, M, S]."""
         scores_BHPS = self.rows(q_BHQD, k_BGKD, allowed, grid)

@@ -380,7 +380,7 @@ def test_promise(tmp_path, monkeypatch, novel, smollm2):
     text.write_text(novel, encoding="utf-8")
     tasks = ["--tasks", "questions", "--texts", "40", "--label-change", "0.4"]
     words = ["--adapters", "none", "--data", str(text), "--length", "24", "--windows", "6"]
-    common = ["--settings", "2", "--splits", "3", "--cache", str(cache), "--out", str(out)]
+    common = ["--settings", "10", "--splits", "3", "--cache", str(cache), "--out", str(out)]
     start("promise", monkeypatch, *tasks, *words, *common)
     task, model = json.loads(out.read_text())
     assert (task["name"], model["name"]) == ("minilm + questions", "smollm2")
@@ -390,7 +390,7 @@ def test_promise(tmp_path, monkeypatch, novel, smollm2):
         assert {each["work"] for each in row["splits"] if each["policy"] == "dense"} <= {1.0}
     assert task["dense"] == 0, "four labels of ten may change"
     assert model["dense"] == 3, "three windows certify nothing"
-    assert len(task["ladder"]) == 2
+    assert len(task["ladder"]) == 10
 
     def refuse(*_):
         raise AssertionError("measured again")
