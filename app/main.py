@@ -13,6 +13,7 @@ import session
 import streamlit as st
 import text
 from components.message import failure
+from components.outcome import ask
 from streamlit.runtime.scriptrunner import StopException
 
 import saa_core as saa
@@ -114,7 +115,10 @@ def policy_for(name: str, default: saa.Policy, shares: tuple[float, float] | Non
 
 
 def _clear() -> None:
+    """Takes back every person's word, and runs again what was run with it."""
     st.session_state.forces = ()
+    if (shown := st.session_state.get("shown")) is not None:
+        ask(shown.text)
 
 
 def tokens_for(default: float, shares: tuple[float, float]) -> float | None:

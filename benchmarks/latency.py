@@ -1,6 +1,7 @@
 """Dense against SAA on the clock, by length: attention alone and the whole prefill.
 
     python benchmarks/latency.py            # writes benchmarks/results/latency.json and .svg
+    python benchmarks/latency.py --device cuda --block 64 64 --out benchmarks/results/gpu.json
 
 Rounds are interleaved in one process; gate, rule and mask building are inside the attention.
 """
@@ -63,14 +64,21 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512, 1024, 2048, 4096])
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--adapter", help="a shipped adapter, or a folder")
+    parser.add_argument(
+        "--block", type=int, nargs=2, metavar=("QUERIES", "KEYS"), help="tokens per decided block"
+    )
     parser.add_argument("--mass", type=float, help="the shipped policy by default")
     parser.add_argument(
         "--fallback", choices=FALLBACKS, help="dense: short texts are computed densely"
     )
     parser.add_argument("--out", type=Path, default=RESULTS / "latency.json")
     options = parser.parse_args()
-    model = saa.load(options.model)
+    model = saa.load(options.model, device=options.device, adapter=options.adapter)
     policy = saa.Policy(mass=options.mass) if options.mass else model.spec.policy
+    if options.block:
+        policy = replace(policy, block=tuple(options.block))
     if options.fallback:
         policy = replace(policy, fallback=options.fallback)
 

@@ -246,4 +246,6 @@ def versions() -> dict[str, str]:
         found[package] = importlib.metadata.version(package)
     found["cpu"] = torch.backends.cpu.get_cpu_capability()
     found["cores"] = str(os.cpu_count())
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
     return found

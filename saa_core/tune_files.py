@@ -50,8 +50,6 @@ def described(policy: Policy) -> str:
         parts.append(
             policy.granularity if policy.granularity != "block" else "{}x{}".format(*policy.block)
         )
-    if policy.guard is not None:
-        parts.append(f"guard {policy.guard.missed_mass:g}")
     return ", ".join(parts)
 
 

@@ -73,6 +73,8 @@ def test_blocks_are_ranked_by_what_leaving_them_out_does(monkeypatch: pytest.Mon
     monkeypatch.setattr(saa_core.effects, "BLOCKS", 6)
     at = gate_map()
     at.button(key="effects_start").click().run()
+    while at.session_state["effects_running"]:
+        at.run()
     assert not at.exception
     assert not at.error
     model = session.Client().model("smollm2")

@@ -18,6 +18,7 @@ MAP_SCREENSHOT = ROOT / "docs" / "images" / "gate_map.png"
 LATENCY_SCREENSHOT = ROOT / "docs" / "images" / "latency.png"
 COMPARE_SCREENSHOT = ROOT / "docs" / "images" / "compare.png"
 COST_SCREENSHOT = ROOT / "docs" / "images" / "cost.png"
+TRACES_SCREENSHOT = ROOT / "docs" / "images" / "traces.png"
 TASK_SCREENSHOT = ROOT / "docs" / "images" / "task.png"
 TRUST_SCREENSHOT = ROOT / "docs" / "images" / "trust.png"
 SCREENSHOTS = ROOT / "tests" / "screenshots"
@@ -340,7 +341,7 @@ def test_the_cost_page_is_changed_linked_and_printed(address: str) -> None:
         settle(page)
         drawn = '[data-testid="stVegaLiteChart"] :is(canvas, svg)'
         whole_page(page, COST_SCREENSHOT, drawn)
-        page.get_by_label("Requests per day").fill("5000000")
+        page.get_by_role("spinbutton", name="Requests per day").fill("5000000")
         page.keyboard.press("Enter")
         page.wait_for_function("location.search.includes('c_requests=5000000')")
         page.get_by_role("radio", name="128", exact=True).click()
@@ -375,3 +376,22 @@ def test_a_person_overrules_the_gate_and_cancels_a_ranking(address: str) -> None
         assert 0 < done < total
         page.get_by_role("button", name="Take all back").click()
         page.wait_for_function("!location.search.includes('force=')")
+
+
+def test_a_kept_run_is_found_and_opens_from_its_link(address: str) -> None:
+    with visit(address, "/?lang=en&example=story") as page:
+        page.get_by_role("button", name="Keep this run").click()
+        link = page.get_by_role("link", name="This link").get_attribute("href")
+        page.get_by_role("link", name="Traces", exact=True).click()
+        page.get_by_text("2 rows", exact=True).wait_for()
+        page.get_by_role("textbox", name="Search").fill("no text has these words")
+        page.keyboard.press("Enter")
+        page.get_by_text("0 rows", exact=True).wait_for()
+        page.get_by_role("textbox", name="Search").fill("smollm2")
+        page.keyboard.press("Enter")
+        page.get_by_text("2 rows", exact=True).wait_for()
+        settle(page)
+        whole_page(page, TRACES_SCREENSHOT, '[data-testid="stDataFrame"] canvas')
+    assert link
+    with visit(address, link) as page:
+        page.get_by_text(re.compile("^Recorded run ")).wait_for()

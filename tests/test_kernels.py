@@ -207,24 +207,3 @@ def test_varied_lengths_and_masks_compile_nothing_after_the_first_runs(kernel):
             kernel(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
     assert len(compile_seconds) == compiled
     assert graph_count() == graphs
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("kernel", KERNELS)
-@torch.no_grad()
-def test_kernels_on_a_gpu(kernel):
-    p = problem(300, heads=9, key_heads=3, size=64)
-    expected = reference(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
-    device = torch.device("cuda")
-    allowed = Allowed(300, 300, True, device)
-    moved = {name: getattr(p.decision, name) for name in ("keep", "score", "threshold")}
-    decision = type(p.decision)(
-        p.decision.block,
-        **{name: value.to(device) for name, value in moved.items()},
-        forced=p.decision.forced.to(device),
-        count=p.decision.count.to(device),
-    )
-    q, k, v = (x.to(device) for x in (p.q, p.k, p.v))
-    found = KERNELS[kernel](q, k, v, decision, allowed, p.scale)
-    assert relative(found.cpu(), expected) < 1e-3

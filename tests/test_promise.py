@@ -138,7 +138,7 @@ def test_the_ladders_go_from_safe_to_sparse(smollm2, sides):
 
 
 def test_a_policy_file_is_what_was_chosen(smollm2, parts, tmp_path, text_file, capsys):
-    guarded = saa.Policy(mass=0.97, block=(16, 16), guard=saa.Guard(0.1))
+    guarded = saa.Policy(mass=0.97, block=(16, 16), guard=saa.Guard(0.1, rows=8))
     sla = saa.Sla(missed_mass=0.4, delta=0.4)
     promise = saa.choose_policy(smollm2, parts[:8], sla, ladder=[guarded])
     file = saa.save_policy(

@@ -32,6 +32,10 @@ SCOPES = {
 """What can be forced, starting from the chosen pair: the fields of a Force that are not "all"."""
 CURSOR = {"layer": "layer", "head": "head", "query": "q", "key": "k"}
 LISTED = 10
+TURN = 1.0
+"""Seconds that blocks are ranked before a click is looked at."""
+PAUSE = 0.1
+"""Seconds between such turns."""
 
 
 def person(result: session.Result, words: Words) -> None:
@@ -141,9 +145,7 @@ def ranking(result: session.Result, client: session.Client, words: Words) -> Non
     st.caption(words("effects.caption", layer=layer, blocks=len(todo), size=size))
     wanted = (result.request, layer, head)
     found: list[Effect] = state.setdefault("effects", {}).setdefault(wanted, [])
-    running = state.get("effects_running") == wanted
-    if running:
-        st.button(words("effects.cancel"), on_click=_set_running, args=(None,), key="effects_stop")
+    if state.get("effects_running") == wanted:
         _rank(result, client, layer, head, len(todo), found, words)
     elif len(found) < len(todo):
         again = "resume" if found else "start"
@@ -161,6 +163,7 @@ def _set_running(wanted: object) -> None:
     st.session_state.effects_running = wanted
 
 
+@st.fragment(run_every=PAUSE)
 def _rank(
     result: session.Result,
     client: session.Client,
@@ -170,25 +173,24 @@ def _rank(
     found: list[Effect],
     words: Words,
 ) -> None:
-    """Every block is kept as soon as it is there: a click elsewhere interrupts, and loses none."""
+    """Ranks for a moment, again and again: a click inside a fragment waits until the fragment's run has
+    ended. Every block is kept as soon as it is there."""
+    if st.session_state.get("effects_running") != (result.request, layer, head):
+        st.rerun()
+    st.button(words("effects.cancel"), on_click=_set_running, args=(None,), key="effects_stop")
     bar = st.progress(len(found) / total)
     started, before = time.monotonic(), len(found)
     try:
         for effect in client.effects(result, layer, head, found):
             found.append(effect)
-            each = (time.monotonic() - started) / (len(found) - before)
-            bar.progress(
-                len(found) / total,
-                text=words(
-                    "effects.progress",
-                    done=len(found),
-                    total=total,
-                    seconds=round(each * (total - len(found))),
-                ),
-            )
+            passed = time.monotonic() - started
+            left = passed / (len(found) - before) * (total - len(found))
+            done = words("effects.progress", done=len(found), total=total, seconds=round(left))
+            bar.progress(len(found) / total, text=done)
+            if passed > TURN:
+                return
     except Exception as error:
         failure(error, words)
-    bar.empty()
     _set_running(None)
     st.rerun()
 

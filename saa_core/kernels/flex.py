@@ -26,6 +26,8 @@ SMALLEST_TILE = 16
 """Finer tiles are slower than dense attention on a CPU."""
 SMALLEST_LENGTH = 64
 """Lengths are padded at least to this, so that no graph is specialised to a tiny one."""
+LARGEST_TILE = (128, 64)
+"""(queries, keys) that a GPU computes at once, at most."""
 
 
 def flex(
@@ -138,11 +140,20 @@ def _compiled() -> Callable[..., Any]:
     return torch.compile(flex_attention, fullgraph=True, dynamic=True)
 
 
+def _gpu_tile(block: tuple[int, int]) -> dict[str, Any]:
+    """A tile that divides the decided blocks: the default of 128 x 128 refuses smaller ones."""
+    tile = (math.gcd(side, most) for side, most in zip(block, LARGEST_TILE, strict=True))
+    return dict(zip(("BLOCK_M", "BLOCK_N"), tile, strict=True)) | {"FORCE_USE_FLEX_ATTENTION": True}
+
+
 def _run(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask, scale: float, grouped: bool) -> Tensor:
     """One batch item through the compiled engine, with its failures turned into sentences."""
     graphs, started = graph_count(), time.perf_counter()
+    options = _gpu_tile(mask.BLOCK_SIZE) if q.is_cuda else None
     try:
-        out: Tensor = _compiled()(q, k, v, block_mask=mask, scale=scale, enable_gqa=grouped)
+        out: Tensor = _compiled()(
+            q, k, v, block_mask=mask, scale=scale, enable_gqa=grouped, kernel_options=options
+        )
     except torch._dynamo.exc.FailOnRecompileLimitHit as error:
         raise KernelError(
             "kernel='flex' has met more kinds of heads and block sizes in this process than "
