@@ -45,8 +45,9 @@ def read(models: tuple[str, ...], examples: dict[str, str], languages: tuple[str
         mass = 0.0
     if 0.5 <= mass <= 1.0:
         state["mass"] = mass
-    with contextlib.suppress(ValueError):  # then the page begins with the task's default
-        state["tokens"] = round(float(address.get("tokens", "")), 2)
+    for name in ("tokens", "guard", "margin"):
+        with contextlib.suppress(ValueError):  # then the page begins with the default
+            state[name] = round(float(address.get(name, "")), 2)
     state["forces"] = forces(address.get("force", ""))
     text = examples.get(address.get("example", "")) or address.get("text", "")
     if "stored" not in state and text.strip() and len(text.encode("utf-8", "replace")) <= 200_000:

@@ -12,6 +12,7 @@ import records
 import session
 import streamlit as st
 import text
+from components import guarding
 from components.message import failure
 from components.outcome import ask
 from streamlit.runtime.scriptrunner import StopException
@@ -66,7 +67,7 @@ def policy_for(name: str, default: saa.Policy, shares: tuple[float, float] | Non
     """What the sliders say; another model starts at its own defaults."""
     state = st.session_state
     if state.get("policy_of", name) != name:
-        for key in ("mass", "tokens", "forces"):
+        for key in ("mass", "tokens", "forces", "guard", "margin"):
             state.pop(key, None)
     state.policy_of = name
     tokens = default.tokens if shares is None else tokens_for(default.tokens or 1.0, shares)
@@ -111,6 +112,7 @@ def policy_for(name: str, default: saa.Policy, shares: tuple[float, float] | Non
         granularity=granularity,
         tokens=tokens,
         force=forces,
+        guard=guarding.guard_choice(default.guard, shares is not None, forces, words),
     )
 
 

@@ -1,7 +1,7 @@
 """Dense against SAA on the clock, by length: attention alone and the whole prefill.
 
     python benchmarks/latency.py            # writes benchmarks/results/latency.json and .svg
-    python benchmarks/latency.py --device cuda --block 64 64 --out benchmarks/results/gpu.json
+    python benchmarks/latency.py --device cuda --block 128 64 --out benchmarks/results/gpu.json
 
 Rounds are interleaved in one process; gate, rule and mask building are inside the attention.
 """
@@ -73,9 +73,16 @@ def main() -> None:
     parser.add_argument(
         "--fallback", choices=FALLBACKS, help="dense: short texts are computed densely"
     )
+    parser.add_argument(
+        "--beyond",
+        action="store_true",
+        help="allow lengths over those the model was trained for: times mean something, answers do not",
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "latency.json")
     options = parser.parse_args()
     model = saa.load(options.model, device=options.device, adapter=options.adapter)
+    if options.beyond:
+        model.hf.config.max_position_embeddings = max(model.max_length, *options.lengths)
     policy = saa.Policy(mass=options.mass) if options.mass else model.spec.policy
     if options.block:
         policy = replace(policy, block=tuple(options.block))

@@ -393,10 +393,12 @@ def main() -> None:
         "joint": quality_table(shown_joint),
         "encoder": encoder_table(encoder),
         "latency": latency_table(timings),
+        "gpu": latency_table([saa.Timing(**row) for row in results["gpu"]]),
         "frontier": frontier_table(results["frontier"]),
         "equal": equal_density_table(results["frontier"]),
         "retrieval": retrieval_table(results["retrieval"]),
         "prefill": prefill_table(results["prefill"]),
+        "prefill_xeon": prefill_table(results["prefill_xeon"]),
         "understanding": understanding_table(results["understanding"]),
         "seeds": seeds_table(results["understanding"]),
         "reliability": reliability_table(

@@ -797,3 +797,25 @@ def test_a_recorded_task_run_opens_without_its_model(labelled: AppTest, tmp_path
     assert "give the same label" not in page_text(at)
     at.switch_page("views/gate_map.py").run()
     assert not at.exception
+
+
+def test_a_guard_from_the_address_checks_the_run_and_says_what_it_did() -> None:
+    at = app(text=TEXT, guard="0.1").run()
+    assert at.session_state["shown"].policy.guard == saa.Guard(missed_mass=0.1)
+    assert "The guard checked" in page_text(at)
+    assert at.query_params["guard"] == "0.1"
+    at.select_slider(key="guard").set_value(0.0)
+    at.button(key="run").click().run()
+    assert at.session_state["shown"].policy.guard is None
+    assert "The guard checked" not in page_text(at)
+    assert "guard" not in at.query_params
+
+
+def test_an_unclear_label_is_left_to_the_dense_side_where_a_margin_is_set() -> None:
+    at = app(model="minilm + questions", example="clock_spring", margin="0.9").run()
+    assert at.session_state["shown"].policy.guard == saa.Guard(missed_mass=None, margin=0.9)
+    assert "the **dense side answered**" in page_text(at)
+    at.select_slider(key="margin").set_value(0.0)
+    at.button(key="run").click().run()
+    assert "the **dense side answered**" not in page_text(at)
+    assert at.query_params["margin"] == "0"

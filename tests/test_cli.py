@@ -2,6 +2,7 @@
 
 import json
 
+import huggingface_hub
 import pytest
 
 import saa_core as saa
@@ -59,7 +60,9 @@ def test_run_goes_to_the_store_by_default(text_file, tmp_path):
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
-def test_refusals_are_one_sentence(arguments, sentence, text_file, capsys):
+def test_refusals_are_one_sentence(arguments, sentence, text_file, capsys, monkeypatch):
+    # Without a network the hub's client would try again for most of a minute.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     filled = [argument.replace("{text}", str(text_file)) for argument in arguments]
     assert main(filled) == 1
     errors = capsys.readouterr().err

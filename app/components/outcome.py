@@ -40,6 +40,7 @@ def outcome(choice: session.Choice, client: session.Client, words: Words) -> ses
         mass=f"{shown.policy.aim:.2f}",
         tokens=_tokens(shown),
         force=link.forces_text(shown.policy.force),
+        **_guard(shown),
         model=shown.model if shown.model in session.MODELS else None,
     )
     return session.recall(shown)
@@ -50,6 +51,15 @@ def _tokens(shown: session.Request) -> str | None:
     if shown.policy.tokens is not None:
         return f"{shown.policy.tokens:.2f}"
     return "1.00" if shown.model.partition(" + ")[2] in session.TASKS else None
+
+
+def _guard(shown: session.Request) -> dict[str, str | None]:
+    """The guard as it stands in the address; a task's margin always does."""
+    guard = shown.policy.guard
+    limit = None if guard is None else guard.missed_mass
+    task = shown.model.partition(" + ")[2] in session.TASKS
+    margin = f"{guard.margin if guard else 0:g}"
+    return {"guard": None if limit is None else f"{limit:g}", "margin": margin if task else None}
 
 
 def timed(result: session.Result, client: session.Client, words: Words) -> session.Result:

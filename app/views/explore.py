@@ -8,7 +8,7 @@ import figures as numbers
 import session
 import streamlit as st
 import text
-from components import crossed, plain_words, sections
+from components import crossed, guarding, plain_words, sections
 from components.keeping import keep_run
 from components.maps import maps
 from components.outcome import ask, outcome, stale, timed, written
@@ -72,6 +72,8 @@ if result.request is not None and result.timing is None:
     found = numbers.figures(result)
     with headline.container():
         sections.headline(found, result, words)
+
+guarding.acted(trace, words)
 
 # 4. What each would write next. Over a long text both first read it again: there they write last of
 # all, when everything else can be read.
