@@ -458,9 +458,13 @@ def _alike(dense: saa.Trace, trace: saa.Trace) -> float:
 
 
 def _flops_share(model: saa.Model, trace: saa.Trace) -> float | None:
-    """Operations of all layers, gates included, against dense; None without a task."""
+    """Operations of all layers, gates included, against dense; None without a task. Over 1 where the
+    dense side was asked after all."""
     if model.task is None:
         return None
+    asked = next((event for event in trace.events if event["suspected"] == "margin"), None)
+    if asked is not None:
+        return 1.0 + float(asked["spent"])
     if trace.alive is None or trace.policy is None or trace.policy.tokens is None:
         return 1.0
     needed = torch.from_numpy(trace.alive.sum(1))[None]

@@ -20,6 +20,7 @@ from saa_core.native import compile_seconds
 from saa_core.packed import encode as encode_packed
 from saa_core.record import versions
 from saa_core.runner import encode, forward
+from saa_core.task import margins
 from saa_core.types import Policy, Timing, quartiles
 
 Report = Callable[[str, int, int], None]
@@ -157,10 +158,13 @@ class _Track:
 
 def _forward(model: Model, tokens: torch.Tensor, call: Call) -> None:
     if call.policy is not None and call.policy.tokens is not None:
-        encode_packed(model, tokens.tolist(), call.policy, call)
+        means = encode_packed(model, tokens.tolist(), call.policy, call).means
     else:
         with torch.inference_mode():
-            forward(model, tokens, call)
+            means = forward(model, tokens, call).float().mean(1)
+    least = 0.0 if model.task is None else model.task.least_margin(call.policy)
+    if model.task is not None and least and float(margins(model.task.probabilities(means))) < least:
+        _forward(model.dense_side, tokens, Call(None))
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
     elif model.device.type == "mps":

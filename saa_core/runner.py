@@ -15,6 +15,7 @@ from saa_core.packed import encode as encode_packed
 from saa_core.task import margins
 from saa_core.trace import Array, ModelInfo, Trace
 from saa_core.types import Policy
+from saa_core.work import flops_against_dense
 
 TOP = 5
 
@@ -55,6 +56,7 @@ def run(
         apart, least = float(margins(probabilities)), model.task.least_margin(policy)
         if apart < least:
             event = {"suspected": "margin", "measured": apart, "limit": least, "done": "dense"}
+            event["spent"] = _spent(model, call, len(encoded["input_ids"]))
             return _sure(run(model.dense_side, text, record=record), event)
         known |= {"labels": model.task.labels, "label_probs": probabilities[0].cpu().numpy()}
     return call.trace(
@@ -74,6 +76,15 @@ def _sure(dense: Trace, event: dict[str, Any]) -> Trace:
     """The dense side's trace, which says why it was asked."""
     reason = "the two most probable labels were too close together"
     return replace(dense, events=(event,), execution=replace(dense.execution, reason=reason))
+
+
+def _spent(model: Model, call: Call, length: int) -> float:
+    """What one text took before the dense side was asked, as a share of dense's operations."""
+    layers = [record for _, record in sorted(call.layers.items())]
+    needed = [length if record.alive is None else int(record.alive.sum()) for record in layers]
+    dropping = call.policy is not None and (call.policy.tokens or 1.0) < 1
+    done, full = flops_against_dense(model, torch.tensor([needed]), gates=dropping)
+    return float(done / full)
 
 
 def _over(call: Call) -> bool:

@@ -15,9 +15,9 @@ align errors exact files native reliability types
 fetch gates guard kernels notebook record rules sla tables token_gates trace trace_check
 attention
 attach families gate_files task
-damage packed runner
+damage packed runner work
 bars classify cli cli_records cli_reliability cli_tasks cli_tune costs difference doctor effects explain losses \
-measure policy_file promise report slices store summary tradeoff train tune tune_files work
+measure policy_file promise report slices store summary tradeoff train tune tune_files
 """
 LEVEL = {name: index for index, line in enumerate(LEVELS.split("\n")) for name in line.split()}
 

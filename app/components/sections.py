@@ -68,7 +68,9 @@ def label_verdict(found: Figures, result: session.Result, words: Words) -> None:
 
 
 def _saved_key(found: Figures, result: session.Result) -> str:
-    if _work(result) >= 1:
+    if _work(result) > 1:
+        return "asked"
+    if _work(result) == 1:
         return "all_kept" if found.dropped == 0 else "no_token"
     return "work" if result.flops_share is not None else "token_work"
 
