@@ -16,7 +16,8 @@ from components.keeping import permalink
 from components.message import failure
 
 FIRST = (
-    "id, recorded, model, policy, tokens, density, retained_mass, label, label_changed, note, tags"
+    "id, recorded, model, coalesce(policy, 'dense') AS policy, tokens, density, retained_mass, "
+    "label, label_changed, note, tags"
 )
 SAVED = {
     "label_changed": (
