@@ -19,7 +19,7 @@ def policy(request):
 
 @pytest.fixture(scope="module")
 def trace(smollm2, novel, policy):
-    return saa.run(smollm2, TEXT if policy.granularity == "pair" else novel[:1500], policy)
+    return saa.run(smollm2, TEXT if policy.granularity == "pair" else novel[:700], policy)
 
 
 @pytest.mark.parametrize("layer", [0, 3, 17])
@@ -28,7 +28,7 @@ def test_the_decision_turns_at_the_boundary(smollm2, trace, policy, layer):
     reasons = trace.reason_map(layer, 2)
     for reason in ("gate", "below"):
         places = np.argwhere(reasons == saa.REASONS.index(reason))
-        for query, key in places[:: max(1, len(places) // 4)][:4]:
+        for query, key in places[:: max(1, len(places) // 3)][:3]:
             found = boundary(trace, layer, 2, query, key)
             assert found.kept == (reason == "gate")
             close = found.margin is not None and abs(found.margin) < 1e-3  # stored as float16
