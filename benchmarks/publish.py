@@ -401,6 +401,7 @@ def main() -> None:
         "prefill_xeon": prefill_table(results["prefill_xeon"]),
         "understanding": understanding_table(results["understanding"]),
         "seeds": seeds_table(results["understanding"]),
+        "trust": trust_table(results["trust"]),
         "reliability": reliability_table(
             {
                 "SmolLM2": assets / "gates" / "smollm2",
