@@ -78,9 +78,12 @@ class Audit:
         quantity = "perplexity" if model.task is None else "label_change"
         self.baseline = baseline_for(model, quantity, baseline)
         self.model, self.policy, self.store, self.cut = model, policy, store, cut
+        decided, dense = _ran(model)
+        if self.baseline is not model:
+            _, dense = _ran(self.baseline)
         asked = json.dumps(asdict(policy), sort_keys=True)
-        self.key = f"{name}-{_digest(name, asked, _ran(model), _ran(self.baseline))[:8]}"
-        self._dense = _digest(_ran(self.baseline, gates=False))[:8]
+        self.key = f"{name}-{_digest(asked, decided, dense)[:8]}"
+        self._dense = dense[:8]
 
     def ids(self, text: str) -> tuple[str, str]:
         """Ids of a text's run with SAA and of its dense one, which audits of one model share."""
@@ -143,15 +146,16 @@ def _digest(*parts: str) -> str:
     ).hexdigest()
 
 
-def _ran(model: Model, *, gates: bool = True) -> str:
-    """Everything about a model that a figure depends on: name, weights, how they are executed."""
-    digest = hashlib.sha256()
+def _ran(model: Model) -> tuple[str, str]:
+    """Digests of all that a figure depends on, with gates and, of a dense run, without: name, weights,
+    and how they are executed."""
+    weights, gates = hashlib.sha256(), hashlib.sha256()
     modules = [model.hf] if model.task is None else [model.hf, model.task.head]
     for module in modules:
         for name, tensor in module.state_dict().items():
-            if gates or GATES.search(name) is None:
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    calibration = [repr(gate.calibration) for gate in model.gates] if gates else []
-    about = (model.spec.title, str(model.dtype), model.device.type, *calibration)
-    return _digest(digest.hexdigest(), *about)
+            part = weights if GATES.search(name) is None else gates
+            part.update(name.encode())
+            part.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    calibrations = [repr(gate.calibration) for gate in model.gates]
+    dense = _digest(model.spec.title, str(model.dtype), model.device.type, weights.hexdigest())
+    return _digest(dense, gates.hexdigest(), *calibrations), dense
