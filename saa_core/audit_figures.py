@@ -107,20 +107,19 @@ def about(store: Store, key: str) -> About:
     return found[key]
 
 
-def by_slice(store: Store, key: str) -> list[SliceFigures]:
+def by_slice(store: Store, which: About) -> list[SliceFigures]:
     """All texts, and every slice that has some, in the order of SLICES."""
     figures = "density, token_share, agreement, lost"
     sql = f"""
         WITH parts AS (
-            SELECT {quoted(ALL)} AS name, {figures} FROM runs WHERE audit = {quoted(key)}
-            UNION ALL SELECT unnest(slices) AS name, {figures} FROM runs WHERE audit = {quoted(key)}
+            SELECT {quoted(ALL)} AS name, {figures} FROM runs WHERE {_where(which.key)}
+            UNION ALL SELECT unnest(slices) AS name, {figures} FROM runs WHERE {_where(which.key)}
         )
         SELECT name, count(*) AS texts, avg(density) AS density, avg(token_share) AS token_share,
             avg(agreement) AS agreement, quantile_cont(agreement, 0.25) AS low,
             quantile_cont(agreement, 0.75) AS high, avg(lost) AS lost, sum(agreement) AS same
         FROM parts GROUP BY name"""
-    labels = about(store, key).labels
-    found = {row["name"]: _slice(row, labels) for row in store.query(sql).to_pylist()}
+    found = {row["name"]: _slice(row, which.labels) for row in store.query(sql).to_pylist()}
     return [found[name] for name in (ALL, *SLICES) if name in found]
 
 
@@ -177,7 +176,7 @@ def cases(
     return [Case(**row) for row in store.query(sql).to_pylist()]
 
 
-def _where(key: str, part: str) -> str:
+def _where(key: str, part: str = ALL) -> str:
     inside = "" if part == ALL else f" AND list_contains(slices, {quoted(part)})"
     return f"audit = {quoted(key)}{inside}"
 
@@ -186,7 +185,7 @@ def _scale(store: Store, key: str, measure: str) -> tuple[int, int, float] | Non
     """First and last bar and their width; None without texts."""
     if measure not in MEASURES:
         raise StoreError(choice("measure", measure, MEASURES))
-    sql = f"SELECT min({measure}) AS low, max({measure}) AS high FROM runs WHERE {_where(key, ALL)}"
+    sql = f"SELECT min({measure}) AS low, max({measure}) AS high FROM runs WHERE {_where(key)}"
     ((low, high),) = (tuple(row.values()) for row in store.query(sql).to_pylist())
     if low is None:
         return None

@@ -104,7 +104,7 @@ def report(store: Store, key: str, worst: int) -> Iterator[str]:
     which = about(store, key)
     yield f"audit {key}: {which.model}, {which.policy}; {which.texts:,} texts in the store"
     yield ""
-    yield from _slices(which, by_slice(store, key))
+    yield from _slices(which, by_slice(store, which))
     found = cases(store, key, limit=worst)
     if not found:
         return

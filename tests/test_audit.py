@@ -136,7 +136,7 @@ def test_figures_by_slice_distribution_and_worst_cases(store) -> None:
     store.add(synthetic(9))
     which = about(store, "made-1")
     assert (which.texts, which.labels) == (4, False)
-    slices = {row.name: row for row in by_slice(store, "made-1")}
+    slices = {row.name: row for row in by_slice(store, about(store, "made-1"))}
     assert list(slices) == ["all", "numbers", "names"]
     assert slices["all"].agreement == pytest.approx(0.725)
     assert slices["numbers"].texts == 2
@@ -167,7 +167,7 @@ def test_the_interval_of_labels_is_exact(store) -> None:
     for at, same in enumerate((1.0, 1.0, 1.0, 0.0)):
         trace = synthetic(at, label="positive", text=f"Text {at}.")
         store.add(replace(trace, audited=Audited("made-1", (), same, 0.0)), run=f"audit-{at}")
-    (row,) = by_slice(store, "made-1")
+    (row,) = by_slice(store, about(store, "made-1"))
     assert (row.agreement, row.low, row.high) == (
         0.75,
         pytest.approx(0.1941, abs=1e-4),
