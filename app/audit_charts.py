@@ -36,12 +36,21 @@ def by_slice(
         ]
     )
     point = alt.selection_point(name="slice", fields=["slice"], empty=False, toggle=False)
-    y = alt.Y("name:N", title=None, sort=list(frame.name), axis=alt.Axis(labelLimit=140))
+    y = alt.Y(
+        "name:N",
+        title=None,
+        sort=list(frame.name),
+        axis=alt.Axis(labelOverlap=False, labelLimit=140),
+    )
     bars = (
         alt.Chart(frame)
         .mark_bar(cursor="pointer")
         .encode(
-            x=alt.X("moved:Q", title=moved, axis=alt.Axis(format=".0%")),
+            x=alt.X(
+                "moved:Q",
+                title=moved,
+                axis=alt.Axis(format=_format(frame.high.max() / 5), tickCount=5),
+            ),
             y=y,
             color=alt.condition(
                 "datum.chosen", alt.value(colours.changed), alt.value(colours.dropped)
@@ -61,7 +70,7 @@ def by_slice(
         .mark_rule(color=colours.ink, strokeWidth=1.5)
         .encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"), y=y)
     )
-    return (bars + spread).properties(height=max(120, 30 * len(frame)))
+    return (bars + spread).properties(height=32 * len(frame) + 70)
 
 
 def distribution(
@@ -81,7 +90,6 @@ def distribution(
             for at, bar in enumerate(bars)
         ]
     )
-    fine = bars[0].high - bars[0].low < 0.0095
     point = alt.selection_point(name="bar", fields=["bar"], empty=False, toggle=False)
     return (
         alt.Chart(frame)
@@ -91,7 +99,7 @@ def distribution(
                 "low:Q",
                 title=title,
                 bin="binned",
-                axis=alt.Axis(format=".2%" if fine else ".0%", tickCount=6),
+                axis=alt.Axis(format=_format(bars[0].high - bars[0].low), tickCount=5),
                 scale=alt.Scale(zero=False, nice=False),
             ),
             x2="high:Q",
@@ -110,3 +118,8 @@ def distribution(
         .add_params(point)
         .properties(height=260)
     )
+
+
+def _format(step: float) -> str:
+    """Per cent, with as many digits as steps of this size need."""
+    return ".0%" if step > 0.0095 else ".1%" if step > 0.00095 else ".2%"

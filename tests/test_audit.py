@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -73,6 +74,11 @@ def test_both_sides_are_stored_and_what_is_there_is_passed_over(little, store) -
         "agreement": trace.audited.agreement,
         "dense_id": first[1].dense,
     }
+    rows = store.query("SELECT * FROM runs ORDER BY id").to_pylist()
+    shutil.rmtree(store.folder / "tables")
+    (store.folder / "store.json").unlink()
+    again = Store(store.folder)
+    assert again.query("SELECT * FROM runs ORDER BY id").to_pylist() == rows, "made again"
 
 
 def test_another_policy_or_model_is_another_audit_and_shares_the_dense_runs(

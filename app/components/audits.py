@@ -64,7 +64,7 @@ def summary(which: About, whole: SliceFigures, words: Words) -> None:
         ("texts", f"{whole.texts:,}", words("dataset.texts_means")),
         ("density", words.percent(whole.density, 1), words("dataset.density_means")),
         (f"{same}_same", words.percent(whole.agreement, 1), spread),
-        ("lost", words.percent(whole.lost, 2) if whole.lost >= 0 else words.signed(whole.lost, 2), words("dataset.lost_means")),
+        ("lost", words("dataset.points", value=100 * whole.lost), words("dataset.lost_means")),
     ]  # fmt: skip
     for column, (name, value, means) in zip(columns, figures, strict=True):
         column.metric(words(f"dataset.{name}"), value)
