@@ -17,6 +17,8 @@ LONGEST_TEXT = 1500
 """Bytes of a text that may stand in an address."""
 LETTERS = {"L": "layer", "H": "head", "Q": "query", "K": "key"}
 MOST_FORCES = 50
+PLACES = ("audit", "slice")
+"""Where on the Dataset page; what does not exist is ignored there."""
 WHOLE = ("layer", "head", "q", "k", "window")
 
 
@@ -33,6 +35,9 @@ def read(models: tuple[str, ...], examples: dict[str, str], languages: tuple[str
     state["visited"] = True
     if is_id(address.get("trace")):
         state["stored"] = address["trace"]
+    for name in PLACES:
+        if is_id(address.get(name)):
+            state[name] = address[name]
     if address.get("model") in models:
         state["model"] = address["model"]
     for name in WHOLE:

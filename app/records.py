@@ -14,6 +14,7 @@ import streamlit as st
 
 from saa_core.files import store_dir
 from saa_core.store import Store
+from saa_core.store.sql import quoted
 
 LISTED = 10_000
 """Most rows that a table of the page holds."""
@@ -42,11 +43,6 @@ def store() -> Store:
 def select(sql: str) -> pa.Table:
     """What a statement of a visitor's returns. Raises StoreError."""
     return store().query(sql, limit=LISTED, timeout=SECONDS)
-
-
-def quoted(value: str) -> str:
-    """A text as it stands in SQL."""
-    return "'" + value.replace("'", "''") + "'"
 
 
 def open_run(run: str) -> Opened:

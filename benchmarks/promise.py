@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import saa_core as saa
 from saa_core import fetch
-from saa_core.cli_tune import windows
+from saa_core.corpora import windows
 from saa_core.files import cache_dir, write_json
 from saa_core.losses import LossMeter, Measured
 from saa_core.policy_file import fingerprint

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from saa_core import cli_records, cli_reliability, cli_tasks, cli_tune, fetch
+from saa_core import cli_audit, cli_records, cli_reliability, cli_tasks, cli_tune, fetch
 from saa_core.attach import Model, attach, detach, load, save_gates
 from saa_core.bars import Bars
 from saa_core.doctor import examine
@@ -78,6 +78,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--note", default="", help="stored with the trace")
     command.add_argument("--tag", action="append", default=[], help="may be given several times")
     command.set_defaults(run=_run)
+
+    command = commands.add_parser(
+        "audit", help="compare dense and SAA on every text of a corpus, into the store; resumable"
+    )
+    _model_options(command)
+    _policy_options(command)
+    cli_audit.options_of(command)
+    cli_records.store_option(command)
+    command.set_defaults(run=_audit, model=None)
 
     command = commands.add_parser("measure", help="time dense attention against SAA, interleaved")
     _model_options(command)
@@ -206,6 +215,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _load(options: argparse.Namespace) -> Model:
     bars = Bars()
     dtype = getattr(torch, options.dtype) if options.dtype else None
+    task = getattr(options, "task", None)
     try:
         model = load(
             options.model,
@@ -213,6 +223,8 @@ def _load(options: argparse.Namespace) -> Model:
             dtype=dtype,
             gates=options.gates,
             adapter=options.adapter,
+            task=task,
+            side="auto" if task is None else "sparse",
             progress=bars,
         )
     finally:
@@ -228,15 +240,16 @@ def _load(options: argparse.Namespace) -> Model:
 
 POLICY_OPTIONS = (
     *("mass", "budget", "granularity", "kernel", "block", "sink", "local", "tail"),
-    *("fallback", "crossover"),
+    *("fallback", "crossover", "tokens"),
 )
+"""Of commands that have them; only some take ``tokens``."""
 
 
 def _policy(options: argparse.Namespace, default: Policy) -> Policy:
     given = {
         name: getattr(options, name)
         for name in POLICY_OPTIONS
-        if getattr(options, name) is not None
+        if getattr(options, name, None) is not None
     }
     if options.delta is not None and options.guard is None:
         raise PolicyError("--delta says how often a guard may be wrong; give --guard LIMIT as well")
@@ -258,7 +271,7 @@ def _chosen(options: argparse.Namespace) -> tuple[Model, Policy | None]:
         model = _load(options)
         return model, _policy(options, model.spec.policy)
     names = (*POLICY_OPTIONS, "guard", "delta")
-    given = [f"--{name}" for name in names if getattr(options, name) is not None]
+    given = [f"--{name}" for name in names if getattr(options, name, None) is not None]
     if given:
         raise PolicyError(
             f"--policy and {', '.join(given)} exclude each other: what a file promises holds for it as "
@@ -288,6 +301,13 @@ def _run(options: argparse.Namespace) -> None:
     store = Store(options.store)
     run_id = store.add(trace, note=options.note, tags=options.tag)
     print(f"trace: {store.path(run_id)}")
+
+
+def _audit(options: argparse.Namespace) -> None:
+    if options.model is None:
+        options.model = "smollm2" if options.task is None else "minilm"
+    files = cli_audit.files_of(options)
+    cli_audit.run_audit(files, *_chosen(options), options)
 
 
 def _table(trace: Trace) -> Iterable[str]:

@@ -9,13 +9,13 @@ from typing import Any
 
 from saa_core.attach import Model, load
 from saa_core.bars import Bars
+from saa_core.corpora import texts_of
 from saa_core.errors import PolicyError, TextError, choice
 from saa_core.losses import LossMeter
 from saa_core.policy_file import save_policy
 from saa_core.runner import encode
 from saa_core.sla import QUANTITIES, Sla
 from saa_core.slices import by_rare_slice, rare_texts, slice_table
-from saa_core.train import labelled
 from saa_core.tune import TuneConfig, Tuned, tune
 from saa_core.tune_files import described, write_results
 
@@ -83,7 +83,9 @@ def _tune(options: argparse.Namespace) -> None:
     )
     if not model.spec.trained and options.task is None:
         print(f"WARNING: the gates of {name!r} are UNTRAINED", file=sys.stderr)
-    texts = [text for file in files for text in _texts(file, options, model)][: options.texts]
+    texts = [
+        text for file in files for text in texts_of(model, file, options.column, options.length)
+    ][: options.texts]
     folder = Path(options.out)
     baseline = _baseline(name, options)
     bars = Bars("s")
@@ -134,41 +136,6 @@ def _there(file: str) -> Path:
     if not Path(file).is_file():
         raise TextError(f"--data={file!r} is not a file")
     return Path(file)
-
-
-def _texts(file: Path, options: argparse.Namespace, model: Model) -> list[str]:
-    """The texts of a table, or the windows of a plain text file."""
-    if file.suffix.lower() in labelled.FILES:
-        return labelled.column(file, options.column)
-    try:
-        text = file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TextError(f"--data={str(file)!r} cannot be read as UTF-8 text: {error}") from error
-    return windows(model, text, options.length)
-
-
-def windows(model: Model, text: str, length: int) -> list[str]:
-    """A long text in parts of so many tokens, the last and shorter one left out.
-
-    Raises:
-        TextError: the text is shorter than one window.
-        PolicyError: the model takes no windows of this length.
-    """
-    if not 8 <= length <= model.max_length:
-        raise PolicyError(f"--length={length} must be from 8 to {model.max_length} tokens")
-    known = model.tokenizer(
-        text, return_offsets_mapping=True, add_special_tokens=False, verbose=False
-    )
-    offsets = known["offset_mapping"]
-    step = length - (2 if model.tokenizer.cls_token_id is not None and not model.causal else 0)
-    found = [
-        text[offsets[start][0] : offsets[start + step - 1][1]]
-        for start in range(0, len(offsets) - step + 1, step)
-    ]
-    found = [part for part in found if part.strip()]
-    if not found:
-        raise TextError(f"text has {len(offsets)} tokens, fewer than one window of {length}")
-    return found
 
 
 def _report(tuned: Tuned) -> list[str]:

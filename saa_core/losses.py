@@ -77,12 +77,11 @@ class LossMeter:
         if isinstance(texts, str) or not texts:
             raise TextError("texts is empty or one string; give a list of texts")
         self.model, self.quantity = model, quantity
+        self.baseline = baseline_for(model, quantity, baseline)
         if quantity == "label_change":
-            self.baseline = _dense_side(model, baseline)
             longest = task_of(model).longest
             self.ids = [token_ids(model, text, i, longest) for i, text in enumerate(texts)]
         else:
-            self.baseline = _original(model, baseline, quantity)
             self.ids = [list(encode(model, text)["input_ids"]) for text in texts]
             if min(map(len, self.ids)) < 2:
                 raise TextError("texts: each needs two tokens at least, and one of them has fewer")
@@ -160,6 +159,21 @@ def _probed(policy: Policy, layers: int, length: int) -> float:
     if policy.guard is None or policy.guard.missed_mass is None or policy.falls_back(length):
         return 0.0
     return (1.0 + LOOKED) * policy.guard.rows_for(layers) / length
+
+
+def baseline_for(model: Model, quantity: str, baseline: Model | None = None) -> Model:
+    """The dense model that a loss is counted from.
+
+    Args:
+        quantity: one of QUANTITIES.
+        baseline: the one to take, if the model cannot be its own.
+
+    Raises:
+        ModelError: the model cannot have this loss, or needs another baseline.
+    """
+    if quantity == "label_change":
+        return _dense_side(model, baseline)
+    return _original(model, baseline, quantity)
 
 
 def _dense_side(model: Model, baseline: Model | None) -> Model:

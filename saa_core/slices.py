@@ -52,6 +52,11 @@ SLICES: dict[str, Callable[[str], bool]] = {
 }
 
 
+def slices_of(text: str) -> tuple[str, ...]:
+    """Names of the slices that a text is in."""
+    return tuple(name for name, has in SLICES.items() if has(text))
+
+
 @dataclass(frozen=True)
 class SliceLoss:
     """What a policy costs on the texts of one slice.

@@ -6,7 +6,7 @@ Knows a trace's figures, and the schemas of the tables; knows no folder and no S
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,10 @@ RUNS = pa.schema(
         ("has_maps", pa.bool_()),
         ("text", pa.string()),
         ("text_sha256", pa.string()),
+        ("audit", pa.string()),
+        ("slices", pa.list_(pa.string())),
+        ("agreement", pa.float64()),
+        ("lost", pa.float64()),
     ]
 )
 HEADS = pa.schema(
@@ -186,6 +190,8 @@ def _runs(trace: "Trace", run: str, recorded: datetime) -> pa.Table:
         "text": trace.text,
         "text_sha256": hashlib.sha256(_content(trace)).hexdigest(),
     }
+    if trace.audited is not None:
+        row |= asdict(trace.audited)
     return pa.Table.from_pylist([row], RUNS)
 
 

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from saa_core.align import Alignment
+from saa_core.audited import Audited
 from saa_core.errors import PolicyError, TraceError
 from saa_core.files import replacing
 from saa_core.notebook import html
@@ -150,6 +151,7 @@ class Trace:
         labels, label_probs: of a classification task, and the probability of each; None without one.
         timing: measured latencies of this text, if they were measured.
         events: what the guard did.
+        audited: what an audit found about this run; None of a run of no audit.
         head: hidden states to logits; only in the process that ran the model, never stored.
     """
 
@@ -181,6 +183,7 @@ class Trace:
     label_probs: Array | None = None
     timing: tuple[Timing, ...] = ()
     events: tuple[Mapping[str, Any], ...] = ()
+    audited: Audited | None = None
     layers: Layers | None = field(default=None, repr=False)
     head: Callable[[Array], Array] | None = field(default=None, repr=False)
     _last: list[tuple[int, Packed]] = field(default_factory=list, repr=False, init=False)
@@ -369,6 +372,7 @@ class Trace:
             "labels": self.labels,
             "timing": [asdict(timing) for timing in self.timing],
             "events": [dict(event) for event in self.events],
+            "audited": None if self.audited is None else asdict(self.audited),
         }
         metadata = {"saa_trace": str(TRACE_FORMAT), "json": json.dumps(about)}
         contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -417,6 +421,7 @@ class Trace:
                 labels=None if about.get("labels") is None else tuple(about["labels"]),
                 timing=tuple(Timing(**timing) for timing in about["timing"]),
                 events=tuple(about["events"]),
+                audited=_audited(about.get("audited")),
                 layers=OnDisk(path) if full else None,
                 **{name: arrays.get(name) for name in ARRAYS},  # type: ignore[arg-type]
             )
@@ -424,6 +429,10 @@ class Trace:
             if isinstance(error, TraceError):
                 raise
             raise TraceError(f"trace {path}: cannot be read: {error}") from error
+
+
+def _audited(about: dict[str, Any] | None) -> Audited | None:
+    return None if about is None else Audited(**{**about, "slices": tuple(about["slices"])})
 
 
 ARRAYS = (

@@ -12,11 +12,11 @@ import saa_core
 ROOT = Path(__file__).parent.parent
 LEVELS = """
 align errors exact files native reliability types
-fetch gates guard kernels notebook record rules sla tables token_gates trace trace_check
+audited fetch gates guard kernels notebook record rules sla tables token_gates trace trace_check
 attention
 attach families gate_files task
 damage packed runner work
-bars classify cli cli_records cli_reliability cli_tasks cli_tune costs difference doctor effects explain losses \
+audit audit_figures bars classify cli cli_audit cli_records cli_reliability cli_tasks cli_tune corpora costs difference doctor effects explain losses \
 measure policy_file promise report slices store summary tradeoff train tune tune_files
 """
 LEVEL = {name: index for index, line in enumerate(LEVELS.split("\n")) for name in line.split()}

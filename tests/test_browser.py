@@ -3,6 +3,7 @@
 Skipped where there is no Chromium, unless SAA_REQUIRE_BROWSER=1. Takes the README's screenshot.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -12,12 +13,16 @@ from pathlib import Path
 import pytest
 from browser import ARGUMENTS, CHROMIUM, serve, settle
 
+from saa_core.cli import main
+from saa_core.slices import rare_texts
+
 ROOT = Path(__file__).parent.parent
 README_SCREENSHOT = ROOT / "docs" / "images" / "explore.png"
 MAP_SCREENSHOT = ROOT / "docs" / "images" / "gate_map.png"
 LATENCY_SCREENSHOT = ROOT / "docs" / "images" / "latency.png"
 COMPARE_SCREENSHOT = ROOT / "docs" / "images" / "compare.png"
 COST_SCREENSHOT = ROOT / "docs" / "images" / "cost.png"
+DATASET_SCREENSHOT = ROOT / "docs" / "images" / "dataset.png"
 TRACES_SCREENSHOT = ROOT / "docs" / "images" / "traces.png"
 TASK_SCREENSHOT = ROOT / "docs" / "images" / "task.png"
 TRUST_SCREENSHOT = ROOT / "docs" / "images" / "trust.png"
@@ -395,3 +400,22 @@ def test_a_kept_run_is_found_and_opens_from_its_link(address: str) -> None:
     assert link
     with visit(address, link) as page:
         page.get_by_text(re.compile("^Recorded run ")).wait_for()
+
+
+def test_a_click_on_a_bar_of_an_audit_shows_its_texts(address: str, tmp_path: Path) -> None:
+    file = tmp_path / "rare.jsonl"
+    file.write_text(
+        "".join(json.dumps({"text": rare.text}) + "\n" for rare in rare_texts()), "utf-8"
+    )
+    assert main(["audit", str(file), "--task", "sentences", "--cut"]) == 0
+    total = len({rare.text for rare in rare_texts()})
+    with visit(address, "/dataset?lang=en") as page:
+        page.get_by_text(f"{total} texts, worst first", exact=False).wait_for()
+        settle(page)
+        whole_page(page, DATASET_SCREENSHOT, '[data-testid="stDataFrame"] canvas')
+        slices, spread = (page.get_by_test_id("stVegaLiteChart").nth(at) for at in (0, 1))
+        bars = 'path[aria-roledescription="bar"]'
+        spread.locator(bars).first.click()
+        page.get_by_text(f"{total} texts, worst first", exact=False).wait_for(state="detached")
+        slices.locator(bars).nth(1).click()
+        page.wait_for_url(re.compile("slice=numbers"))

@@ -9,7 +9,7 @@ import pytest
 import saa_core as saa
 from saa_core import cli
 from saa_core.classify import classify
-from saa_core.cli_tune import windows
+from saa_core.corpora import windows
 from saa_core.losses import LossMeter
 from saa_core.promise import ladder_for
 from saa_core.slices import SLICES, by_rare_slice, by_slice, rare_texts, slice_table

@@ -8,7 +8,7 @@ import pytest
 
 import saa_core as saa
 from saa_core import cli
-from saa_core.cli_tune import windows
+from saa_core.corpora import windows
 from saa_core.tune import STUDY, Trial, TuneConfig, candidates, split, tune
 
 THINGS = ("mill", "bridge", "hall", "lighthouse", "station", "library", "harbour", "theatre")

@@ -99,6 +99,29 @@ class Store:
             self._catch_up({run: tables(trace, run, self._recorded(run))})
         return run
 
+    def add_missing(self, traces: Mapping[str, Trace]) -> None:
+        """Writes those of some traces whose ids are not taken, all under one lock; what is there stays
+        as it is. When this returns they are stored, safe from a power cut.
+
+        Raises:
+            StoreError: an id is not valid, the disk is full, or another process writes; the first
+                ones may then be stored.
+        """
+        for run in traces:
+            ids.valid(run)
+        with self._writing():
+            taken, fresh = self._files(), dict[str, Tables]()
+            for run, trace in traces.items():
+                if run not in taken:
+                    self._place(trace.save(self._staging / f"{run}.saa"), run)
+                    fresh[run] = tables(trace, run, self._recorded(run))
+            self._catch_up(fresh)
+
+    def __contains__(self, run: str) -> bool:
+        """True if a trace of this id is in the store."""
+        file = self.folder / f"{ids.valid(run)}.saa"
+        return file.is_file() and not file.is_symlink()
+
     def get(self, run: str) -> Trace:
         """Opens a trace; its maps are read when asked for.
 
@@ -116,13 +139,12 @@ class Store:
         Raises:
             StoreError: there is none of this id.
         """
-        file = self.folder / f"{ids.valid(run)}.saa"
-        if file.is_symlink() or not file.is_file():
+        if run not in self:
             raise StoreError(
                 f"run={run!r} is not in the store {self.folder}; list the ids with: "
                 'saa query "SELECT id FROM runs"'
             )
-        return file
+        return self.folder / f"{run}.saa"
 
     def delete(self, *runs: str) -> None:
         """Removes traces and what was written about them.

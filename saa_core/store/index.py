@@ -22,8 +22,8 @@ from saa_core.errors import StoreError
 from saa_core.files import flush, replacing
 from saa_core.tables import SCHEMAS, Tables, joined
 
-FORMAT = 1
-"""0 is a folder of bare traces. Tables of an older format are made again from the traces."""
+FORMAT = 2
+"""0 is a folder of bare traces; 1 had no columns of audits. Tables of an older format are made again from the traces."""
 FAN = 8
 """So many parts of about one size become one; so there are few, and each row is rarely written."""
 

@@ -63,6 +63,11 @@ def select(
             alarm.cancel()
 
 
+def quoted(value: str) -> str:
+    """A text as it stands in SQL."""
+    return "'" + value.replace("'", "''") + "'"
+
+
 def _statement(database: duckdb.DuckDBPyConnection, sql: str) -> Any:
     statements = database.extract_statements(sql)
     kinds = [statement.type for statement in statements]

@@ -31,6 +31,8 @@ SPLITS = ("train",) * 8 + ("validation", "test")
 """Ten equally likely shares; the hash chooses one."""
 LEAST_ROWS = 20
 COLUMNS = ("text", "label")
+PARQUET_ROWS = 1024
+"""Rows of a Parquet file that are held at once."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,22 @@ def column(path: str | Path, name: str = "text") -> list[str]:
     """One column of a CSV, JSONL or Parquet file, as it is.
 
     Raises:
-        TextError: the file cannot be read, lacks the column, or a row of it is no text.
+        TextError: see :func:`stream`.
     """
-    file = Path(path)
-    found = [_text(file, number, record, name) for number, record in _records(file, (name,))]
-    if not found:
+    return list(stream(path, name))
+
+
+def stream(path: str | Path, name: str = "text") -> Iterator[str]:
+    """The same row by row, of which only some are held in memory.
+
+    Raises:
+        TextError: the file cannot be read, has no rows, lacks the column, or a row of it is no text.
+    """
+    file, number = Path(path), 0
+    for number, record in _records(file, (name,)):
+        yield _text(file, number, record, name)
+    if not number:
         raise TextError(f"{file} has no rows")
-    return found
 
 
 def normalised(text: str) -> str:
@@ -345,16 +356,19 @@ def _csv(file: Path, wanted: Sequence[str]) -> Iterator[Mapping[str, object]]:
 
 
 def _jsonl(file: Path, wanted: Sequence[str]) -> Iterator[Mapping[str, object]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if line.strip():
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise TextError(f"{file}: line {number} is not JSON: {error}") from error
-            if not isinstance(record, dict):
-                raise TextError(f"{file}: line {number} is no JSON object with {', '.join(wanted)}")
-            _require(file, wanted, record)
-            yield record
+    with file.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    record = json.loads(line)
+                except ValueError as error:
+                    raise TextError(f"{file}: line {number} is not JSON: {error}") from error
+                if not isinstance(record, dict):
+                    raise TextError(
+                        f"{file}: line {number} is no JSON object with {', '.join(wanted)}"
+                    )
+                _require(file, wanted, record)
+                yield record
 
 
 def _parquet(file: Path, wanted: Sequence[str]) -> Iterator[Mapping[str, object]]:
@@ -370,7 +384,8 @@ def _parquet(file: Path, wanted: Sequence[str]) -> Iterator[Mapping[str, object]
     except ValueError as error:
         raise TextError(f"{file} is no Parquet file: {error}") from error
     _require(file, wanted, table.schema_arrow.names)
-    yield from table.read(columns=list(wanted)).to_pylist()
+    for batch in table.iter_batches(PARQUET_ROWS, columns=list(wanted)):
+        yield from batch.to_pylist()
 
 
 FILES: dict[str, Callable[[Path, Sequence[str]], Iterator[Mapping[str, object]]]] = {

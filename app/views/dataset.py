@@ -1,0 +1,36 @@
+"""Dataset: what an audit of many texts found, by slice and spread out, and from a bar to its texts.
+
+A script that is read from top to bottom. It reads the store, never a model.
+"""
+
+import link
+import records
+import streamlit as st
+import text
+from components import audits
+from components.message import failure
+
+from saa_core.audit_figures import by_slice
+
+words = text.load(st.session_state.lang)
+
+st.title(words("page.dataset"))
+st.caption(words("dataset.tagline"))
+try:
+    which = audits.chosen(words)
+    if which is None:
+        st.info(words("dataset.nothing"))
+        st.code("saa audit my_texts.jsonl --limit 100", language="sh")
+        st.caption(words("dataset.nothing_how"))
+        st.stop()
+    rows = by_slice(records.store(), which)
+    audits.summary(which, rows[0], words)
+    left, right = st.columns(2, gap="large")
+    with left:
+        part = audits.slices(which, rows, words)
+    with right:
+        measure, bar = audits.spread(which, part, words)
+    audits.texts(which, part, measure, bar, words)
+    link.write(lang=words.lang, audit=which.key, slice=part)
+except Exception as error:
+    failure(error, words)
