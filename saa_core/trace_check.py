@@ -86,7 +86,7 @@ def _figures(trace: "Trace") -> dict[str, bool]:
         "forced": trace.forced.ndim == 4
         and len(trace.forced) == kinds
         and trace.forced.shape[1] in (1, heads)
-        and (trace.policy is None or trace.forced.shape[2:] == (M, S)),
+        and (trace.policy is None or trace.layers is None or trace.forced.shape[2:] == (M, S)),
         "top_ids and top_probs": (trace.top_ids is None) == (trace.top_probs is None)
         and (
             trace.top_ids is None

@@ -19,6 +19,7 @@ LATENCY_SCREENSHOT = ROOT / "docs" / "images" / "latency.png"
 COMPARE_SCREENSHOT = ROOT / "docs" / "images" / "compare.png"
 COST_SCREENSHOT = ROOT / "docs" / "images" / "cost.png"
 TRACES_SCREENSHOT = ROOT / "docs" / "images" / "traces.png"
+PRESENT_SCREENSHOT = ROOT / "docs" / "images" / "present.png"
 TASK_SCREENSHOT = ROOT / "docs" / "images" / "task.png"
 TRUST_SCREENSHOT = ROOT / "docs" / "images" / "trust.png"
 SCREENSHOTS = ROOT / "tests" / "screenshots"
@@ -395,3 +396,22 @@ def test_a_kept_run_is_found_and_opens_from_its_link(address: str) -> None:
     assert link
     with visit(address, link) as page:
         page.get_by_text(re.compile("^Recorded run ")).wait_for()
+
+
+def test_a_presentation_steps_by_keyboard_and_is_saved_as_a_file(
+    address: str, tmp_path: Path
+) -> None:
+    with visit(address, "/present?lang=en&deck=stakeholders&step=2") as page:
+        page.get_by_text("Step 2 of ").wait_for()
+        settle(page)
+        first = page.locator("h2").first.inner_text()
+        whole_page(page, PRESENT_SCREENSHOT)
+        page.keyboard.press("PageDown")
+        page.get_by_text("Step 3 of ").wait_for()
+        settle(page)
+        assert page.locator("h2").first.inner_text() != first
+        assert "step=3" in page.url
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name="Save as one HTML file").click()
+        waiting.value.save_as(tmp_path / "talk.html")
+    assert first in (tmp_path / "talk.html").read_text("utf-8")
