@@ -35,6 +35,7 @@ page = st.navigation(
         st.Page("views/cost.py", title=words("page.cost"), url_path="cost"),
         st.Page("views/traces.py", title=words("page.traces"), url_path="traces"),
         st.Page("views/dataset.py", title=words("page.dataset"), url_path="dataset"),
+        st.Page("views/present.py", title=words("page.present"), url_path="present"),
     ]
 )
 st.logo(str(ROOT / "assets" / "logo.svg"), size="large")

@@ -3,8 +3,8 @@
     python benchmarks/publish.py
 
 From the JSON files of benchmarks/results into assets/gates/NAME/gates.json (default policy, evaluation,
-crossover) and into the tables between the markers of README.md. How true predicted mass is comes from
-the gates' folders.
+crossover), into the figures of the shipped presentations, and into the tables between the markers of
+README.md. How true predicted mass is comes from the gates' folders.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
 
+from decks import write_measured
 from frontier import ADAPTER, JOINT, LEARNED, METHODS, WINDOW, curve
 from quality import LIMIT_PCT, TITLES, choose
 from understanding import SHARES
@@ -415,6 +416,7 @@ def main() -> None:
     for name, table in tables.items():
         text = fill(text, name, table)
     write_text(readme, text)
+    write_measured()
     print(f"default policy: mass {mass}; with the adapter: mass {joint}")
 
 

@@ -7,6 +7,7 @@ trace = saa_core.run(model, "Some text.", saa_core.Policy(mass=0.95))
 from saa_core.attach import Model, Spec, attach, detach, load, save_gates
 from saa_core.attention import Call
 from saa_core.errors import (
+    DeckError,
     FetchError,
     GateError,
     KernelError,
@@ -32,6 +33,7 @@ __all__ = [
     "REASONS",
     "Call",
     "Comparison",
+    "DeckError",
     "FetchError",
     "Force",
     "GateError",

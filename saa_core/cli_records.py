@@ -1,4 +1,4 @@
-"""The commands on recorded traces: query, report. Reads arguments, calls the store, prints."""
+"""The commands on recorded traces: query, report, present. Reads arguments, calls the store, prints."""
 
 import argparse
 import csv
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from saa_core.deck import find_deck, read_deck, shipped
+from saa_core.deck.page import write_deck
 from saa_core.report import LANGUAGES, write_report
 from saa_core.store import ROWS, SECONDS, Store
 from saa_core.trace import Trace
@@ -44,6 +46,17 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     store_option(command)
     command.set_defaults(run=_report)
 
+    command = commands.add_parser(
+        "present", help="write a presentation as one HTML file that works offline"
+    )
+    command.add_argument(
+        "deck", metavar="DECK", help=f".toml file, or one that ships: {', '.join(shipped())}"
+    )
+    command.add_argument("-o", "--out", required=True, help="HTML file")
+    command.add_argument("--language", choices=LANGUAGES, default="en")
+    store_option(command)
+    command.set_defaults(run=_present)
+
 
 def store_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--store", help="folder of traces (default: SAA_STORE)")
@@ -63,6 +76,12 @@ def _report(options: argparse.Namespace) -> None:
     trace = Trace.load(file) if file.suffix == ".saa" else Store(options.store).get(options.trace)
     out = write_report(trace, Path(options.out), language=options.language, name=file.stem)
     print(f"report: {out}")
+
+
+def _present(options: argparse.Namespace) -> None:
+    store = Store(options.store)
+    deck = read_deck(find_deck(options.deck), language=options.language, store=store)
+    print(f"presentation: {write_deck(deck, Path(options.out))}, {len(deck.steps)} steps")
 
 
 def _table(found: pa.Table) -> None:

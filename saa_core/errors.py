@@ -58,6 +58,10 @@ class StoreError(SAAError, RuntimeError):
     """The store of traces refuses: an unknown id, a broken file, a statement that is no SELECT."""
 
 
+class DeckError(SAAError, ValueError):
+    """A presentation cannot be read, or shows what its traces do not hold."""
+
+
 def choice(argument: str, value: object, valid: Iterable[str]) -> str:
     """The sentence for a value outside a fixed set of choices."""
     return f"{argument}={value!r} is not known; choose one of: {', '.join(sorted(valid))}"

@@ -16,8 +16,8 @@ audited fetch gates guard kernels notebook record rules sla tables token_gates t
 attention
 attach families gate_files task
 damage packed runner work
-audit audit_figures bars classify cli cli_audit cli_records cli_reliability cli_tasks cli_tune corpora costs difference doctor effects explain losses \
-measure policy_file promise report slices store summary tradeoff train tune tune_files
+audit audit_figures bars classify cli cli_audit cli_records cli_reliability cli_tasks cli_tune corpora costs deck difference doctor \
+effects explain losses measure policy_file promise report slices store summary tradeoff train tune tune_files
 """
 LEVEL = {name: index for index, line in enumerate(LEVELS.split("\n")) for name in line.split()}
 
@@ -70,7 +70,7 @@ def test_only_session_loads_or_runs():
 
 
 VALUES = "Call Comparison Force Guard Model Policy Promise REASONS Sla Spec Store StoredPolicy Timing Trace TrainConfig TrainStep JointConfig JointStep"
-ERRORS = "FetchError GateError KernelError ModelError PolicyError SAAError StoreError TextError TraceError"
+ERRORS = "DeckError FetchError GateError KernelError ModelError PolicyError SAAError StoreError TextError TraceError"
 FUNCTIONS = (
     "attach choose_policy compare detach generate load load_policy measure run save_adapter save_gates "
     "save_policy train_gates train_joint"

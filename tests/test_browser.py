@@ -24,6 +24,7 @@ COMPARE_SCREENSHOT = ROOT / "docs" / "images" / "compare.png"
 COST_SCREENSHOT = ROOT / "docs" / "images" / "cost.png"
 DATASET_SCREENSHOT = ROOT / "docs" / "images" / "dataset.png"
 TRACES_SCREENSHOT = ROOT / "docs" / "images" / "traces.png"
+PRESENT_SCREENSHOT = ROOT / "docs" / "images" / "present.png"
 TASK_SCREENSHOT = ROOT / "docs" / "images" / "task.png"
 TRUST_SCREENSHOT = ROOT / "docs" / "images" / "trust.png"
 SCREENSHOTS = ROOT / "tests" / "screenshots"
@@ -49,9 +50,12 @@ def chromium() -> None:
 @pytest.fixture(scope="module")
 def address(chromium: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of its own on a free loopback port."""
-    log = tmp_path_factory.mktemp("server") / "log.txt"
-    with serve(log) as address:
-        yield address
+    folder = tmp_path_factory.mktemp("server")
+    log = folder / "log.txt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAA_STORE", str(folder / "store"))
+        with serve(log) as address:
+            yield address
     assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
 
 
@@ -419,3 +423,22 @@ def test_a_click_on_a_bar_of_an_audit_shows_its_texts(address: str, tmp_path: Pa
         page.get_by_text(f"{total} texts, worst first", exact=False).wait_for(state="detached")
         slices.locator(bars).nth(1).click()
         page.wait_for_url(re.compile("slice=numbers"))
+
+
+def test_a_presentation_steps_by_keyboard_and_is_saved_as_a_file(
+    address: str, tmp_path: Path
+) -> None:
+    with visit(address, "/present?lang=en&deck=stakeholders&step=2") as page:
+        page.get_by_text("Step 2 of ").wait_for()
+        settle(page)
+        first = page.locator("h2").first.inner_text()
+        whole_page(page, PRESENT_SCREENSHOT)
+        page.keyboard.press("PageDown")
+        page.get_by_text("Step 3 of ").wait_for()
+        settle(page)
+        assert page.locator("h2").first.inner_text() != first
+        assert "step=3" in page.url
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name="Save as one HTML file").click()
+        waiting.value.save_as(tmp_path / "talk.html")
+    assert first in (tmp_path / "talk.html").read_text("utf-8")

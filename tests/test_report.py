@@ -53,7 +53,7 @@ def opened(file: Path, **options: object) -> Iterator:
 def chosen(page, layer: int, head: int, q: int, k: int) -> str:
     """What is said about a pair once it is drawn."""
     page.wait_for_selector(f'html[data-ready="{layer},{head},{q},{k}"]')
-    return page.locator("#pair").inner_text()
+    return page.locator(".pair").inner_text()
 
 
 @pytest.mark.browser
@@ -75,28 +75,28 @@ def test_the_file_shows_every_decision_of_the_trace_offline(
     with opened(file) as page:
         assert f"{100 * trace.sparsity:.1f} %" in page.locator("table").first.inner_text()
         layer, head, heads = 3, 2, trace.shape[1]
-        page.locator("#grid button").nth(layer * heads + head).click()
+        page.locator(".grid button").nth(layer * heads + head).click()
         n = trace.keys
         chosen(page, layer, head, n - 1, 0)
         reasons = trace.reason_map(layer, head)
-        size = page.locator("#map").bounding_box()["width"]
+        size = page.locator(".map").bounding_box()["width"]
         seen = set()
         for q, k in ((n - 1, 0), (n // 2, 3), (5, 5), (4, n - 2), (n - 2, n // 3)):
             place = {"x": (k + 0.5) / n * size, "y": (q + 0.5) / n * size}
-            page.locator("#map").click(position=place)
+            page.locator(".map").click(position=place)
             said = chosen(page, layer, head, q, k)
             reason = saa.REASONS[reasons[q, k]]
             assert said.endswith(words[language]["reasons"][reason.replace(" ", "_")])
             seen.add(reason)
         assert len(seen) > 1
-        page.locator("#map").press("ArrowUp")
+        page.locator(".map").press("ArrowUp")
         assert f" {n - 3}" in chosen(page, layer, head, n - 3, n // 3)
-        page.locator("#strip button").nth(7).click()
+        page.locator(".strip button").nth(7).click()
         chosen(page, layer, head, 7, min(n // 3, 7))
-        read = page.locator("#strip button.read").count()
+        read = page.locator(".strip button.read").count()
         assert read == trace.keep_map(layer, head)[7].sum()
         inked = page.evaluate(
-            "() => { const c = document.getElementById('map'); const d = c.getContext('2d')"
+            "() => { const c = document.querySelector('.map'); const d = c.getContext('2d')"
             ".getImageData(0, 0, c.width, c.height).data; let n = 0;"
             "for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n / (d.length / 4); }"
         )
@@ -115,7 +115,7 @@ def test_hostile_texts_are_shown_and_never_run(tmp_path: Path) -> None:
     file = write_report(trace, tmp_path / "r.html", name=HOSTILE)
     with opened(file, color_scheme="dark") as page:
         assert page.title().startswith("SAA report")
-        assert page.locator("#strip button").first.inner_text() == HOSTILE
+        assert page.locator(".strip button").first.inner_text() == HOSTILE
         assert page.locator("img").count() == 0
 
 

@@ -497,3 +497,11 @@ def test_retained_mass_that_was_not_recorded_is_null(store: Store) -> None:
     assert rows(store, "SELECT retained_mass FROM runs") == [(None,)]
     assert rows(store, "SELECT count(retained_mass) FROM heads") == [(0,)]
     assert np.isclose(rows(store, "SELECT avg(density) FROM heads")[0][0], trace.density.mean())
+
+
+def test_a_summary_opens_again(tmp_path: Path, smollm2: saa.Model) -> None:
+    store = Store(tmp_path)
+    summary = saa.run(smollm2, "The ferry leaves at nine.", saa.Policy(), record="summary")
+    found = store.get(store.add(summary))
+    assert found.layers is None
+    np.testing.assert_array_equal(found.density, summary.density)

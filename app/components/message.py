@@ -18,6 +18,7 @@ KINDS: tuple[tuple[type[Exception], str], ...] = (
     (saa.TraceError, "trace"),
     (saa.StoreError, "store"),
     (saa.PolicyError, "policy"),
+    (saa.DeckError, "deck"),
 )
 
 

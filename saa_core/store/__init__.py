@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -298,9 +298,7 @@ class Store:
             notes.write(self.folder / "notes.json", new, self._staging)
 
     def _recorded(self, run: str) -> datetime:
-        """When a run was recorded: by its id, or by the age of its file."""
-        changed = (self.folder / f"{run}.saa").stat().st_mtime
-        return ids.time_of(run) or datetime.fromtimestamp(changed, UTC)
+        return ids.recorded(self.folder / f"{run}.saa")
 
     def _read(self, run: str) -> Tables | None:
         """The tables of a trace file; None if it is broken, which is remembered."""

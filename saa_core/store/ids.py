@@ -3,6 +3,7 @@
 import re
 import secrets
 from datetime import UTC, datetime
+from pathlib import Path
 
 from saa_core.errors import StoreError
 
@@ -45,3 +46,14 @@ def time_of(run: str) -> datetime | None:
         return None
     # Names without a Z were written in local time.
     return found.replace(tzinfo=UTC) if utc else found.astimezone(UTC)
+
+
+def name_of(stem: str) -> str:
+    """What of a name follows the time."""
+    stamp = STAMP.match(stem)
+    return stem if stamp is None else stem[stamp.end() :]
+
+
+def recorded(file: Path) -> datetime:
+    """When a trace file was recorded: by its name, or by its age."""
+    return time_of(file.stem) or datetime.fromtimestamp(file.stat().st_mtime, UTC)

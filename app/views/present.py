@@ -1,0 +1,25 @@
+"""Present: a presentation step by step, with speaker notes and recorded figures; one file to take along.
+
+A script that is read from top to bottom. It shows what was recorded and never runs a model.
+"""
+
+import streamlit as st
+import text
+from components import slides
+from components.message import failure
+
+words = text.load(st.session_state.lang)
+
+st.title(words("page.present"))
+st.caption(words("present.tagline"))
+try:
+    deck = slides.chosen_deck(words)
+    if deck is None:
+        st.stop()
+    step = slides.step_shown(deck, words)
+    slides.said(step, words)
+    if step.view is not None:
+        slides.shown(deck, step.view, words)
+    slides.download(deck, words)
+except Exception as error:
+    failure(error, words)
