@@ -42,19 +42,26 @@ def by_slice(
         sort=list(frame.name),
         axis=alt.Axis(labelOverlap=False, labelLimit=140),
     )
-    bars = (
-        alt.Chart(frame)
-        .mark_bar(cursor="pointer")
+    base = alt.Chart(frame)
+    bars = base.mark_bar().encode(
+        x=alt.X(
+            "moved:Q",
+            title=moved,
+            axis=alt.Axis(format=_format(frame.high.max() / 5), tickCount=5),
+        ),
+        y=y,
+        color=alt.condition("datum.chosen", alt.value(colours.changed), alt.value(colours.dropped)),
+    )
+    spread = base.mark_rule(color=colours.ink, strokeWidth=1.5).encode(
+        x=alt.X("low:Q"), x2=alt.X2("high:Q"), y=y
+    )
+    # What is clicked is the whole row, since the bar of a slice in which nothing moved has no width.
+    rows_clicked = (
+        base.mark_bar(cursor="pointer", opacity=0)
         .encode(
-            x=alt.X(
-                "moved:Q",
-                title=moved,
-                axis=alt.Axis(format=_format(frame.high.max() / 5), tickCount=5),
-            ),
+            x=alt.value(0),
+            x2=alt.value("width"),
             y=y,
-            color=alt.condition(
-                "datum.chosen", alt.value(colours.changed), alt.value(colours.dropped)
-            ),
             tooltip=[
                 alt.Tooltip("name:N", title=words("dataset.slice")),
                 alt.Tooltip("texts:Q", title=words("dataset.texts"), format=","),
@@ -65,12 +72,7 @@ def by_slice(
         )
         .add_params(point)
     )
-    spread = (
-        alt.Chart(frame)
-        .mark_rule(color=colours.ink, strokeWidth=1.5)
-        .encode(x=alt.X("low:Q"), x2=alt.X2("high:Q"), y=y)
-    )
-    return (bars + spread).properties(height=32 * len(frame) + 70)
+    return (bars + spread + rows_clicked).properties(height=32 * len(frame) + 70)
 
 
 def distribution(

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from browser import ARGUMENTS, CHROMIUM, serve, settle
 
+from saa_core.audit_figures import audits
 from saa_core.cli import main
 from saa_core.slices import rare_texts
+from saa_core.store import Store
 
 ROOT = Path(__file__).parent.parent
 README_SCREENSHOT = ROOT / "docs" / "images" / "explore.png"
@@ -412,7 +414,7 @@ def test_a_click_on_a_bar_of_an_audit_shows_its_texts(address: str, tmp_path: Pa
         "".join(json.dumps({"text": rare.text}) + "\n" for rare in rare_texts()), "utf-8"
     )
     assert main(["audit", str(file), "--task", "sentences", "--cut"]) == 0
-    total = len({rare.text for rare in rare_texts()})
+    total = audits(Store())[0].texts  # two of them are the same when they are cut
     with visit(address, "/dataset?lang=en") as page:
         page.get_by_text(f"{total} texts, worst first", exact=False).wait_for()
         settle(page)
@@ -421,8 +423,8 @@ def test_a_click_on_a_bar_of_an_audit_shows_its_texts(address: str, tmp_path: Pa
         bars = 'path[aria-roledescription="bar"]'
         spread.locator(bars).first.click()
         page.get_by_text(f"{total} texts, worst first", exact=False).wait_for(state="detached")
-        slices.locator(bars).nth(1).click()
-        page.wait_for_url(re.compile("slice=numbers"))
+        slices.locator(bars).last.click()  # of a kind in which nothing moved
+        page.wait_for_url(re.compile("slice=very"))
 
 
 def test_a_presentation_steps_by_keyboard_and_is_saved_as_a_file(
