@@ -316,6 +316,7 @@ def test_a_changed_word_is_followed_to_the_decisions_that_turned_over(address: s
         page.get_by_role("button", name="Change one word").click()
         page.get_by_role("heading", name="Decisions that turned over").wait_for()
         settle(page)
+        page.locator("mark").nth(1).wait_for()
         assert page.locator("mark").all_inner_texts() == [" calm,", " rough,"]
         chart(page, 3).wait_for()
         whole_page(page, COMPARE_SCREENSHOT)
