@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import altair as alt
 import pandas as pd
-from charts import palette
+from palette import palette
 from text import Words
 
 from saa_core.audit_figures import Bar, SliceFigures

@@ -1,4 +1,4 @@
-"""Two runs laid over each other -> Altair chart or PNG bytes. Pure, like charts.py.
+"""Two runs laid over each other -> Altair chart or PNG bytes. Pure: no streamlit.
 
 Blue is a pair that both keep and grey one that neither does, as everywhere; vermilion is a pair that
 only A keeps and purple one that only B keeps. A and B are also written wherever there is room.
@@ -10,8 +10,11 @@ from collections.abc import Sequence
 import altair as alt
 import numpy as np
 import pandas as pd
-from charts import RECTS, Frame, grid_of_heads, pair_rows, pairs_chart, palette, parts, pool, rgb
+from head_charts import grid_of_heads
+from map_picture import pool
 from numpy.typing import NDArray
+from pair_charts import Frame, pair_rows, pairs_chart, parts
+from palette import RECTS, palette, rgb
 from PIL import Image
 from text import Words
 

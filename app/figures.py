@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from session import Result
 
+from saa_core.families import FAMILIES
 from saa_core.types import PAIR_LIMIT
 
 Quartiles = tuple[float, float, float]
@@ -89,6 +90,24 @@ def labels_compared(result: Result) -> str:
     if result.dense is None:
         return "unknown"
     return "same" if result.dense.label == result.trace.label else "differs"
+
+
+def is_encoder(result: Result) -> bool:
+    """The model makes embeddings, not text."""
+    family = FAMILIES.get(result.trace.model.family)
+    return family is not None and not family.causal
+
+
+def work_share(result: Result) -> float:
+    """Share of dense's operations that was done; of a recording the share of the token work."""
+    return result.trace.token_share if result.flops_share is None else result.flops_share
+
+
+def times_over(found: Figures) -> float:
+    """How many times faster, or slower, as a number over one."""
+    if found.ratio is None:
+        return 1.0
+    return found.ratio[1] if found.speed == "faster" else 1 / found.ratio[1]
 
 
 def short(tokens: int) -> bool:

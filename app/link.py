@@ -1,4 +1,5 @@
-"""What of the page lies in its address, so that a link or a reload shows the same again.
+"""What of the page lies in its address, so that a link, a reload or the browser's back button shows
+the same again.
 
 Knows the address and session state. A text lies in the address by the name of its example, or in
 full where it is short; a trace of the store by its id. Only a model from the list is taken from an
@@ -9,6 +10,7 @@ import contextlib
 import re
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from saa_core import Force, PolicyError
 from saa_core.store.ids import is_id
@@ -23,18 +25,25 @@ WHOLE = ("layer", "head", "q", "k", "window")
 
 
 def read(models: tuple[str, ...], examples: dict[str, str], languages: tuple[str, ...]) -> None:
-    """Fills session state from the address, once per visit; what cannot be used is ignored."""
+    """Fills session state from the address, once per visit and when the visitor has gone back or on
+    in the browser's history; what cannot be used is ignored."""
     state, address = st.session_state, st.query_params
     if "lang" not in state:  # a first visit, or a change of pages by a button, which drops it
         browser = (st.context.locale or "en")[:2]
         lang = state.get("spoken", address.get("lang", browser))
         state["lang"] = lang if lang in languages else "en"
+    if returned() and address.get("lang") in languages:
+        state["lang"] = address["lang"]
     state["spoken"] = state["lang"]
-    if "visited" in state:
+    if "visited" in state and not returned():
         return
     state["visited"] = True
+    state.pop("policy_of", None)  # the address's settings are of the address's model
+    text = examples.get(address.get("example", "")) or address.get("text", "")
     if is_id(address.get("trace")):
         state["stored"] = address["trace"]
+    elif text:
+        state.pop("stored", None)
     for name in PLACES:
         if is_id(address.get(name)):
             state[name] = address[name]
@@ -54,10 +63,15 @@ def read(models: tuple[str, ...], examples: dict[str, str], languages: tuple[str
         with contextlib.suppress(ValueError):  # then the page begins with the default
             state[name] = round(float(address.get(name, "")), 2)
     state["forces"] = forces(address.get("force", ""))
-    text = examples.get(address.get("example", "")) or address.get("text", "")
     if "stored" not in state and text.strip() and len(text.encode("utf-8", "replace")) <= 200_000:
         state["text"] = text
         state["pending"] = True
+
+
+def returned() -> bool:
+    """Whether this run of the page was asked for by the browser's back or forward button."""
+    run = get_script_run_ctx()
+    return run is not None and getattr(run, "is_history_navigation", False)
 
 
 def forces_text(entries: tuple[Force, ...]) -> str | None:
@@ -96,20 +110,27 @@ def write_text(text: str, examples: dict[str, str]) -> bool:
     """Puts the text that was run into the address, by name or in full; False if it is too long."""
     known = next((name for name, content in examples.items() if content == text), None)
     short = len(text.encode("utf-8", "replace")) <= LONGEST_TEXT
-    _put("example", known)
-    _put("text", text if known is None and short else None)
+    write(example=known, text=text if known is None and short else None)
     return known is not None or short
 
 
 def write(**values: object) -> None:
-    """Puts values into the address; None takes one out."""
-    for name, value in values.items():
-        _put(name, value)
+    """Puts values into the address; None takes one out.
+
+    A run of the whole page does it once, at its end (:func:`commit`), and a part that is drawn again
+    at once: each change of the address is a step of the browser's back button.
+    """
+    st.session_state.setdefault("unwritten", {}).update(values)
+    run = get_script_run_ctx()
+    if run is not None and run.fragment_ids_this_run:
+        commit()
 
 
-def _put(name: str, value: object) -> None:
-    if value is None:
-        if name in st.query_params:
-            del st.query_params[name]
-    elif st.query_params.get(name) != str(value):
-        st.query_params[name] = str(value)
+def commit() -> None:
+    """Changes the address to what was written since the last time."""
+    before = st.query_params.to_dict()
+    after = before | st.session_state.pop("unwritten", {})
+    # Sorted: the browser counts the same values in another order as a new step.
+    after = {name: str(after[name]) for name in sorted(after) if after[name] is not None}
+    if after != before:
+        st.query_params.from_dict(after)

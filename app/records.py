@@ -4,10 +4,13 @@ Knows the store and results; shows nothing.
 """
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
+import link
 import pyarrow as pa
 import session
 import streamlit as st
@@ -16,6 +19,7 @@ from saa_core.files import store_dir
 from saa_core.store import Store
 from saa_core.store.sql import quoted
 
+T = TypeVar("T")
 LISTED = 10_000
 """Most rows that a table of the page holds."""
 SECONDS = 10.0
@@ -43,6 +47,31 @@ def store() -> Store:
 def select(sql: str) -> pa.Table:
     """What a statement of a visitor's returns. Raises StoreError."""
     return store().query(sql, limit=LISTED, timeout=SECONDS)
+
+
+def answer(ask: Callable[..., T], *arguments: object, **options: object) -> T:
+    """What a question to the store answers, asked once for all visitors until something is written there.
+
+    Args:
+        ask: a function whose first argument is the store.
+
+    Raises:
+        StoreError: see ``ask``.
+    """
+    found: T = _answer(ask.__name__, store_dir(), store().version(), arguments, options, ask)
+    return found
+
+
+@st.cache_data(show_spinner=False, max_entries=256)
+def _answer(
+    name: str,
+    folder: Path,
+    version: tuple[int, ...],
+    arguments: tuple[object, ...],
+    options: dict[str, object],
+    _ask: Callable[..., T],
+) -> T:
+    return _ask(store(), *arguments, **options)
 
 
 def open_run(run: str) -> Opened:
@@ -77,8 +106,7 @@ def show(run: str) -> None:
 def close() -> None:
     """Back to live runs."""
     st.session_state.pop("stored", None)
-    if "trace" in st.query_params:
-        del st.query_params["trace"]
+    link.write(trace=None)
 
 
 def keep(result: session.Result) -> str:

@@ -7,7 +7,7 @@ works in this process; one that talks to a backend would have the same two metho
 import hashlib
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -23,7 +23,9 @@ from saa_core.damage import damaged
 from saa_core.difference import Difference, difference
 from saa_core.effects import Effect, effects
 from saa_core.explain import LayerInputs
+from saa_core.losses import Measured
 from saa_core.policy_file import read_policy
+from saa_core.slices import Rare, one_by_one
 from saa_core.trace_check import check
 from saa_core.tradeoff import MASSES, Point, tradeoff
 from saa_core.work import flops_against_dense
@@ -78,13 +80,14 @@ class Compared:
 @dataclass(frozen=True, eq=False)
 class Choice:
     """What the sidebar says: model (None if it could not be loaded, or is not needed), policy, an
-    opened file, the id of an opened trace of the store."""
+    opened file, the id of an opened trace of the store, what a policy file promises."""
 
     name: str
     model: saa.Model | None
     policy: saa.Policy
     recording: Any = None
     stored: str | None = None
+    promise: saa.Promise | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -381,6 +384,22 @@ class Client:
         )
         while True:
             with shop().lock:  # block by block: others may run in between
+                found = next(steps, None)
+            if found is None:
+                return
+            yield found
+
+    def rare(
+        self, name: str, policy: saa.Policy, quantity: str, texts: Sequence[Rare]
+    ) -> Iterator[Measured]:
+        """What a policy costs on each of these texts, one after the other.
+
+        Raises:
+            SAAError: see :class:`saa_core.losses.LossMeter`.
+        """
+        steps = one_by_one(texts, self.model(name), policy, quantity, self.original(name))
+        while True:
+            with shop().lock:  # text by text: others may run in between
                 found = next(steps, None)
             if found is None:
                 return

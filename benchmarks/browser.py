@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = Path("/usr/bin/chromium")
@@ -26,9 +26,14 @@ PATIENCE = 120
 """Seconds that the app may take until it answers."""
 
 
+class Served(NamedTuple):
+    address: str
+    pid: int
+
+
 @contextmanager
-def serve(log: Path) -> Iterator[str]:
-    """Starts the app and gives its address; ends it afterwards.
+def serve(log: Path) -> Iterator[Served]:
+    """Starts the app and says where it is; ends it afterwards.
 
     Raises:
         RuntimeError: it ended or did not answer in time; the end of its log is in the message.
@@ -46,7 +51,7 @@ def serve(log: Path) -> Iterator[str]:
             if server.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the app did not answer: {log.read_text()[-2000:]}")
             time.sleep(0.2)
-        yield address
+        yield Served(address, server.pid)
     finally:
         server.terminate()
         server.wait(30)

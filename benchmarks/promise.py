@@ -1,15 +1,16 @@
 """Whether promises are kept: a policy chosen on one half of the texts, judged on the other, 20 times.
 
-    python benchmarks/promise.py      # writes benchmarks/results/promise.json
+    python benchmarks/promise.py      # writes benchmarks/results/promise.json and .svg
 
 Per shipped task at Sla(label_change=0.01), on texts of its validation and test splits, and for the
-language model at Sla(perplexity=0.01), on windows of texts that no gate was trained on. What every
-setting of the ladder costs on every text is measured once and kept under ``--cache``, setting by setting, so
-that an interrupted run goes on and splits cost nothing. A promise counts as kept where the mean loss
+language model at Sla(perplexity=0.01), on windows of texts that no gate was trained on. What a
+setting of the ladder costs on every text is measured once, when the first split asks for it, and kept under
+``--cache``, so that an interrupted run goes on and splits cost nothing. A promise counts as kept where the mean loss
 on the other half is within the limit, which is stricter than promised by that half's own chance.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import random
@@ -18,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 from tqdm import tqdm
 
 import saa_core as saa
@@ -27,6 +29,7 @@ from saa_core.files import cache_dir, write_json
 from saa_core.losses import LossMeter, Measured
 from saa_core.policy_file import fingerprint
 from saa_core.promise import ladder_for, promise_from
+from saa_core.sla import QUANTITIES
 from saa_core.slices import by_slice
 from saa_core.train import corpus, labelled
 from saa_core.types import Policy
@@ -34,34 +37,51 @@ from saa_core.types import Policy
 RESULTS = Path(__file__).parent / "results"
 
 
-def kept_losses(
-    name: str,
-    model: saa.Model,
-    baseline: saa.Model | None,
-    texts: list[str],
-    ladder: list[Policy],
-    quantity: str,
-    cache: Path,
-) -> list[Measured]:
-    """The whole ladder on all texts, from the cache where it is there."""
-    known = "\0".join([fingerprint(model), quantity, *texts]).encode("utf-8", "surrogatepass")
-    file = cache / f"{name.replace(' ', '_')}-{hashlib.sha256(known).hexdigest()[:12]}.json"
-    stored: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    meter: LossMeter | None = None
-    found = []
-    for policy in tqdm(ladder, desc=name, unit="setting"):
+class Ladder:
+    """The settings in turn, each measured on all texts when it is first asked for and kept in a file.
+
+    Tests end at the first setting that fails, so what lies behind it is never measured.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: saa.Model,
+        baseline: saa.Model | None,
+        texts: list[str],
+        policies: list[Policy],
+        quantity: str,
+        cache: Path,
+    ) -> None:
+        self.policies = policies
+        self.found = list[Measured]()
+        self._meter = functools.cache(lambda: LossMeter(model, texts, quantity, baseline))
+        known = "\0".join([fingerprint(model), quantity, *texts]).encode("utf-8", "surrogatepass")
+        digest = hashlib.sha256(known).hexdigest()[:12]
+        self._file = cache / f"{name.replace(' ', '_')}-{digest}.json"
+        self._stored: dict[str, Any] = {}
+        if self._file.is_file():
+            self._stored = json.loads(self._file.read_text("utf-8"))
+        self._shown = tqdm(total=len(policies), desc=name, unit="setting")
+
+    def __iter__(self) -> Iterator[Measured]:
+        for place, policy in enumerate(self.policies):
+            if place == len(self.found):
+                self.found.append(self._measured(policy))
+                self._shown.update()
+            yield self.found[place]
+
+    def _measured(self, policy: Policy) -> Measured:
         key = json.dumps(asdict(policy), sort_keys=True)
-        if key not in stored:
-            meter = meter or LossMeter(model, texts, quantity, baseline)
-            measured = meter.of(policy)
-            stored[key] = {"losses": measured.losses, "work": measured.work}
-            write_json(file, stored)
-        found.append(Measured(policy, *map(tuple, stored[key].values())))
-    return found
+        if key not in self._stored:
+            measured = self._meter().of(policy)
+            self._stored[key] = {"losses": measured.losses, "work": measured.work}
+            write_json(self._file, self._stored)
+        return Measured(policy, *map(tuple, self._stored[key].values()))
 
 
 def judged(
-    name: str, sla: saa.Sla, ladder: list[Measured], texts: list[str], splits: int
+    name: str, sla: saa.Sla, ladder: Ladder, texts: list[str], splits: int
 ) -> dict[str, Any]:
     """The splits, how often the promise was kept, and the slices of the setting chosen on all texts."""
     rows = []
@@ -85,8 +105,8 @@ def judged(
                 "kept": loss <= sla.limit,
             }
         )
-    whole = promise_from(sla, iter(ladder))
-    shown = next((each for each in ladder if each.policy == whole.policy), ladder[0])
+    whole = promise_from(sla, ladder)
+    shown = next((each for each in ladder.found if each.policy == whole.policy), ladder.found[0])
     return {
         "name": name,
         "sla": asdict(sla),
@@ -102,7 +122,7 @@ def judged(
                 "unclipped": sum(each.losses) / len(each.losses),
                 "work": each.mean_work,
             }
-            for each in ladder
+            for each in ladder.found
         ],
         "all_texts": str(whole),
         "slices": {
@@ -122,10 +142,10 @@ def tasks(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         assert model.task is not None
         held = [e.text for e in labelled.read(model.task.name) if e.split != "train"]
         texts = held[: options.texts]
-        ladder = ladder_for(model, sla)[: options.settings]
+        policies = ladder_for(model, sla)[: options.settings]
         name = f"minilm + {model.task.name}"
-        measured = kept_losses(name, model, dense, texts, ladder, sla.quantity, options.cache)
-        yield judged(name, sla, measured, texts, options.splits)
+        ladder = Ladder(name, model, dense, texts, policies, sla.quantity, options.cache)
+        yield judged(name, sla, ladder, texts, options.splits)
 
 
 def language_model(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -140,10 +160,10 @@ def language_model(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         parts = [part for d in documents for part in cut(model, d.text, options.length)]
         random.Random(0).shuffle(parts)
         texts = parts[: options.windows]
-        ladder = ladder_for(model, sla)[: options.settings]
+        policies = ladder_for(model, sla)[: options.settings]
         name = model.spec.title
-        measured = kept_losses(name, model, original, texts, ladder, sla.quantity, options.cache)
-        yield judged(name, sla, measured, texts, options.splits) | {"tokens": options.length}
+        ladder = Ladder(name, model, original, texts, policies, sla.quantity, options.cache)
+        yield judged(name, sla, ladder, texts, options.splits) | {"tokens": options.length}
 
 
 def cut(model: saa.Model, text: str, length: int) -> list[str]:
@@ -152,6 +172,28 @@ def cut(model: saa.Model, text: str, length: int) -> list[str]:
         return windows(model, text, length)
     except saa.TextError:
         return []
+
+
+def plot(rows: list[dict[str, Any]], file: Path) -> None:
+    """The slices of each task and model under the setting that all texts certify, worst first: mean and
+    95 % interval, and the limit. Where all texts certify nothing, the safest setting is shown."""
+    drawn = []
+    for row in sorted(rows, key=lambda each: str(each["name"])):
+        known = [each for each in row["slices"]["rows"] if each["loss"] is not None]
+        values = [each | {"slice": f"{each['name']} ({each['texts']})"} for each in known]
+        order = [each["slice"] for each in values]
+        quantity = next(name for name in QUANTITIES if row["sla"][name] is not None)
+        base = alt.Chart(alt.Data(values=values)).encode(y=alt.Y("slice:N", title=None, sort=order))
+        axis = alt.Axis(format=".1%")
+        bars = base.mark_rule().encode(
+            x=alt.X("low:Q", title=quantity.replace("_", " "), axis=axis), x2="high:Q"
+        )
+        dots = base.mark_point(filled=True, size=50).encode(x="loss:Q")
+        limit = alt.Chart(alt.Data(values=[{"limit": row["sla"][quantity]}]))
+        rule = limit.mark_rule(strokeDash=[4, 4], color="#e8590c").encode(x="limit:Q")
+        title = f"{row['name']}: {row['slices']['policy']}"
+        drawn.append((bars + dots + rule).properties(title=title, width=420))
+    alt.vconcat(*drawn).save(file)
 
 
 def main() -> None:
@@ -176,6 +218,7 @@ def main() -> None:
         for row in part(options):
             rows = [old for old in rows if old["name"] != row["name"]] + [row]
             write_json(options.out, sorted(rows, key=lambda each: str(each["name"])))
+            plot(rows, options.out.with_suffix(".svg"))
             print(
                 f"{row['name']}: kept {row['kept']} of {len(row['splits'])}, dense {row['dense']}, mean "
                 f"work {100 * row['mean_work']:.1f} %; on all {row['texts']} texts: {row['all_texts']}",

@@ -1,12 +1,13 @@
 """How fast a large store answers: 10,000 traces listed, 1,000,000 head rows aggregated, a link opened.
 
     python benchmarks/store.py                  # writes benchmarks/results/store.json
-    python benchmarks/store.py --link 5         # and opens a link to a stored run in five new browser sessions
+    python benchmarks/store.py --link 5         # and opens links to a stored run in five new browser sessions each
 
 The traces are synthetic (97 different ones under different texts), 10 layers x 10 heads and 12 tokens each, written as bare files, which the
 store then indexes ("index_s", once). "list" and "aggregate" open the store anew each time, as a command
-line would. "link": from going to the address in a fresh browser context of a running app that has been visited
-once until the figures of the run are on the page.
+line would. "link" and "explorer": from going to the address in a fresh browser context of a running app that has
+been visited once until the figures of the run, and of a link its map, are on the page; a link leads to /run/ID, the
+explorer is Streamlit's own page of the same run.
 """
 
 import argparse
@@ -33,6 +34,10 @@ LIST = "SELECT id, recorded, model, policy, tokens, density, label, note, tags F
 AGGREGATE = (
     "SELECT layer, head, avg(density), min(density), count(*) FROM heads GROUP BY layer, head"
 )
+
+DRAWN = "p.pair:not(:empty)"
+"""The map of a report says what the chosen pair is; its figures stand above it."""
+FOUR_FIGURES = '[data-testid="stMetricValue"] >> nth=3'
 
 
 def filled(folder: Path, count: int) -> None:
@@ -64,30 +69,38 @@ def timed(what: Callable[[], int], expected: int, repeats: int) -> dict[str, Any
     return {"median_s": middle, "quartiles_s": [low, high], "samples_s": samples}
 
 
-def opened(folder: Path, sessions: int) -> dict[str, Any]:
+def opened(folder: Path, sessions: int) -> dict[str, dict[str, Any]]:
     """Seconds until a stored run is on the page, each in a new browser context; the first warms up."""
     from playwright.sync_api import sync_playwright
 
     os.environ["SAA_STORE"] = str(folder)
-    run, samples = Store(folder).ids()[0], []
-    with serve(folder.parent / "log") as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        for _ in range(sessions + 1):
-            page = browser.new_context().new_page()
-            page.set_default_timeout(180_000)
-            start = time.perf_counter()
-            page.goto(f"{address}/?trace={run}&lang=en")
-            page.locator('[data-testid="stMetricValue"]').nth(3).wait_for()
-            samples.append(time.perf_counter() - start)
-            page.context.close()
-        browser.close()
-    low, middle, high = quartiles(samples[1:])
-    return {
-        "first_visit_s": samples[0],
-        "median_s": middle,
-        "quartiles_s": [low, high],
-        "samples_s": samples[1:],
+    run = Store(folder).ids()[0]
+    pages = {
+        "link": (f"/run/{run}?lang=en", DRAWN),
+        "explorer": (f"/?trace={run}&lang=en", FOUR_FIGURES),
     }
+    found = {}
+    with serve(folder.parent / "log") as (address, _), sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        for name, (path, there) in pages.items():
+            samples = []
+            for _ in range(sessions + 1):
+                page = browser.new_context().new_page()
+                page.set_default_timeout(180_000)
+                start = time.perf_counter()
+                page.goto(address + path)
+                page.locator(there).wait_for()
+                samples.append(time.perf_counter() - start)
+                page.context.close()
+            low, middle, high = quartiles(samples[1:])
+            found[name] = {
+                "first_visit_s": samples[0],
+                "median_s": middle,
+                "quartiles_s": [low, high],
+                "samples_s": samples[1:],
+            }
+        browser.close()
+    return found
 
 
 def main() -> None:
@@ -114,9 +127,9 @@ def main() -> None:
             "versions": versions(),
         }
         if options.link:
-            found["link"] = opened(folder, options.link)
+            found |= opened(folder, options.link)
     write_json(options.out, found)
-    for name in ("list", "aggregate", "link"):
+    for name in ("list", "aggregate", "link", "explorer"):
         if name in found:
             print(f"{name}: {found[name]['median_s']:.3f} s (median)")
 

@@ -6,6 +6,8 @@ Half of the writers are killed after a random time, wherever they are (in the mi
 compaction); half kill themselves at a random one of their operations on files, so that the short
 moments between two of them are met as well. After each: every trace that was reported as stored is
 there and whole, nothing else is listed but whole traces, and the next write leaves no leftovers.
+What can be asked once and for all is in tests/test_store.py: a full disk, truncated, foreign and hostile
+files, ids that are paths.
 """
 
 import argparse

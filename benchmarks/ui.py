@@ -1,11 +1,13 @@
-"""How fast the app answers in Chromium: from Run to the figures, from a click to the redrawn window.
+"""How fast the app answers in Chromium, and how much memory its sessions take.
 
     python benchmarks/ui.py                 # writes benchmarks/results/ui.json
 
 Starts the app on a free loopback port. "run": a text of about 110 tokens, another in each fresh page,
 warm model; from the click on Run until the first figures, all four, both continuations, and the
 page at rest. "map": opens a recorded trace (4,096 tokens by default) and clicks at places spread
-over the map, until the new window is drawn. The clock runs in the page, from the pointer going down.
+over the map, until the new window is drawn. "pages": with a run on the page, from the click on a page's name in
+the navigation until its title, and until all of it is drawn. The clock runs in the page, from the pointer going
+down. "sessions": pages that stay open, each with a run of its own; the growth of the server's memory.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import json
 import random
 import tempfile
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from saa_core.files import write_json
 from saa_core.types import quartiles
 
 RESULTS = ROOT / "benchmarks" / "results"
+PARTS = ("run", "map", "pages", "sessions")
 WATCH = """(canvas, [query, key, near]) => {
   // The window names its first query and key; only the one that was clicked for is the answer.
   const there = () => [...document.querySelectorAll('[class*="st-key-window-"]')].some((box) => {
@@ -117,7 +121,7 @@ def answer(
     page = browser.new_page(viewport={"width": 1440, "height": 1000})
     page.set_default_timeout(120_000)
     page.goto(f"{address}/gate_map?lang=en&window={window}")
-    page.locator('input[type="file"]').set_input_files(trace)
+    page.locator('input[type="file"][accept*=".saa"]').set_input_files(trace)
     page.locator("canvas[role=application]").wait_for()
     click_times(page, 2, tokens, window)  # the first ones load code
     samples = click_times(page, clicks, tokens, window)
@@ -172,31 +176,136 @@ def run_times(browser: Browser, address: str, pages: int) -> dict[str, Any]:
     }
 
 
+SWITCHED = """(link, title) => {
+  const app = () => document.querySelector('[data-testid="stApp"]');
+  const there = () => [...document.querySelectorAll('h1')].some(
+    (heading) => heading.innerText.trim() === title && !heading.closest('[data-stale=true]'));
+  const rest = () => app().dataset.testScriptState === 'notRunning'
+    && !document.querySelector('[data-stale=true], [data-testid=stSkeleton]');
+  const stages = [['title', there], ['rest', rest]];
+  window.reached = {};
+  link.addEventListener('pointerdown', () => {
+    const start = performance.now();
+    const look = () => {
+      while (stages.length && stages[0][1]()) {
+        window.reached[stages.shift()[0]] = performance.now() - start;
+      }
+      if (stages.length) requestAnimationFrame(look);
+    };
+    look();
+  }, { once: true, capture: true });
+}"""
+
+
+def switch_times(browser: Browser, address: str, rounds: int) -> list[dict[str, Any]]:
+    """ms from the click on each page's name until its title and until all of it is there, with a run open."""
+    words = tomllib.loads((ROOT / "app" / "text" / "en.toml").read_text(encoding="utf-8"))
+    names = [name for name in words["page"] if name != "explore"]
+    found: dict[str, dict[str, list[float]]] = {
+        name: {"title": [], "rest": []} for name in (*names, "explore")
+    }
+    page = browser.new_page(viewport={"width": 1440, "height": 1000})
+    page.set_default_timeout(120_000)
+    page.goto(f"{address}/?lang=en&example=story")
+    page.locator("#continuations").wait_for()
+    settle(page)
+    for turn in range(rounds + 1):
+        for name, stages in found.items():
+            title = words["app"]["title"] if name == "explore" else words["page"][name]
+            link = page.get_by_role("link", name=words["page"][name], exact=True)
+            page.wait_for_timeout(700)  # the page before is at rest
+            link.evaluate(SWITCHED, title)
+            link.click()
+            page.wait_for_function("() => window.reached && window.reached.rest")
+            if turn:
+                for stage, samples in stages.items():
+                    samples.append(float(page.evaluate(f"() => window.reached.{stage}")))
+    page.close()
+    rows = []
+    for name, stages in found.items():
+        medians = {stage: quartiles(samples)[1] for stage, samples in stages.items()}
+        print(f"{name}: title {medians['title']:.0f} ms, all of it {medians['rest']:.0f} ms")
+        rows.append({"page": name, "median_ms": medians, "samples_ms": stages})
+    return rows
+
+
+def resident_mib(pid: int) -> float:
+    """Resident memory of a process and its children, MiB; of Linux."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    own = int(status.split("VmRSS:")[1].split()[0]) / 1024
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return own + sum(resident_mib(int(child)) for child in children)
+
+
+def session_memory(browser: Browser, address: str, pid: int, sessions: int) -> dict[str, Any]:
+    """The server's memory with more and more pages open, each with a run of a text of its own."""
+    words = tomllib.loads((ROOT / "app" / "text" / "en.toml").read_text(encoding="utf-8"))
+    samples = []
+    for turn, text in enumerate(texts(sessions + 1, 105)):  # the first loads the model and stays
+        page = browser.new_page(viewport={"width": 1440, "height": 1000})
+        page.set_default_timeout(120_000)
+        page.goto(f"{address}/?lang=en")
+        settle(page)
+        page.get_by_label(words["explore"]["text"]).fill(text)
+        page.get_by_role("button", name="Run", exact=True).click()
+        page.locator("#continuations").wait_for()
+        page.get_by_role("link", name=words["page"]["gate_map"], exact=True).click()
+        page.locator("canvas[role=application]").wait_for()
+        settle(page)
+        samples.append(resident_mib(pid))
+        print(f"{turn} sessions more: {samples[-1]:.0f} MiB")
+    growth = (samples[-1] - samples[0]) / sessions
+    print(f"each session takes {growth:.1f} MiB")
+    return {
+        "what": "resident memory of the server with 1, 2, ... open sessions, each with a run, MiB",
+        "sessions": sessions,
+        "tokens": 105,
+        "growth_mib_each": growth,
+        "samples_mib": samples,
+    }
+
+
+def click_rows(
+    browser: Browser, address: str, folder: Path, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    trace = options.trace or record(options.tokens, folder)
+    return [
+        answer(browser, address, trace, options.tokens, window, options.clicks)
+        for window in options.windows
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--what", nargs="+", default=["run", "map"], choices=("run", "map"))
+    parser.add_argument("--what", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--tokens", type=int, default=4096, help="of the trace behind the map")
     parser.add_argument("--trace", type=Path, help="a recorded trace to open instead of a new one")
     parser.add_argument("--windows", type=int, nargs="+", default=[32, 64], choices=(16, 32, 64))
     parser.add_argument("--clicks", type=int, default=25)
     parser.add_argument("--pages", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7, help="of visits to every page")
+    parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--out", type=Path, default=RESULTS / "ui.json")
     options = parser.parse_args()
     found = json.loads(options.out.read_text()) if options.out.is_file() else {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        with serve(folder / "log") as address, sync_playwright() as playwright:
+        with serve(folder / "log") as (address, pid), sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-            if "run" in options.what:
-                found["run"] = run_times(browser, address, options.pages)
-            if "map" in options.what:
-                trace = options.trace or record(options.tokens, folder)
-                found["gate_map_click"] = [
-                    answer(browser, address, trace, options.tokens, window, options.clicks)
-                    for window in options.windows
-                ]
+            parts: dict[str, tuple[str, Callable[[], Any]]] = {
+                "run": ("run", lambda: run_times(browser, address, options.pages)),
+                "map": ("gate_map_click", lambda: click_rows(browser, address, folder, options)),
+                "pages": ("page_switch", lambda: switch_times(browser, address, options.rounds)),
+                "sessions": (
+                    "sessions",
+                    lambda: session_memory(browser, address, pid, options.sessions),
+                ),
+            }
+            for part in options.what:
+                name, measure = parts[part]
+                found[name] = measure()
+                write_json(options.out, found)
             browser.close()
-    write_json(options.out, found)
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ def load(
         hidden = int(model.hf.config.hidden_size)
         found = put_task(family.pack(model.hf), hidden, folder, side, about)
         for gate in model.gates:
-            gate.mass_maps = {}  # measured with other weights
+            gate.mass_maps, gate.known_inputs = {}, None  # measured with other weights
     described = replace(
         model.spec,
         name=name,
@@ -386,6 +386,12 @@ def save_gates(
         for index, gate in enumerate(model.gates)
         for key, tensor in gate.state_dict().items()
     }
+    known = model.gates[0].known_inputs
+    if known is not None:
+        weights |= {
+            f"inputs.{key}": tensor.to(torch.float16).contiguous()
+            for key, tensor in (("mean", known.mean), ("whiten", known.whiten))
+        }
     with replacing(path / "gates.safetensors") as part:
         save_file(weights, part)
         about = {
@@ -403,6 +409,8 @@ def save_gates(
                 found.as_dict() for found in model.spec.reliability if _still_of(model, found)
             ],
         }
+        if known is not None:
+            about["inputs"] = known.as_dict()
     write_json(path / "gates.json", about)
     return path
 

@@ -127,6 +127,10 @@ class Call:
         watch = Watch(self.seconds, q_BHQD.device) if self.clock else None
         decision, policy, dtype = None, plan.policy, q_BHQD.dtype
         guard = self._guard_for(module, layer, q_BHQD, policy)
+        if guard is not None and gate.known_inputs is not None:
+            guard.look_at(q_BHQD, plan.allowed, gate.known_inputs)
+            if watch:
+                watch.lap("guard")
         if not plan.as_is:
             q_BHQD, k_BGKD, v_BGKD = _fast_dtype(q_BHQD, k_BGKD, v_BGKD)
         if plan.as_is:
@@ -134,7 +138,7 @@ class Call:
         elif policy is None:
             out = dense_everywhere(q_BHQD, k_BGKD, v_BGKD, plan.allowed, scale)
         elif guard is not None and self.record == "none" and bool(guard.rest.all()):
-            guard.full()
+            guard.undecided()
             out = dense_everywhere(q_BHQD, k_BGKD, v_BGKD, plan.allowed, scale)
         else:
             with torch.no_grad():  # kept or not has no gradient

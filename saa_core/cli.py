@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import math
 import os
 import shlex
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from saa_core import cli_audit, cli_records, cli_reliability, cli_tasks, cli_tune, fetch
+from saa_core import cli_audit, cli_inputs, cli_records, cli_reliability, cli_tasks, cli_tune, fetch
 from saa_core.attach import Model, attach, detach, load, save_gates
 from saa_core.bars import Bars
 from saa_core.doctor import examine
@@ -142,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", required=True, help="folder for the calibrated gates")
     command.set_defaults(run=_calibrate)
     cli_reliability.register(commands)
+    cli_inputs.register(commands)
     cli_tasks.register(commands)
     cli_records.register(commands)
     cli_tune.register(commands)
@@ -301,6 +303,8 @@ def _run(options: argparse.Namespace) -> None:
     store = Store(options.store)
     run_id = store.add(trace, note=options.note, tags=options.tag)
     print(f"trace: {store.path(run_id)}")
+    if options.store is None:  # of other folders the app knows nothing
+        print(f"page, while the app runs: http://127.0.0.1:8501/run/{run_id}")
 
 
 def _audit(options: argparse.Namespace) -> None:
@@ -359,10 +363,14 @@ def _guard_lines(trace: Trace) -> Iterable[str]:
                 "missed": "{measured:.1f} % of the mass missed, {after:.1f} % after adding",
                 "scores": "a gate without usable scores",
                 "reserve": "{measured:.1f} % missed so far, too near to the limit",
+                "input": "unlike the training texts, distance {far:.2f} (limit {limit:.2f})",
             }[suspected]
             figures = {k: 100 * (event[k] or 0.0) for k in ("measured", "after")}
+            figures |= {"far": event["measured"] or math.inf, "limit": event.get("limit")}
             heads = f", heads {' '.join(map(str, event['heads']))}" if event["heads"] else ""
-            yield f"guard: layer {event['layer']}{heads}: {what.format(**figures)} -> {done}"
+            added = event.get("added")
+            cost = "" if added is None else f", {100 * added:.2f} % of all pairs"
+            yield f"guard: layer {event['layer']}{heads}: {what.format(**figures)} -> {done}{cost}"
 
 
 def _measure(options: argparse.Namespace) -> None:

@@ -8,16 +8,20 @@ import unicodedata
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from saa_core.deck import find_deck, read_deck, shipped
 from saa_core.deck.page import write_deck
+from saa_core.errors import StoreError
+from saa_core.files import replacing
 from saa_core.report import LANGUAGES, write_report
 from saa_core.store import ROWS, SECONDS, Store
 from saa_core.trace import Trace
 
-FORMATS = ("table", "csv", "json")
+FORMATS = ("table", "csv", "json", "parquet")
 WIDEST = 60
 """Characters of a cell in a printed table; CSV and JSON hold all."""
 
@@ -35,6 +39,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     command.add_argument("sql", metavar="SQL", help="one SELECT statement")
     store_option(command)
     command.add_argument("--format", choices=FORMATS, default="table")
+    command.add_argument("-o", "--out", help="file, in place of the terminal; Parquet needs one")
     command.add_argument("--limit", type=int, default=ROWS, help="most rows")
     command.add_argument("--timeout", type=float, default=SECONDS, help="seconds")
     command.set_defaults(run=_query)
@@ -63,12 +68,28 @@ def store_option(command: argparse.ArgumentParser) -> None:
 
 
 def _query(options: argparse.Namespace) -> None:
+    if options.format == "parquet" and options.out is None:
+        raise StoreError(
+            "format='parquet' needs a file: give -o FILE, or choose table, csv or json"
+        )
     store = Store(options.store)
     found = store.query(options.sql, limit=options.limit, timeout=options.timeout)
     for run, reason in store.broken().items():
         print(f"saa: {run}.saa is not among the runs: {reason}", file=sys.stderr)
-    write = {"table": _table, "csv": _csv, "json": _json}[options.format]
-    write(found)
+    write = {"table": _table, "csv": _csv, "json": _json}.get(options.format)
+    if options.out is None and write is not None:
+        write(found, sys.stdout)
+        return
+    try:
+        with replacing(Path(options.out)) as part:
+            if write is None:
+                _parquet(found, part)
+            else:
+                with part.open("w", encoding="utf-8", newline="") as out:
+                    write(found, out)
+    except OSError as error:
+        raise StoreError(f"out={options.out!r} cannot be written: {error}") from error
+    print(f"query: {options.out}, {found.num_rows:,} rows")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -84,7 +105,18 @@ def _present(options: argparse.Namespace) -> None:
     print(f"presentation: {write_deck(deck, Path(options.out))}, {len(deck.steps)} steps")
 
 
-def _table(found: pa.Table) -> None:
+def _parquet(found: pa.Table, file: Path) -> None:
+    """Columns need names of their own there."""
+    names = found.column_names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise StoreError(
+            f"sql names two columns {', '.join(twice)}, which Parquet cannot hold; name them with AS"
+        )
+    pq.write_table(found, file, compression="zstd")
+
+
+def _table(found: pa.Table, out: TextIO) -> None:
     numbers = [pa.types.is_integer(t) or pa.types.is_floating(t) for t in found.schema.types]
     rows = [[_short(value) for value in row] for row in _rows(found)]
     sizes = [
@@ -96,23 +128,23 @@ def _table(found: pa.Table) -> None:
         padded = zip(cells, sizes, numbers, strict=True)
         return "  ".join(_padded(*cell) for cell in padded).rstrip()
 
-    print(line(found.column_names))
-    print(line("-" * size for size in sizes))
+    print(line(found.column_names), file=out)
+    print(line("-" * size for size in sizes), file=out)
     for row in rows:
-        print(line(row))
-    print(f"({found.num_rows:,} rows)")
+        print(line(row), file=out)
+    print(f"({found.num_rows:,} rows)", file=out)
 
 
-def _csv(found: pa.Table) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+def _csv(found: pa.Table, out: TextIO) -> None:
+    writer = csv.writer(out, lineterminator="\n")
     writer.writerow(found.column_names)
     for row in _rows(found):
         writer.writerow([json.dumps(v) if isinstance(v, (list, dict)) else v for v in row])
 
 
-def _json(found: pa.Table) -> None:
+def _json(found: pa.Table, out: TextIO) -> None:
     rows = [dict(zip(found.column_names, row, strict=True)) for row in _rows(found)]
-    print(json.dumps(rows, ensure_ascii=False, indent=1, default=str))
+    print(json.dumps(rows, ensure_ascii=False, indent=1, default=str), file=out)
 
 
 def _rows(found: pa.Table) -> Iterable[list[object]]:

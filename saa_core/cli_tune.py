@@ -13,9 +13,8 @@ from saa_core.corpora import texts_of
 from saa_core.errors import PolicyError, TextError, choice
 from saa_core.losses import LossMeter
 from saa_core.policy_file import save_policy
-from saa_core.runner import encode
 from saa_core.sla import QUANTITIES, Sla
-from saa_core.slices import by_rare_slice, rare_texts, slice_table
+from saa_core.slices import by_rare_slice, rare_texts, slice_table, usable
 from saa_core.tune import TuneConfig, Tuned, tune
 from saa_core.tune_files import described, write_results
 
@@ -165,7 +164,7 @@ def _rare(model: Model, baseline: Model | None, tuned: Tuned) -> list[str]:
     if policy is None:
         return []
     sla = tuned.promise.sla
-    rare = [each for each in rare_texts() if _fits(model, each.text)]
+    rare = usable(rare_texts(), model)
     meter = LossMeter(model, [each.text for each in rare], sla.quantity, baseline)
     return [
         "",
@@ -173,13 +172,6 @@ def _rare(model: Model, baseline: Model | None, tuned: Tuned) -> list[str]:
         *slice_table(by_rare_slice(rare, meter.of(policy), sla)),
         "",
     ]
-
-
-def _fits(model: Model, text: str) -> bool:
-    try:
-        return len(encode(model, text)["input_ids"]) > 1
-    except TextError:
-        return False
 
 
 def _sha256(file: Path) -> str:

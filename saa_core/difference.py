@@ -12,6 +12,7 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from saa_core.align import Alignment, align
 from saa_core.errors import TraceError
@@ -19,6 +20,8 @@ from saa_core.trace import Array, Trace
 
 OUTSIDE, NEITHER, BOTH, ONLY_FIRST, ONLY_SECOND = range(5)
 """Codes of :func:`difference_map`."""
+KEPT_BY = ("neither", "both", "first", "second")
+"""The codes from NEITHER on, as :func:`difference_rows` names them."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,20 @@ def difference_map(
     found = np.full((first.queries, first.keys), OUTSIDE, np.uint8)
     found[places[0]] = np.where(allowed, codes, OUTSIDE)
     return found
+
+
+def difference_rows(codes: Array) -> pa.Table:
+    """A map of :func:`difference_map` as rows: query and key in the first text, counted from 0, and who
+    keeps the pair: "neither", "both", "first" or "second". What lies outside has no row."""
+    query, key = np.nonzero(codes != OUTSIDE)
+    kept = pa.array(codes[query, key].astype(np.int32) - NEITHER)
+    return pa.table(
+        {
+            "query": pa.array(query.astype(np.int32)),
+            "key": pa.array(key.astype(np.int32)),
+            "kept_by": pa.DictionaryArray.from_arrays(kept, pa.array(KEPT_BY)),
+        }
+    )
 
 
 def _aligned(first: Trace, second: Trace, alignment: Alignment | None) -> Alignment:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from saa_core.errors import GateError
 from saa_core.gates import POOLED, Calibration, GateConfig, PairGate
+from saa_core.inputs import KnownInputs
 from saa_core.reliability import Reliability
 
 GATE_FORMAT = 1
@@ -31,6 +32,7 @@ class StoredGates:
     weights: dict[str, torch.Tensor]
     folder: Path
     reliability: tuple[Reliability, ...] = ()
+    inputs: KnownInputs | None = None
 
     @property
     def rank(self) -> int:
@@ -70,6 +72,7 @@ class StoredGates:
             if self.calibration:
                 gate.calibration = self.calibration[index]
             gate.mass_maps = {found.pairwise: found.maps[index] for found in self.reliability}
+        gates[0].known_inputs = self.inputs
 
 
 def _shape(layers: list[GateConfig]) -> str:
@@ -113,6 +116,12 @@ def read_gates(folder: str | os.PathLike[str]) -> StoredGates:
         heads = [layer.heads for layer in layers]
         if any([len(m.slope) for m in found.maps] != heads for found in reliability):
             raise ValueError("reliability is not of these layers and heads")
+        inputs = None
+        if "inputs" in about:
+            mean, whiten = (weights[f"inputs.{name}"].float() for name in ("mean", "whiten"))
+            inputs = KnownInputs(mean, whiten, **about["inputs"])
+            if len(mean) != layers[0].heads * layers[0].head_size:
+                raise ValueError("inputs are not of these heads")
     except (TypeError, ValueError, KeyError, IndexError) as error:
         raise GateError(f"gates={str(folder)!r}: gates.json is not valid: {error}") from error
-    return StoredGates(about, layers, calibration, weights, path, reliability)
+    return StoredGates(about, layers, calibration, weights, path, reliability, inputs)

@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 
 from saa_core import native
 from saa_core.errors import PolicyError
+from saa_core.inputs import KnownInputs
 from saa_core.native.scoring import scores
 from saa_core.reliability import MassMap
 from saa_core.types import Allowed, Policy
@@ -89,6 +90,7 @@ class PairGate(nn.Module):
         self.layer = layer
         self.calibration = Calibration()
         self.mass_maps: dict[bool, MassMap] = {}  # pair by pair (True) and in blocks (False)
+        self.known_inputs: KnownInputs | None = None  # of the first layer's gate
         H, G, D, R = config.heads, config.key_heads, config.head_size, config.rank
         self.query = nn.Parameter(torch.randn(H, 2 * D, R) * 0.02)
         self.key = nn.Parameter(torch.randn(G, 3 * D, R) * 0.02)

@@ -5,7 +5,8 @@ a layer misses clearly more than its policy planned, the key blocks that these q
 needed are kept for all queries of the heads concerned; if fresh queries still miss too much, such heads
 compute everything. The second sample meets the decision as it is executed, and only counts: it feeds
 an upper bound of the request's mean missed mass. When what was counted so far could no longer be made
-good by computing all later layers in full, just that is done.
+good by computing all later layers in full, just that is done. Where a text is far from those that the gates
+were trained on (inputs.py), both samples are twice as large in every layer.
 
 The bound is a bet (Waudby-Smith and Ramdas, arXiv 2010.09686): capital multiplied by 1 + bet * (limit -
 missed) per query is a fair game at best if the mean is at the limit, so it reaches 1 / delta with
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from saa_core.exact import attention_weights, per_block
+from saa_core.inputs import KnownInputs, features
 from saa_core.types import DENSE, PROBE, Allowed, Decision, Guard
 
 BETS = (0.3, 0.95)
@@ -40,6 +42,8 @@ LOOKED = 0.5
 """Queries that look for faults, as a share of those that count."""
 MOST_ADDED = 0.5
 """Share of the key blocks that may be added to a head; a head that needs more computes everything."""
+FAR_ROWS = 2
+"""So many times the queries are drawn where a text is far from those of the training."""
 HALVINGS = 40
 
 
@@ -103,7 +107,9 @@ class Inspection:
 
     Attributes:
         limit: of the missed mass.
-        events: what was suspected, measured and done, as plain values; ``item`` says in which text.
+        events: what was suspected, measured and done, as plain values; ``item`` says in which text, and
+            ``added`` is what it cost: pairs that were computed because of it, as a share of all that are
+            allowed in all layers and heads, None where a timed call did not decide them.
     """
 
     def __init__(self, guard: Guard, layers: int, batch: int) -> None:
@@ -116,10 +122,36 @@ class Inspection:
         self.rest = torch.zeros(batch, dtype=torch.bool)  # texts whose later layers are in full
         self._counted = list[Tensor]()  # [B, rows] per layer
         self._full = torch.zeros(batch, dtype=torch.int64)
+        self._reserve = dict[int, dict[str, Any]]()  # by text, the event that put it to rest
         self._draw = torch.Generator().manual_seed(guard.seed)
 
-    def full(self) -> None:
-        """One more layer that is computed in full for every text."""
+    def look_at(self, q_BHQD: Tensor, allowed: Allowed, known: KnownInputs) -> None:
+        """Before the first layer: a batch that holds a text far from those of the training is looked at
+        by more queries, in all of its layers."""
+        real_BQ = allowed.real_queries.expand(len(q_BHQD), -1)
+        distances = known.distance(features(q_BHQD, real_BQ)).tolist()
+        far = False
+        for item, (found, length) in enumerate(
+            zip(distances, real_BQ.sum(1).tolist(), strict=True)
+        ):
+            limit = known.limit(int(length))
+            if found > limit:
+                far = True
+                measured = found if math.isfinite(found) else None
+                event = self._note(0, item, "input", [], measured, None, "twice")
+                more = (FAR_ROWS - 1) * (self.rows + math.ceil(self.rows * LOOKED))
+                event |= {"limit": limit, "added": more / length}
+        if far:
+            self.rows *= FAR_ROWS
+
+    def undecided(self) -> None:
+        """One more layer that is computed in full without asking its gate, so that nobody knows what
+        was added."""
+        self._all_in_full()
+        for event in self._reserve.values():
+            event["added"] = None
+
+    def _all_in_full(self) -> None:
         self._counted.append(torch.zeros(len(self.rest), self.rows))
         self._full += 1
 
@@ -144,13 +176,15 @@ class Inspection:
         planned = min(planned, max(1.0, MOST_SPENT * self.layers) * self.limit)
         decision = self._mend_scores(layer, decision, sound)
         if bool(_everything(decision).all()):
-            self.full()
+            self._all_in_full()
             return decision
         probe = _Probe(q_BHQD, k_BGKD, allowed, decision.block, scale, self._draw)
         decision, worst_B = self._look(layer, probe, decision, planned)
         self._look_ahead(layer, worst_B)
         if bool(self.rest.any()):
-            decision = in_full(decision, self.rest[:, None].expand(decision.keep.shape[:2]))
+            whole = in_full(decision, self.rest[:, None].expand(decision.keep.shape[:2]))
+            self._charge_reserve(decision, whole)
+            decision = whole
         everything = _everything(decision)
         missed = probe.sample(self.rows).missed(decision.keep).mean(1).cpu().clamp(0.0, 1.0)
         self._full += everything
@@ -172,14 +206,18 @@ class Inspection:
     def _mend_scores(self, layer: int, decision: Decision, sound: bool) -> Decision:
         """The decision with all heads in full whose scores are no numbers, and texts whose rest is."""
         finite = decision.score.isfinite().flatten(2).all(-1).cpu() & sound
-        for item in (~finite.all(1) & ~self.rest).nonzero()[:, 0].tolist():
-            broken = (~finite[item]).nonzero()[:, 0].tolist()
-            self._note(layer, item, "scores", broken, None, None, "dense")
         heads = ~finite | self.rest[:, None]
         if not bool(heads.any()):
             return decision
         score = decision.score.nan_to_num(0.0, 0.0, 0.0)
-        return in_full(replace(decision, score=score), heads)
+        whole = in_full(replace(decision, score=score), heads)
+        added_B = self._added_share(decision, whole)
+        for item in (~finite.all(1) & ~self.rest).nonzero()[:, 0].tolist():
+            broken = (~finite[item]).nonzero()[:, 0].tolist()
+            event = self._note(layer, item, "scores", broken, None, None, "dense")
+            event["added"] = float(added_B[item])
+        self._charge_reserve(decision, whole)
+        return whole
 
     def _look(
         self, layer: int, probe: "_Probe", decision: Decision, planned: float
@@ -204,13 +242,32 @@ class Inspection:
         still = over & (again_BH.mean(1) > limit)
         failed = still[:, None] & heads & (again_BH > planned)
         failed |= (still & ~failed.any(1))[:, None] & heads
+        corrected = in_full(tried, failed) if bool(failed.any()) else tried
+        added_B = self._added_share(decision, corrected)
         for item in over.nonzero()[:, 0].tolist():
             what = "dense" if bool(failed[item].any()) else "probe"
             named = (failed if what == "dense" else heads)[item].nonzero()[:, 0].tolist()
             before, after = float(missed_BH[item].mean()), float(again_BH[item].mean())
-            self._note(layer, item, "missed", named, before, after, what)
+            event = self._note(layer, item, "missed", named, before, after, what)
+            event["added"] = float(added_B[item])
         again_BHR[failed] = 0.0
-        return in_full(tried, failed) if bool(failed.any()) else tried, self._worst(again_BHR)
+        return corrected, self._worst(again_BHR)
+
+    def _added_share(self, before: Decision, after: Decision) -> Tensor:
+        """Pairs of a layer that were added, as a share of those allowed in all layers and heads, [B]."""
+        more = ((after.keep & ~before.keep) * before.count).sum((1, 2, 3), dtype=torch.float64)
+        allowed = before.count.sum((1, 2, 3)).clamp(min=1) * before.keep.shape[1] * self.layers
+        share: Tensor = (more / allowed).cpu()
+        return share
+
+    def _charge_reserve(self, before: Decision, after: Decision) -> None:
+        """What a layer of texts whose rest is in full costs goes to the event that decided so."""
+        if not self._reserve:
+            return
+        added_B = self._added_share(before, after)
+        for item, event in self._reserve.items():
+            if event["added"] is not None:
+                event["added"] += float(added_B[item])
 
     def _worst(self, missed_BHR: Tensor) -> Tensor:
         """What a layer may by chance be counted with that was seen to miss so much, [B]."""
@@ -230,7 +287,8 @@ class Inspection:
         for item in (~enough & ~self.rest).nonzero()[:, 0].tolist():
             known = self._counted
             measured = float(torch.cat([each[item] for each in known]).mean()) if known else None
-            self._note(layer, item, "reserve", [], measured, None, "dense")
+            event = self._note(layer, item, "reserve", [], measured, None, "dense")
+            self._reserve[item] = event
         self.rest |= ~enough
 
     def _note(
@@ -242,18 +300,19 @@ class Inspection:
         measured: float | None,
         after: float | None,
         done: str,
-    ) -> None:
-        self.events.append(
-            {
-                "layer": layer,
-                "item": item,
-                "suspected": suspected,
-                "heads": heads,
-                "measured": measured,
-                "after": after,
-                "done": done,
-            }
-        )
+    ) -> dict[str, Any]:
+        event = {
+            "layer": layer,
+            "item": item,
+            "suspected": suspected,
+            "heads": heads,
+            "measured": measured,
+            "after": after,
+            "done": done,
+            "added": 0.0,
+        }
+        self.events.append(event)
+        return event
 
 
 class _Sample:

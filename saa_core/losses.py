@@ -133,7 +133,7 @@ class LossMeter:
         checked = call.checked()
         rerun = checked is not None and not checked.met
         work = 1.0 + _density(call) if rerun else _density(call)
-        work += _probed(policy, len(call.layers), len(ids))
+        work += _probed(call, len(ids))
         if not perplexity:
             return 0.0 if rerun else _missed(call), work
         if rerun:
@@ -154,11 +154,12 @@ def _missed(call: Call) -> float:
     return 1.0 - float(torch.stack(kept).mean())
 
 
-def _probed(policy: Policy, layers: int, length: int) -> float:
+def _probed(call: Call, length: int) -> float:
     """Pairs that a guard's two samples score, as a share of all: counted from shapes."""
-    if policy.guard is None or policy.guard.missed_mass is None or policy.falls_back(length):
+    checked = call.checked()
+    if checked is None:
         return 0.0
-    return (1.0 + LOOKED) * policy.guard.rows_for(layers) / length
+    return (1.0 + LOOKED) * checked.queries / len(call.layers) / length
 
 
 def baseline_for(model: Model, quantity: str, baseline: Model | None = None) -> Model:

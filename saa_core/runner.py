@@ -44,7 +44,7 @@ def run(
     with torch.inference_mode():
         hidden = _states(model, encoded["input_ids"], call)
         if _over(call):
-            events = (*call.events(), {"suspected": "bound", "done": "dense"})
+            events = (*call.events(), {"suspected": "bound", "done": "dense", "added": 1.0})
             call = _densely(record)
             hidden = _states(model, encoded["input_ids"], call)
             known = {"events": events}
@@ -56,7 +56,7 @@ def run(
         apart, least = float(margins(probabilities)), model.task.least_margin(policy)
         if apart < least:
             event = {"suspected": "margin", "measured": apart, "limit": least, "done": "dense"}
-            event["spent"] = _spent(model, call, len(encoded["input_ids"]))
+            event |= {"added": 1.0, "spent": _spent(model, call, len(encoded["input_ids"]))}
             return _sure(run(model.dense_side, text, record=record), event)
         known |= {"labels": model.task.labels, "label_probs": probabilities[0].cpu().numpy()}
     return call.trace(

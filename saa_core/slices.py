@@ -6,13 +6,17 @@ shows is an estimate with its interval, and no promise: a promise is about the m
 
 import re
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from saa_core import fetch
-from saa_core.losses import Measured
+from saa_core.attach import Model
+from saa_core.errors import TextError
+from saa_core.losses import LossMeter, Measured
+from saa_core.runner import encode
 from saa_core.sla import Sla
+from saa_core.types import Policy
 
 SHORT, LONG = 6, 200
 """Words; two characters count as one where words are not set apart."""
@@ -113,9 +117,34 @@ def rare_texts(file: Path | None = None) -> list[Rare]:
     return found
 
 
+def usable(rare: Sequence[Rare], model: Model) -> list[Rare]:
+    """The texts that a model can take; one that is loaded for a task cuts what is too long."""
+    return [each for each in rare if model.task is not None or _fits(model, each.text)]
+
+
+def _fits(model: Model, text: str) -> bool:
+    try:
+        return len(encode(model, text)["input_ids"]) > 1
+    except TextError:
+        return False
+
+
+def one_by_one(
+    rare: Sequence[Rare], model: Model, policy: Policy, quantity: str, baseline: Model | None
+) -> Iterator[Measured]:
+    """A policy on one text after the other, for those who want to stop in between.
+
+    Raises:
+        ModelError, TextError, PolicyError: see :class:`LossMeter`.
+    """
+    for each in rare:
+        yield LossMeter(model, [each.text], quantity, baseline).of(policy)
+
+
 def by_rare_slice(rare: Sequence[Rare], measured: Measured, sla: Sla) -> list[SliceLoss]:
-    """The same for the rare-case set, where each text says itself what it stands for."""
-    members: dict[str, list[int]] = {}
+    """The same for the rare-case set, where each text says itself what it stands for; "all" is among
+    them."""
+    members: dict[str, list[int]] = {"all": list(range(len(rare)))}
     for index, each in enumerate(rare):
         members.setdefault(f"{each.slice} ({each.language})", []).append(index)
     return _worst_first(members, measured, sla)

@@ -102,6 +102,7 @@ EVENTS = pa.schema(
         ("after", pa.float64()),
         ("bound", pa.float64()),
         ("limit", pa.float64()),
+        ("added", pa.float64()),
         ("details", pa.string()),
     ]
 )

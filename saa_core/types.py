@@ -315,6 +315,13 @@ class Allowed:
         return None if self.mask is None else self.mask.any(2)[:, 0]
 
     @cached_property
+    def real_queries(self) -> Tensor:
+        """Queries that are tokens of a text, bool [B or 1, Q]. Padding may see keys, but nobody sees it."""
+        if self.seen_keys is None:
+            return torch.ones(1, self.queries, dtype=torch.bool, device=self.device)
+        return self.seen_keys[:, self.keys - self.queries :]
+
+    @cached_property
     def intervals(self) -> tuple[Tensor, Tensor] | None:
         """First and last visible key of each query, int32 [B or 1, Q] each (last < first: none).
 

@@ -1,11 +1,12 @@
 """Shared fixtures: the real small model, small random models, and random problems for kernels."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from browser import CHROMIUM, serve
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -100,6 +101,28 @@ def tiny() -> Callable[..., torch.nn.Module]:
         return auto.from_config(config, attn_implementation="sdpa").eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def chromium() -> None:
+    """Skips where there is no Chromium, unless SAA_REQUIRE_BROWSER=1."""
+    if CHROMIUM.exists():
+        return
+    if os.environ.get("SAA_REQUIRE_BROWSER") == "1":
+        pytest.fail(f"SAA_REQUIRE_BROWSER=1, and {CHROMIUM} does not exist")
+    pytest.skip(f"{CHROMIUM} does not exist")
+
+
+@pytest.fixture(scope="module")
+def address(chromium: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of its own on a free loopback port, with a store of its own."""
+    folder = tmp_path_factory.mktemp("server")
+    log = folder / "log.txt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAA_STORE", str(folder / "store"))
+        with serve(log) as (address, _):
+            yield address
+    assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
 
 
 @pytest.fixture

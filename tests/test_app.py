@@ -9,15 +9,21 @@ import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
-import charts
 import examples
 import numpy as np
 import pytest
 import session
 import text
-from components import sections
+import time_charts
+from arc_chart import ARCS, arcs
+from components.continuations import mark
 from components.maps import choose_pair, choose_token, pieces, shade, start_pair
+from head_charts import head_values, measures
+from map_picture import PICTURE, overview_png, pool
+from pair_charts import Frame, frame_around, window, window_rows
+from palette import LIGHT, RECTS
 from streamlit.testing.v1 import AppTest
+from token_labels import CONTINUED, labels
 
 import saa_core as saa
 from saa_core import fetch
@@ -66,7 +72,7 @@ def no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def app(**address: str) -> AppTest:
-    at = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=300)
+    at = AppTest.from_file(str(ROOT / "app" / "router.py"), default_timeout=300)
     for name, value in {"lang": "en", **address}.items():
         at.query_params[name] = value
     return at
@@ -371,7 +377,7 @@ def test_hostile_text_is_shown_and_not_interpreted() -> None:
 
 
 def test_continuations_escape_what_a_model_wrote() -> None:
-    left, right = sections.mark(" a <b>x</b> c", " a <i>y</i> c")
+    left, right = mark(" a <b>x</b> c", " a <i>y</i> c")
     assert left == " a<mark> &lt;b&gt;x&lt;/b&gt;</mark> c"
     assert right == " a<mark> &lt;i&gt;y&lt;/i&gt;</mark> c"
 
@@ -435,18 +441,18 @@ def test_examples_are_complete_and_say_where_they_come_from() -> None:
 @pytest.mark.parametrize("tokens", [5, 64, 300])
 def test_a_window_never_draws_more_than_4096_marks(tokens: int) -> None:
     made = synthetic(tokens)
-    frame = charts.frame_around(tokens // 2, tokens // 3, 64, tokens)
-    chart = charts.window(made, 0, 1, frame, (0, 0), text.load("en"), False)
-    assert 0 < len(chart.data) <= charts.RECTS
+    frame = frame_around(tokens // 2, tokens // 3, 64, tokens)
+    chart = window(made, 0, 1, frame, (0, 0), text.load("en"), False)
+    assert 0 < len(chart.data) <= RECTS
     assert frame.q + frame.size <= tokens
     json.loads(chart.to_json())
     with pytest.raises(ValueError, match=r"frame\.size"):
-        charts.window_rows(made, 0, 1, charts.Frame(0, 0, 65), (0, 0), text.load("en"))
+        window_rows(made, 0, 1, Frame(0, 0, 65), (0, 0), text.load("en"))
 
 
 def test_window_rows_are_the_decisions_of_the_trace(trace: saa.Trace) -> None:
     words = text.load("en")
-    rows = charts.window_rows(trace, 3, 1, charts.Frame(30, 10, 16), (33, 12), words)
+    rows = window_rows(trace, 3, 1, Frame(30, 10, 16), (33, 12), words)
     assert len(rows) == int(trace.allowed(0)[30:46, 10:26].sum())
     for row in rows.itertuples():
         reason = saa.REASONS[trace.reason_map(3, 1)[row.q, row.k]]
@@ -463,11 +469,11 @@ def test_no_kept_pair_vanishes_from_the_overview(tokens: int) -> None:
     from PIL import Image
 
     made = synthetic(tokens)
-    picture = np.asarray(Image.open(BytesIO(charts.overview_png(made, 0, 0, False))))
-    assert max(picture.shape[:2]) <= charts.PICTURE
-    kept, allowed = charts.pool(made.keep_map(0, 0)), charts.pool(made.allowed(0))
+    picture = np.asarray(Image.open(BytesIO(overview_png(made, 0, 0, False))))
+    assert max(picture.shape[:2]) <= PICTURE
+    kept, allowed = pool(made.keep_map(0, 0)), pool(made.allowed(0))
     assert kept.sum() == made.keep_map(0, 0).sum()
-    dropped = np.array([int(charts.LIGHT.dropped[at : at + 2], 16) for at in (1, 3, 5)])
+    dropped = np.array([int(LIGHT.dropped[at : at + 2], 16) for at in (1, 3, 5)])
     grey = (np.abs(picture[..., :3].astype(int) - dropped) <= 1).all(-1)
     assert not (grey & (kept > 0)).any()
     assert grey[(kept == 0) & (allowed > 0)].all()
@@ -501,8 +507,8 @@ def test_characters_of_several_tokens_are_shown_once(model: saa.Model) -> None:
     japanese = saa.run(model, "毎朝六時に、灯台守は", saa.Policy())
     shown = pieces(japanese)
     assert len(shown) == japanese.keys
-    assert "".join(shown).replace(charts.CONTINUED, "") == japanese.text
-    names = charts.labels(japanese)
+    assert "".join(shown).replace(CONTINUED, "") == japanese.text
+    names = labels(japanese)
     assert "毎₁" in names
     assert len({name for name in names if name.startswith("毎")}) == names.count("毎₁") + 1
 
@@ -585,8 +591,8 @@ def test_a_gate_map_without_a_run_says_where_to_start() -> None:
 
 @pytest.mark.parametrize("measure", ["density", "retained", "sink", "near"])
 def test_every_measure_of_the_grid_is_a_share(measure, trace) -> None:
-    values = charts.head_values(trace, measure)
-    assert measure in charts.measures(trace)
+    values = head_values(trace, measure)
+    assert measure in measures(trace)
     assert values.shape == trace.shape
     assert values.min() >= 0
     assert values.max() <= 1
@@ -599,7 +605,7 @@ def test_heads_that_look_near_and_at_the_start_are_told_apart() -> None:
     keep[0][np.arange(64), np.arange(64)] = True
     keep[1][:, 0] = True
     packed = pack(keep, keep.astype(np.float32), np.zeros((2, 64), np.float32))
-    near = charts.head_values(dataclasses.replace(made, layers=InMemory({0: packed})), "near")[0]
+    near = head_values(dataclasses.replace(made, layers=InMemory({0: packed})), "near")[0]
     assert near[0] > 0.95
     assert near[1] == 0
 
@@ -607,14 +613,14 @@ def test_heads_that_look_near_and_at_the_start_are_told_apart() -> None:
 def test_arcs_are_the_kept_pairs_of_a_token_strongest_first(trace) -> None:
     words = text.load("en")
     for reads in (True, False):
-        chart, drawn, kept = charts.arcs(trace, 5, 2, 40, reads, words, dark=False)
+        chart, drawn, kept = arcs(trace, 5, 2, 40, reads, words, dark=False)
         keep = trace.keep_map(5, 2)
         others = np.flatnonzero(keep[40] if reads else keep[:, 40])
         assert kept == len(others)
-        assert drawn == min(kept, charts.ARCS)
+        assert drawn == min(kept, ARCS)
         assert set(chart.layer[0].data["arc"]) <= set(others)
     scores = trace.score_map(5, 2)[40]
-    data = charts.arcs(trace, 5, 2, 40, True, words, dark=False)[0].layer[0].data
+    data = arcs(trace, 5, 2, 40, True, words, dark=False)[0].layer[0].data
     left_out = set(np.flatnonzero(trace.keep_map(5, 2)[40])) - set(data["arc"])
     assert all(scores[list(left_out)] <= scores[data["arc"].unique()].min() + 1e-6)
 
@@ -694,11 +700,11 @@ def test_latency_charts_hold_every_measured_length(model) -> None:
     words = text.load("en")
     timings = [saa.Timing(**row) for row in model.spec.evaluation["timings"]]
     lengths = {timing.length for timing in timings}
-    speeds = charts.speeds(timings, words, dark=False).to_dict()
+    speeds = time_charts.speeds(timings, words, dark=False).to_dict()
     rows = max(speeds["datasets"].values(), key=len)
     assert {row["tokens"] for row in rows} == lengths
     assert all(row["low"] <= row["times"] <= row["high"] for row in rows)
-    (rows,) = charts.stages(timings, words, dark=True).to_dict()["datasets"].values()
+    (rows,) = time_charts.stages(timings, words, dark=True).to_dict()["datasets"].values()
     assert {row["stage"] for row in rows} == {"gate", "rule", "kernel"}
 
 
@@ -755,8 +761,8 @@ def test_tokens_are_crossed_out_layer_by_layer(labelled: AppTest) -> None:
         assert f"and marked: {gone}." in shown
         html = next(e.proto.body for e in at.get("html") if "line-height" in e.proto.body)
         assert html.count("<s ") == alive.shape[1] - left
-    rows = charts.window_rows(
-        result.trace, len(alive) - 1, 0, charts.frame_around(0, 0, 16, 16), (0, 0), text.load("en")
+    rows = window_rows(
+        result.trace, len(alive) - 1, 0, frame_around(0, 0, 16, 16), (0, 0), text.load("en")
     )
     gone = {int(at) for at in np.flatnonzero(~alive[-1])}
     assert gone

@@ -105,8 +105,8 @@ def test_an_empty_side_is_a_sentence() -> None:
 def test_no_differing_pair_vanishes_from_the_overview() -> None:
     from io import BytesIO
 
-    import charts
     import difference_charts
+    from map_picture import PICTURE, pool
     from PIL import Image
 
     random = np.random.default_rng(0)
@@ -114,20 +114,20 @@ def test_no_differing_pair_vanishes_from_the_overview() -> None:
     codes[random.random(codes.shape) < 0.4] = 2
     codes[random.random(codes.shape) < 0.001] = 3
     picture = np.asarray(Image.open(BytesIO(difference_charts.overview_png(codes, False))))
-    assert max(picture.shape[:2]) <= charts.PICTURE
-    differs = charts.pool(codes == 3) > 0
+    assert max(picture.shape[:2]) <= PICTURE
+    differs = pool(codes == 3) > 0
     red = picture[..., 0].astype(int) - picture[..., 2]
     assert red[differs].min() > red[~differs].max()
 
 
 def test_the_map_of_the_page_is_the_difference_of_the_traces(edited) -> None:
-    import charts
     import difference_charts
+    from pair_charts import frame_around
 
     first, second = runs()
     words = text.load("en")
     codes = difference_map(first, second, None, 5, 3)
-    frame = charts.frame_around(10, 10, 16, first.keys)
+    frame = frame_around(10, 10, 16, first.keys)
     rows = difference_charts.window(first, codes, frame, (10, 10), words, False).layer[0].data
     for row in rows.itertuples():
         kept = first.keep_map(5, 3)[row.q, row.k]

@@ -78,7 +78,7 @@ def test_figures_are_those_of_the_audit(audited: Store) -> None:
     assert spoken(figure(at, "Next words the same")) == "90.0 %"
     assert "Over 6 texts, 90.0 % of the next words" in spoken(page_text(at))
     assert listed(at)[:2] == ["audit-mine-1-0", "audit-mine-1-1"], "worst first"
-    assert at.dataframe[0].value["link"][0].startswith("/?trace=audit-mine-1-0&")
+    assert at.dataframe[0].value["link"][0].startswith("/run/audit-mine-1-0?")
     assert at.query_params["audit"] == "mine-1"
     assert spec(at, 0)["params"][0]["select"]["fields"] == ["slice"]
     assert spec(at, 1)["params"][0]["select"]["fields"] == ["bar"]
@@ -137,3 +137,42 @@ def test_a_text_of_an_audit_opens_in_explore(audited: Store) -> None:
     assert not at.exception
     assert not at.error
     assert "recorded then" in page_text(at)
+
+
+def test_a_click_asks_the_store_nothing_again_until_something_is_written(
+    audited: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    st.cache_data.clear()
+    asked = list[str]()
+    query = Store.query
+    monkeypatch.setattr(
+        Store,
+        "query",
+        lambda self, sql, **options: asked.append(sql) or query(self, sql, **options),
+    )
+    at = dataset()
+    first = len(asked)
+    assert first > 0
+    at.run()
+    assert len(asked) == first, "the same page again"
+    assert "6" in page_text(at)
+    mark = Audited("mine-1", (), 1.0, 0.0)
+    audited.add_missing(
+        {"audit-mine-1-9": replace(synthetic(9, text="Another."), layers=None, audited=mark)}
+    )
+    at.run()
+    assert len(asked) > first
+    assert figure(at, "Texts") == "7"
+
+
+def test_the_version_of_a_store_changes_with_every_write(store: Store) -> None:
+    seen = [store.version()]
+    run = store.add(synthetic(0))
+    seen.append(store.version())
+    store.note(run, "n", tags=["t"])
+    seen.append(store.version())
+    Store(store.folder).delete(run)
+    seen.append(store.version())
+    assert len(set(seen)) == 4
+    store.query("SELECT * FROM runs")
+    assert store.version() == seen[-1]

@@ -12,7 +12,10 @@ from streamlit.testing.v1 import AppTest
 from test_app import TEXT, app, no_warm_up, page_text, press, press_trace  # noqa: F401, a fixture for all
 
 import saa_core as saa
+from saa_core import slices
 from saa_core.damage import KINDS
+from saa_core.losses import LossMeter
+from saa_core.promise import Setting
 from saa_core.reliability import Bin, Diagram, MassMap, Reliability
 
 MODEL = "minilm"
@@ -82,7 +85,7 @@ def test_both_sides_of_a_trial_are_what_the_traces_say(checked, tried) -> None:
 
 
 def test_every_correction_is_a_line_of_the_table(checked, tried) -> None:
-    own = trust.corrections(tried.guarded.events)
+    own = trust.noticed(tried.guarded.events)
     rows = checked.dataframe[0].value
     assert len(rows) == len(own) > 0
     assert list(rows["Layer"]) == [str(event["layer"]) for event in own]
@@ -122,7 +125,7 @@ def test_a_task_and_a_recording_say_why_nothing_can_be_tried(tried, tmp_path) ->
     content = tried.guarded.save(tmp_path / "run.saa").read_bytes()
     at = press_trace(trust_page(), content)
     assert any("no model behind it" in info.value for info in at.info)
-    assert len(at.dataframe[0].value) == len(trust.corrections(tried.guarded.events))
+    assert len(at.dataframe[0].value) == len(trust.noticed(tried.guarded.events))
 
 
 def test_a_gate_that_was_measured_shows_its_diagram(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,3 +153,81 @@ def test_charts_hold_every_bin_head_and_layer(tried) -> None:
     rows = max(layers["datasets"].values(), key=len)
     blind = [row["missed"] for row in rows if row["kind"] == WORDS("trust.without")]
     np.testing.assert_allclose(blind, 1 - tried.blind.retained_mass.mean(1), atol=1e-6)
+
+
+def short_rare_texts() -> list[slices.Rare]:
+    return [each for each in slices.rare_texts() if each.slice in ("names", "very short")][:5]
+
+
+def test_rare_texts_run_when_asked_stop_and_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = short_rare_texts()
+    monkeypatch.setattr("components.rare.rare_texts", lambda: texts)
+    monkeypatch.setattr("components.rare.TURN", 0.0)
+    at = trust_page()
+    assert not [table for table in at.dataframe if WORDS("rare.slice") in table.value]
+    at.button(key="rare_start").click().run()
+    at.button(key="rare_stop").click().run()  # one turn was over: what is done is kept
+    (found,) = at.session_state["rare"].values()
+    assert found
+    assert WORDS("rare.partial", done=len(found), total=len(texts)) in page_text(at)
+    assert len(found) < len(texts)
+    at.button(key="rare_start").click().run()
+    while at.session_state["rare_running"]:
+        at.run()
+    assert not at.exception
+    assert not at.error
+    model = session.Client().model(MODEL)
+    sla = saa.Sla(missed_mass=0.05)
+    whole = LossMeter(model, [each.text for each in texts], "missed_mass").of(model.spec.policy)
+    expected = slices.by_rare_slice(texts, whole, sla)
+    rows = next(table.value for table in at.dataframe if WORDS("rare.slice") in table.value)
+    assert list(rows[WORDS("rare.missed_mass")]) == [
+        WORDS.percent(each.loss, 2) for each in expected
+    ]
+    assert set(rows[WORDS("rare.slice")]) >= {WORDS("slice.all"), "names (en)"}
+    assert not [button for button in at.button if button.key in ("rare_start", "rare_stop")]
+
+
+def test_a_promise_stands_beside_what_the_rare_texts_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = short_rare_texts()[:2]
+    monkeypatch.setattr("components.rare.rare_texts", lambda: texts)
+    model = session.Client().model(MODEL)
+    policy = replace(model.spec.policy, mass=0.85)
+    setting = Setting(policy, 0.031, 0.02, 0.04, 0.5, 0.01, True)
+    promise = saa.Promise(saa.Sla(missed_mass=0.06), policy, 90, (setting,), "certified")
+    stored = saa.StoredPolicy(policy, promise=promise)
+    monkeypatch.setattr(session, "open_policy", lambda *_: stored)
+    at = trust_page()
+    at.file_uploader(key="policy_file").set_value(("policy.json", b"{}", "application/json"))
+    at.run()
+    at.button(key="rare_start").click().run()
+    while at.session_state["rare_running"]:
+        at.run()
+    assert not at.exception
+    shown = {metric.label: metric.value for metric in at.metric}
+    assert shown[WORDS("rare.promised")] == WORDS.percent(0.06, 2)
+    assert shown[WORDS("rare.certified")] == WORDS.percent(0.031, 2)
+    (found,) = (own for key, own in at.session_state["rare"].items() if key[1] == policy)
+    losses = [loss for each in found for loss in each.losses]
+    assert shown[WORDS("rare.measured")] == WORDS.percent(float(np.mean(losses)), 2)
+
+
+def test_the_events_of_the_run_itself_stand_on_the_page() -> None:
+    """A guard in the sidebar, a text that is one word: far from the training texts."""
+    at = app(model=MODEL).run()
+    at.select_slider(key="guard").set_value(0.05).run()
+    at = press(at, "buffalo " * 90)
+    assert "unlike those that the gate was trained on" in page_text(at)
+    at.switch_page("views/trust.py").run()
+    assert not at.exception
+    (result,) = at.session_state["results"].values()
+    trace = result.trace
+    rows = at.dataframe[0].value
+    assert list(rows[WORDS("trust.added")]) == [
+        WORDS.percent(event["added"], 2) for event in trust.noticed(trace.events)
+    ]
+    first = trace.events[0]
+    assert first["suspected"] == "input"
+    assert rows[WORDS("trust.measured")][0] == WORDS(
+        "trust.far", distance=first["measured"], limit=first["limit"]
+    )

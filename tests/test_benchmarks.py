@@ -108,11 +108,16 @@ def test_blocks(tmp_path, monkeypatch, novel, smollm2):
 @pytest.fixture
 def asked_table(tmp_path):
     """A table that the shipped task of questions can be tested with."""
+    return questions(tmp_path, 120)
+
+
+def questions(tmp_path, count):
+    """A table of so many questions; a sixth or so is for validation and test."""
     asked = [("Where is it?", "Paris"), ("Who was it?", "Ada Lovelace"), ("When?", "in 1815")]
     kinds = ("location", "humans", "date")
     rows = [
         {"text": f"{question} [SEP] {answer} {index}", "label": kinds[index % 3]}
-        for index in range(120)
+        for index in range(count)
         for question, answer in [asked[index % 3]]
     ]
     file = tmp_path / "mine.jsonl"
@@ -251,7 +256,7 @@ def test_prefill(tmp_path, monkeypatch, smollm2):
 
 def test_what_is_published_lies_between_measured_points(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    publish = runpy.run_path(str(BENCHMARKS / "publish.py"))
+    tables = runpy.run_path(str(BENCHMARKS / "tables_quality.py"))
     rows = [
         {"method": "oracle", "length": 1024, "aim": aim, "density": density}
         | {"ppl_increase_pct": increase, "text": text}
@@ -260,20 +265,20 @@ def test_what_is_published_lies_between_measured_points(monkeypatch):
     ]
     points = runpy.run_path(str(BENCHMARKS / "frontier.py"))["curve"](rows, "oracle", 1024)
     assert points == [(0.4, pytest.approx(0.2)), (0.2, pytest.approx(2.0))]
-    needed = publish["needed"]
+    needed = tables["needed"]
     assert needed(points, 1.1) == "0.30"
     assert needed(points, 0.1) == "over 0.40"
     assert needed(points, 2.5) == "under 0.20"
-    assert "| oracle | 0.31 |" in publish["frontier_table"](rows)
-    assert publish["cost_at"](points, 0.3) == pytest.approx(1.1)
-    assert publish["cost_at"](points, 0.5) is None
+    assert "| oracle | 0.31 |" in tables["frontier_table"](rows)
+    assert tables["cost_at"](points, 0.3) == pytest.approx(1.1)
+    assert tables["cost_at"](points, 0.5) is None
 
 
 def test_methods_are_compared_at_the_density_at_which_the_joint_model_costs_one_percent(
     monkeypatch,
 ):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    publish = runpy.run_path(str(BENCHMARKS / "publish.py"))
+    tables = runpy.run_path(str(BENCHMARKS / "tables_quality.py"))
     increases = {"SAA, joint": (0.0, 2.0), "random": (8.0, 12.0), "mean keys": (1.0, 3.0)}
     rows = [
         {"method": method, "length": 1024, "aim": aim, "density": density}
@@ -281,7 +286,7 @@ def test_methods_are_compared_at_the_density_at_which_the_joint_model_costs_one_
         for method, both in increases.items()
         for aim, density, increase in zip((0.9, 0.8), (0.4, 0.2), both, strict=True)
     ]
-    (line,) = publish["equal_density_table"](rows).splitlines()[2:]
+    (line,) = tables["equal_density_table"](rows).splitlines()[2:]
     assert line == "| 1,024 | 0.30 | +1.00 % | – | – | +2.00 % (mean keys) | 0.50 x |"
 
 
@@ -315,7 +320,7 @@ def test_finetuning(tmp_path, monkeypatch, minilm, asked_table):
 
 def test_seeds_are_averaged_before_tasks_and_other_texts_left_out(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    publish = runpy.run_path(str(BENCHMARKS / "publish.py"))
+    tables = runpy.run_path(str(BENCHMARKS / "tables_tasks.py"))
 
     def row(task, seed, tokens, accuracy, data=None):
         about = {
@@ -331,7 +336,7 @@ def test_seeds_are_averaged_before_tasks_and_other_texts_left_out(monkeypatch):
     rows = [row("a", 0, 0.6, 0.80), row("a", 1, 0.6, 0.78), row("b", 0, 0.6, 0.82)]
     rows += [row("a", 0, share, 0.8) for share in (1.0, 0.7, 0.5, 0.35)]
     rows.append(row("a", 0, 0.6, 0.1, data="b"))
-    table = publish["seeds_table"](rows)
+    table = tables["seeds_table"](rows)
     assert "| 0.6 | 2 | 1 to 2 | 60 % | +0.50 | a (-1.0) |" in table
     assert "| each task's default | 2 | 1 to 2 | 60 % | +0.50 | a (-1.0) |" in table
     assert "| 0.35 | 1 | 1 | 35 % | +0.00 | a (+0.0) |" in table
@@ -371,8 +376,8 @@ def test_trust(tmp_path, monkeypatch, novel, smollm2):
     assert out.with_suffix(".svg").read_text().startswith("<svg")
     start("trust", monkeypatch, *arguments)  # nothing is left to measure
     assert json.loads(out.read_text()) == found
-    publish = runpy.run_path(str(BENCHMARKS / "publish.py"))
-    assert "| one word | 2 |" in publish["trust_table"](found)
+    tables = runpy.run_path(str(BENCHMARKS / "tables_trust.py"))
+    assert "| one word | 2 |" in tables["trust_table"](found)
 
 
 def test_promise(tmp_path, monkeypatch, novel, smollm2):
@@ -392,6 +397,14 @@ def test_promise(tmp_path, monkeypatch, novel, smollm2):
     assert model["dense"] == 3, "three windows certify nothing"
     assert len(task["ladder"]) == 10
 
+    assert out.with_suffix(".svg").read_text().startswith("<svg")
+    tables = runpy.run_path(str(BENCHMARKS / "tables_trust.py"))
+    lines = tables["promise_table"]([task, model]).splitlines()[2:]
+    assert lines[0].startswith("| minilm + questions | 40 % of labels changed | 40 |")
+    assert "| 3 of 3 | 3 of 3 | 3 of 3 | 100 % |" in lines[1], (
+        "what stays dense is kept and saves nothing"
+    )
+
     def refuse(*_):
         raise AssertionError("measured again")
 
@@ -400,3 +413,67 @@ def test_promise(tmp_path, monkeypatch, novel, smollm2):
     again, _ = json.loads(out.read_text())
     assert len(again["splits"]) == 5
     assert again["splits"][:3] == task["splits"]
+
+
+def test_far(tmp_path, monkeypatch, novel):
+    text, out = tmp_path / "text.txt", tmp_path / "far.json"
+    text.write_text(novel[:9_000], encoding="utf-8")
+    sizes = ["--lengths", "60", "--count", "4", "--checked", "1", "--out", str(out)]
+    kinds = ["--english", str(text), "--shifted", "one word"]
+    start("far", monkeypatch, "--models", "minilm", *kinds, *sizes)
+    found = json.loads(out.read_text())
+    own, words = found["rows"]
+    assert (own["far"], words["far"], words["count"]) == (0, 4, 4)
+    assert min(words["ratios"]) > 1 > max(own["ratios"])
+    (checked,) = found["checked"]
+    once, twice = checked["once"], checked["twice"]
+    assert ["input", "twice"] not in once["events"]
+    assert ["input", "twice"] in twice["events"]
+    assert max(side["bound"] for side in (once, twice)) <= 0.05
+    assert out.with_suffix(".svg").read_text().startswith("<svg")
+    tables = runpy.run_path(str(BENCHMARKS / "tables_trust.py"))
+    assert "| one word | 60 | 4 of 4 |" in tables["far_table"](found)
+
+
+def test_tune(tmp_path, monkeypatch, novel, smollm2):
+    text, out = tmp_path / "text.txt", tmp_path / "tune.json"
+    text.write_text(novel * 10, encoding="utf-8")
+    task = ["--task", "questions", "--source", questions(tmp_path, 400), "--label-change", "0.5"]
+    words = ["--data", str(text), "--length", "24", "--windows", "40", "--perplexity", "0.5"]
+    common = ["--minutes", "0.05", "--trials", "3", "--folder", str(tmp_path), "--out", str(out)]
+    start("tune", monkeypatch, *task, *words, *common)
+    labels, model = json.loads(out.read_text())
+    assert [row["name"] for row in labels["rows"]][:2] == ["tuned", "shipped default"]
+    assert {"mass 0.95", "mass 0.93", "mass 0.9"} < {row["name"] for row in model["rows"]}
+    for domain in (labels, model):
+        assert domain["compared"] >= 8
+        for row in domain["rows"]:
+            assert row["within"] == (row["loss"] <= domain["limit"])
+            assert row["low"] <= row["loss"] <= row["high"]
+        own = domain["rows"][0]
+        for row in domain["rows"][1:]:
+            beats = row["within"] and (not own["within"] or row["work"] < own["work"])
+            assert (row["name"] in domain["better"]) == beats
+    assert out.with_suffix(".svg").read_text().startswith("<svg")
+
+    def refuse(*_, **__):
+        raise AssertionError("tuned again")
+
+    monkeypatch.setattr("saa_core.tune.tune", refuse)
+    start("tune", monkeypatch, *task, *words, *common, "--domains", "task")
+    assert json.loads(out.read_text())[1]["rows"] == labels["rows"]
+    tables = runpy.run_path(str(BENCHMARKS / "tables_trust.py"))
+    assert "50 % of labels changed | tuned: " in tables["tune_table"]([labels, model])
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(600)
+def test_ui(tmp_path, monkeypatch, chromium):
+    out = tmp_path / "ui.json"
+    sizes = ["--rounds", "1", "--sessions", "1", "--out", str(out)]
+    start("ui", monkeypatch, "--what", "pages", "sessions", *sizes)
+    found = json.loads(out.read_text())
+    assert len(found["page_switch"]) == 9
+    for row in found["page_switch"]:
+        assert 0 < row["median_ms"]["title"] <= row["median_ms"]["rest"]
+    assert len(found["sessions"]["samples_mib"]) == 2

@@ -11,15 +11,26 @@ import saa_core
 
 ROOT = Path(__file__).parent.parent
 LEVELS = """
-align errors exact files native reliability types
+align errors exact files inputs native reliability types
 audited fetch gates guard kernels notebook record rules sla tables token_gates trace trace_check
 attention
 attach families gate_files task
 damage packed runner work
-audit audit_figures bars classify cli cli_audit cli_records cli_reliability cli_tasks cli_tune corpora costs deck difference doctor \
+audit audit_figures bars classify cli cli_audit cli_inputs cli_records cli_reliability cli_tasks cli_tune corpora costs decisions deck difference doctor \
 effects explain losses measure policy_file promise report slices store summary tradeoff train tune tune_files
 """
-LEVEL = {name: index for index, line in enumerate(LEVELS.split("\n")) for name in line.split()}
+CHARTS = """
+palette provenance token_labels
+audit_charts exports head_charts label_charts map_picture pair_charts time_charts trust_charts
+arc_chart difference_charts
+"""
+
+
+def by_name(lines: str) -> dict[str, int]:
+    return {name: index for index, line in enumerate(lines.split("\n")) for name in line.split()}
+
+
+LEVEL, CHART = by_name(LEVELS), by_name(CHARTS)
 
 
 def imports(file: Path) -> set[str]:
@@ -55,18 +66,35 @@ def test_the_core_needs_no_user_interface():
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout.split()
-    assert not {"streamlit", "altair", "pandas", "session", "charts"} & set(loaded)
+    assert not {"streamlit", "altair", "pandas", "session", "palette"} & set(loaded)
 
 
 def test_only_session_loads_or_runs():
-    """Views and charts read traces; they never reach for a model."""
+    """Pages and components read traces; they never reach for a model."""
     for file in (ROOT / "app").rglob("*.py"):
         text = file.read_text(encoding="utf-8")
         if file.name != "session.py":
             for call in ("saa.load(", "saa.run(", "saa.measure(", "saa.generate("):
                 assert call not in text, f"{file.name} uses {call}"
-        if file.name == "charts.py":
-            assert "streamlit" not in text.replace("no streamlit", "")
+
+
+@pytest.mark.parametrize("name", CHART)
+def test_charts_know_no_page(name):
+    """Words and theme come as arguments; of one another they import only what is a line above."""
+    file = ROOT / "app" / f"{name}.py"
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.partition(".")[0])
+    assert not found & {"streamlit", "session", "components"}
+    for other in found & set(CHART):
+        assert CHART[other] < CHART[name], f"{name} imports {other}"
+
+
+def test_every_module_of_charts_is_listed():
+    assert {path.stem for path in (ROOT / "app").glob("*_charts.py")} <= set(CHART)
 
 
 VALUES = "Call Comparison Force Guard Model Policy Promise REASONS Sla Spec Store StoredPolicy Timing Trace TrainConfig TrainStep JointConfig JointStep"

@@ -4,14 +4,17 @@ Skipped where there is no Chromium, unless SAA_REQUIRE_BROWSER=1. Takes the READ
 """
 
 import json
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
-from browser import ARGUMENTS, CHROMIUM, serve, settle
+from browser import settle
+from PIL import Image
+from playwright.sync_api import Locator
+from synthetic import synthetic
+from visitor import SCREENSHOTS, box, chart, click, visit
 
 from saa_core.audit_figures import audits
 from saa_core.cli import main
@@ -29,72 +32,15 @@ TRACES_SCREENSHOT = ROOT / "docs" / "images" / "traces.png"
 PRESENT_SCREENSHOT = ROOT / "docs" / "images" / "present.png"
 TASK_SCREENSHOT = ROOT / "docs" / "images" / "task.png"
 TRUST_SCREENSHOT = ROOT / "docs" / "images" / "trust.png"
-SCREENSHOTS = ROOT / "tests" / "screenshots"
-PATIENCE = 300_000
 TEXT = (
     "When the museum reopened in April, the first visitor was a retired engineer who had repaired "
     "its great clock forty years earlier. He walked straight to the clock, listened for a minute, "
     "and told the guard that the clock was"
 )
 
+WRITTEN = dict(enumerate(["no", "one", "two", "three", "four", "five", "six", "seven"]))
+
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def chromium() -> None:
-    if CHROMIUM.exists():
-        return
-    if os.environ.get("SAA_REQUIRE_BROWSER") == "1":
-        pytest.fail(f"SAA_REQUIRE_BROWSER=1, and {CHROMIUM} does not exist")
-    pytest.skip(f"{CHROMIUM} does not exist")
-
-
-@pytest.fixture(scope="module")
-def address(chromium: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of its own on a free loopback port."""
-    folder = tmp_path_factory.mktemp("server")
-    log = folder / "log.txt"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAA_STORE", str(folder / "store"))
-        with serve(log) as address:
-            yield address
-    assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
-
-
-@contextmanager
-def visit(address: str, path: str = "/?lang=en", **options):
-    """A page that cannot reach the outside; a screenshot is kept if the test fails."""
-    from playwright.sync_api import sync_playwright
-
-    settings = {"viewport": {"width": 1440, "height": 1000}, "color_scheme": "light", **options}
-    SCREENSHOTS.mkdir(exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        page = browser.new_page(**settings)
-        page.set_default_timeout(PATIENCE)
-        outside: list[str] = []
-        broken: list[str] = []
-
-        def gate(route) -> None:
-            if route.request.url.startswith((address, "data:", "blob:")):
-                route.continue_()
-            else:
-                outside.append(route.request.url)
-                route.abort()
-
-        page.route("**/*", gate)
-        page.on("pageerror", lambda error: broken.append(str(error)))
-        try:
-            page.goto(address + path)
-            settle(page)
-            yield page
-            assert outside == []
-            assert broken == []
-        except BaseException:
-            page.screenshot(path=SCREENSHOTS / "failure.png")
-            raise
-        finally:
-            browser.close()
 
 
 def whole_page(page, file: Path, drawn: str = "canvas[role=application]") -> None:
@@ -112,8 +58,73 @@ def whole_page(page, file: Path, drawn: str = "canvas[role=application]") -> Non
     page.set_viewport_size(size)
 
 
-def box(page, label: str):
-    return page.get_by_label(re.compile(f"^{label} "))
+def test_a_first_timer_understands_one_decision_in_as_many_clicks_as_the_readme_says(
+    address: str,
+) -> None:
+    """The path under "Your first decision"; then on by drag and by key, and back as browsers go back."""
+    clicks = 0
+
+    def choose(place: Locator, at: tuple[float, float] = (0.5, 0.5)) -> None:
+        nonlocal clicks
+        clicks += 1
+        click(place, *at)
+
+    with visit(address) as page:
+        choose(page.get_by_role("button", name="A short story"))
+        page.locator(".st-key-inspector").wait_for()
+        page.locator("#continuations").wait_for()
+        settle(page)
+        assert "token pairs were found unnecessary" in page.locator("#verdict").inner_text()
+        before = page.locator(".st-key-inspector").inner_text()
+        choose(chart(page, 1), (0.35, 0.7))
+        page.wait_for_function(
+            "(text) => document.querySelector('.st-key-inspector').innerText !== text", arg=before
+        )
+        settle(page)
+        why = page.locator(".st-key-inspector").inner_text()
+        assert re.search(r"It expects|The gate expects|Always kept|Not allowed", why)
+        choose(page.get_by_text("Open the gate map"))
+        page.locator(".st-key-details").wait_for()
+        settle(page)
+        turned = r"kept for every mass above 0\.\d+|mass were above 0\.\d+"
+        assert re.search(turned, page.locator(".st-key-details").inner_text())
+        choose(page.get_by_role("button", name="Take the score apart"))
+        page.locator('[data-testid="stMetricValue"]').nth(5).wait_for()
+        settle(page)
+        readme = (ROOT / "README.md").read_text(encoding="utf-8")
+        assert f"### Your first decision, in {WRITTEN[clicks]} clicks" in readme
+
+        settled = [page.url]
+        overview = page.locator("canvas[role=application]")
+        overview.scroll_into_view_if_needed()
+        area = overview.bounding_box()
+        across, down = ((area["x"], area["width"]), (area["y"], area["height"]))
+        page.mouse.move(*(start + 0.2 * size for start, size in (across, down)))
+        page.mouse.down()
+        page.mouse.move(across[0] + 0.3 * across[1], down[0] + 0.8 * down[1], steps=5)
+        page.mouse.up()
+        tokens = int(re.search(r"Query token \(0.(\d+)\)", page.content())[1]) + 1
+        page.wait_for_function("(q) => location.search.includes(`q=${q}&`)", arg=int(0.8 * tokens))
+        settle(page)
+        settled.append(page.url)
+        overview.focus()
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_function("(url) => location.href !== url", arg=settled[-1])
+        settle(page)
+        for earlier in reversed(settled):  # each move is one step back
+            page.go_back()
+            page.wait_for_function("(url) => location.href === url", arg=earlier)
+            settle(page)
+            for name in ("Query", "Key"):
+                at = re.search(rf"[?&]{name[0].lower()}=(\d+)", earlier)[1]
+                assert box(page, f"{name} token").input_value() == at
+        title = page.get_by_role("heading", level=1, name="Sparse Adaptive Attention")
+        for _ in range(2):  # going to another page is two steps: the bare page, then what it shows
+            page.go_back()
+            settle(page)
+        title.wait_for()
+        page.locator(".st-key-inspector").wait_for()
+        assert page.locator('[data-testid="stException"]').count() == 0
 
 
 def test_type_a_text_read_the_figures_and_follow_a_pair(address: str) -> None:
@@ -246,16 +257,6 @@ def unfolded(page) -> str:
     """What the details say before the score is taken apart, once they are all drawn."""
     page.get_by_role("button", name="Take the score apart").wait_for()
     return page.locator(".st-key-details").inner_text().split("Take")[0].strip()
-
-
-def chart(page, which: int):
-    return page.locator('[data-testid="stVegaLiteChart"]').nth(which).locator("canvas, svg").first
-
-
-def click(place, across: float, down: float) -> None:
-    """Clicks at a share of the width and height; scrolls there first."""
-    area = place.bounding_box()
-    place.click(position={"x": across * area["width"], "y": down * area["height"]}, force=True)
 
 
 @pytest.mark.parametrize(
@@ -405,7 +406,13 @@ def test_a_kept_run_is_found_and_opens_from_its_link(address: str) -> None:
         settle(page)
         whole_page(page, TRACES_SCREENSHOT, '[data-testid="stDataFrame"] canvas')
     assert link
-    with visit(address, link) as page:
+    with visit(address, link, served=True) as page:
+        said = page.locator("p.pair")
+        said.filter(has_text="position").wait_for()
+        before = said.inner_text()
+        page.locator("canvas.map").press("ArrowRight")
+        said.filter(has_not_text=before).wait_for()
+        page.get_by_role("link", name="Open in the explorer").click()
         page.get_by_text(re.compile("^Recorded run ")).wait_for()
 
 
@@ -445,3 +452,29 @@ def test_a_presentation_steps_by_keyboard_and_is_saved_as_a_file(
             page.get_by_role("button", name="Save as one HTML file").click()
         waiting.value.save_as(tmp_path / "talk.html")
     assert first in (tmp_path / "talk.html").read_text("utf-8")
+
+
+def test_a_view_is_taken_away_in_every_form_by_keyboard(address: str, tmp_path: Path) -> None:
+    run = Store().add(synthetic(0, tokens=24))
+    with visit(address, f"/?trace={run}&lang=ja") as page:
+        control = page.locator(".st-key-export-map").get_by_role("button", name="ダウンロード")
+        control.wait_for()
+        settle(page)
+        files = {}
+        for at, kind in enumerate(("png", "svg", "json", "parquet")):
+            control.focus()
+            page.keyboard.press("Enter")
+            button = page.locator(f".st-key-export-map-{kind} button")
+            button.wait_for()
+            with page.expect_download() as download:
+                button.focus()
+                page.keyboard.press("Enter")
+            files[kind] = tmp_path / str(at)
+            assert download.value.suggested_filename == f"saa-map-{run}.{kind}"
+            download.value.save_as(files[kind])
+            page.keyboard.press("Escape")
+    assert Image.open(files["png"]).width > 1000
+    assert ElementTree.parse(files["svg"]).getroot().tag.endswith("svg")
+    found = json.loads(files["json"].read_text("utf-8"))
+    assert found["from"]["run"] == run
+    assert len(found["rows"]) == pq.read_table(files["parquet"]).num_rows == 24 * 25 // 2

@@ -35,6 +35,13 @@ def test_run_takes_a_budget_in_place_of_the_mass(text_file, novel, tmp_path, cap
     assert trace.density.mean() <= 0.5
 
 
+def test_run_says_at_which_address_its_trace_opens(text_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SAA_STORE", str(tmp_path / "store"))
+    assert main(["run", "--dense", str(text_file)]) == 0
+    (run,) = saa.Store().ids()
+    assert f"http://127.0.0.1:8501/run/{run}\n" in capsys.readouterr().out
+
+
 def test_run_goes_to_the_store_by_default(text_file, tmp_path):
     folder = str(tmp_path / "store")
     given = ["--dense", "--store", folder, "--note", "first look", "--tag", "demo"]

@@ -3,6 +3,7 @@
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -134,7 +135,7 @@ def test_when_nothing_helps_the_text_is_computed_densely(smollm2, novel, monkeyp
     monkeypatch.setattr(Inspection, "_look_ahead", lambda self, layer, worst_B: None)
     policy = saa.Policy(mass=0.8, guard=saa.Guard(missed_mass=0.01, rows=4))
     trace = saa.run(smollm2, novel[:400], policy)
-    assert trace.events[-1] == {"suspected": "bound", "done": "dense"}
+    assert trace.events[-1] == {"suspected": "bound", "done": "dense", "added": 1.0}
     assert "guard" in trace.execution.reason
     dense = saa.run(smollm2, novel[:400])
     torch.testing.assert_close(torch.tensor(trace.hidden), torch.tensor(dense.hidden))
@@ -179,3 +180,23 @@ def test_what_a_guard_cannot_go_with_is_refused(minilm):
         saa.Policy(guard=saa.Guard(), force=(saa.Force(keep=False, key=3),))
     with pytest.raises(saa.PolicyError, match="guard"):
         saa.run(minilm, "a text", saa.Policy(mass=1.0, tokens=1.0, guard=saa.Guard()))
+
+
+@pytest.mark.parametrize("how", ["nan", "negated", "policy"])
+def test_what_events_cost_is_what_was_added_to_the_gates_choice(how, smollm2, novel):
+    """Shares of all allowed pairs, so the events of a run add up to the pairs with the guard's reasons."""
+    policy = saa.Policy(mass=0.88 if how == "policy" else 0.97, guard=saa.Guard(0.05))
+    model = smollm2 if how == "policy" else damaged(smollm2, how, layers=[2, 7])
+    trace = saa.run(model, novel[:500], policy)
+    added = [event["added"] for event in trace.events[:-1]]
+    assert added
+    reasons = [saa.REASONS.index(name) for name in ("probe", "dense")]
+    layers, heads = trace.shape
+    shares = [
+        np.isin(trace.reason_map(layer, head), reasons).sum() / trace.allowed_count(layer).sum()
+        for layer in range(layers)
+        for head in range(heads)
+    ]
+    assert sum(added) == pytest.approx(np.mean(shares), rel=1e-6)
+    suspected = {event["suspected"] for event in trace.events[:-1]}
+    assert {"nan": "scores", "negated": "missed", "policy": "reserve"}[how] in suspected

@@ -251,7 +251,7 @@ def test_slices_are_reported_worst_first(smollm2):
     )
     by_kind = by_rare_slice(rare, measured, sla)
     assert [each.loss for each in by_kind] == sorted((each.loss for each in by_kind), reverse=True)
-    assert sum(each.texts for each in by_kind) == len(rare)
+    assert sum(each.texts for each in by_kind) == 2 * len(rare), "each in its kind and in all"
     found = {each.name: each for each in by_slice([each.text for each in rare], measured, sla)}
     assert found["all"].texts == len(rare)
     assert found["all"].loss == pytest.approx(sla.clipped(measured.losses).mean())

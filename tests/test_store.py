@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 from store_faults import leftovers
@@ -489,6 +490,31 @@ def test_query_prints_a_table_csv_and_json(store: Store, capsys) -> None:
     assert printed.splitlines()[-1] == "(2 rows)"
     assert main([*given[:-1], "DROP VIEW runs"]) == 1
     assert capsys.readouterr().err.startswith("saa: sql must be one SELECT")
+
+
+def test_query_writes_the_same_rows_to_a_file(store: Store, tmp_path: Path, capsys) -> None:
+    store.add(synthetic(1), run="one", tags=["a", "b"])
+    store.add(synthetic(2), run="two")
+    sql = "SELECT id, recorded, tags, density, retained_mass > 2 AS much FROM runs ORDER BY id"
+    given = ["query", "--store", str(store.folder), sql, "--format"]
+    for kind in ("parquet", "csv", "json", "table"):
+        file = tmp_path / "out" / f"found.{kind}"
+        assert main([*given, kind, "-o", str(file)]) == 0
+        assert capsys.readouterr().out == f"query: {file}, 2 rows\n"
+        if kind == "parquet":
+            assert pq.read_table(file).equals(store.query(sql))
+        else:
+            main([*given, kind])
+            assert file.read_text("utf-8") == capsys.readouterr().out
+    assert main([*given, "parquet"]) == 1
+    assert "-o FILE" in capsys.readouterr().err
+    twice = "SELECT a.id, b.id FROM runs a, runs b"
+    clash = ["query", "--store", str(store.folder), twice, "--format", "parquet", "-o"]
+    assert main([*clash, str(tmp_path / "twice.parquet")]) == 1
+    assert "two columns" in capsys.readouterr().err
+    assert not (tmp_path / "twice.parquet").exists()
+    assert main([*given, "csv", "-o", "/dev/null/x"]) == 1
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_retained_mass_that_was_not_recorded_is_null(store: Store) -> None:

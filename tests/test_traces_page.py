@@ -91,7 +91,7 @@ def test_filters_find_runs_by_words_model_and_tag(store) -> None:
     at = traces()
     assert not at.exception
     assert {row["id"] for row in rows(at)} == {first, second}
-    assert rows(at)[0]["link"].startswith("/?trace=")
+    assert rows(at)[0]["link"].startswith("/run/")
     at.text_input(key="search").set_value("WINDmill").run()
     assert [row["id"] for row in rows(at)] == [first]
     at.text_input(key="search").set_value("it's").run()
@@ -182,7 +182,7 @@ def test_a_live_run_is_kept_with_its_dense_side_and_opens_again(store) -> None:
     assert len(store.ids()) == 2
     (row,) = store.query("SELECT id, dense_id, next_changed FROM runs WHERE policy IS NOT NULL").to_pylist()  # fmt: skip
     assert row["dense_id"] in store.ids()
-    assert f"trace={row['id']}" in "\n".join(success.value for success in at.success)
+    assert f"/run/{row['id']}?lang=en" in "\n".join(success.value for success in at.success)
     again = app(trace=row["id"]).run()
     assert figure(again, "Pairs dropped") == figure(at, "Pairs dropped")
     assert figure(again, "Time, SAA against dense") == figure(at, "Time, SAA against dense")

@@ -5,10 +5,13 @@ plain text.
 """
 
 import audit_charts
+import pandas as pd
 import records
 import streamlit as st
+from provenance import about_here
 from text import Words, plain
 
+from components.exports import export
 from components.keeping import permalink
 from saa_core.audit_figures import About, Bar, SliceFigures, audits, cases, distribution
 
@@ -20,7 +23,7 @@ LONGEST = 300
 
 def chosen(words: Words) -> About | None:
     """The audit that is looked at; None if the store has none."""
-    found = {each.key: each for each in audits(records.store())}
+    found = {each.key: each for each in records.answer(audits)}
     if not found:
         return None
     state = st.session_state
@@ -87,12 +90,14 @@ def slices(which: About, rows: list[SliceFigures], words: Words) -> str:
     )
     key = f"slices-{state.get('dataset_moves', 0)}"
     dark = st.context.theme.type == "dark"
+    chart = audit_charts.by_slice(rows, which.labels, part, words, dark)
     st.altair_chart(
-        audit_charts.by_slice(rows, which.labels, part, words, dark),
+        chart,
         key=key,
         on_select=lambda: choose_slice(state[key], names),
         selection_mode="slice",
     )
+    export("slices", words("dataset.slices_header"), words, _about(which), chart=chart)
     return part
 
 
@@ -113,7 +118,7 @@ def spread(which: About, part: str, words: Words) -> tuple[str, int | None]:
         on_change=_elsewhere,
         key="spread_of",
     )
-    bars = distribution(records.store(), which.key, measure, part)
+    bars = records.answer(distribution, which.key, measure, part)
     filled = [at for at, bar in enumerate(bars) if bar.texts]
     if state.get("bar") not in filled:
         state.pop("bar", None)
@@ -126,18 +131,21 @@ def spread(which: About, part: str, words: Words) -> tuple[str, int | None]:
     )
     key = f"bars-{state.get('dataset_moves', 0)}"
     dark = st.context.theme.type == "dark"
+    chart = audit_charts.distribution(bars, bar, words(f"dataset.{measure}"), words, dark)
     st.altair_chart(
-        audit_charts.distribution(bars, bar, words(f"dataset.{measure}"), words, dark),
+        chart,
         key=key,
         on_select=lambda: choose_bar(state[key], filled),
         selection_mode="bar",
     )
+    about = _about(which, slice=part, measure=measure)
+    export("spread", words("dataset.spread_header"), words, about, chart=chart)
     return measure, bar
 
 
 def texts(which: About, part: str, measure: str, bar: int | None, words: Words) -> None:
     """The texts of the chosen bar, worst first, each with a link to its run."""
-    found = cases(records.store(), which.key, part=part, measure=measure, bar=bar, limit=LISTED + 1)
+    found = records.answer(cases, which.key, part=part, measure=measure, bar=bar, limit=LISTED + 1)
     st.subheader(words("dataset.texts_header"), anchor="texts")
     more = len(found) > LISTED
     st.caption(words("dataset.more" if more else "dataset.listed", count=min(len(found), LISTED)))
@@ -177,6 +185,8 @@ def texts(which: About, part: str, measure: str, bar: int | None, words: Words) 
         },
         key="audited_texts",
     )
+    about = _about(which, slice=part, measure=measure, bar=bar)
+    export("texts", words("dataset.texts_header"), words, about, rows=pd.DataFrame(rows))
     st.caption(words("dataset.in_sql", key=plain(which.key)))
 
 
@@ -205,6 +215,12 @@ def _elsewhere() -> None:
     """Another audit, slice or figure: the chosen bar is not one of it."""
     st.session_state.pop("bar", None)
     _moved()
+
+
+def _about(which: About, **chosen: object) -> dict[str, object]:
+    """Where the figures come from, for whoever takes them away."""
+    about = {"audit": which.key, "model": which.model, "policy": which.policy, "texts": which.texts}
+    return about_here(**about, **chosen)
 
 
 def _named(bar: Bar, words: Words) -> str:

@@ -4,16 +4,19 @@ Every figure comes from saa_core.costs; this file asks, shows and says where eac
 """
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
-import charts
 import link
 import pandas as pd
 import session
 import streamlit as st
+import time_charts
 from text import Words, plain
 
 import saa_core as saa
+from components.exports import export
 from saa_core.costs import HOURS, Assumptions, Measured, Saving, saving
 
 FIELDS = ("requests", "price", "peak", "busy", "share")
@@ -65,7 +68,7 @@ def _restore() -> None:
     """The fields as they were left, else as the address says; what cannot be used is ignored."""
     state, address = st.session_state, st.query_params
     asked: dict[str, object] = {}
-    if "cost_form" not in state:
+    if "cost_form" not in state or link.returned():
         for name in FIELDS:
             with contextlib.suppress(ValueError):
                 value = float(address.get(f"c_{name}", ""))
@@ -73,9 +76,9 @@ def _restore() -> None:
                     asked[name] = value
         if address.get("c_currency") in CURRENCIES:
             asked["currency"] = address["c_currency"]
-    wanted = START | {"currency": "USD"} | asked | state.get("cost_form", {})
+    wanted = START | {"currency": "USD"} | state.get("cost_form", {}) | asked
     for name, value in wanted.items():
-        if f"cost_{name}" not in state:
+        if f"cost_{name}" not in state or name in asked:
             state[f"cost_{name}"] = value
 
 
@@ -154,8 +157,12 @@ def amount(value: float, currency: str) -> str:
     return f"{CURRENCIES[currency]}{value:,.{digits}f}"
 
 
-def figures(bill: Saving, currency: str, words: Words) -> None:
-    """Both sides and what lies between them, median and quartiles."""
+def figures(bill: Saving, currency: str, about: Mapping[str, Any], words: Words) -> None:
+    """Both sides and what lies between them, median and quartiles.
+
+    Args:
+        about: what was assumed and measured, for whoever takes the figures away.
+    """
     st.subheader(words("cost.result_header"), anchor="result")
 
     def spread(values: tuple[float, ...], form) -> str:
@@ -184,17 +191,27 @@ def figures(bill: Saving, currency: str, words: Words) -> None:
         (words("cost.row_cost"), *(spread(side.cost, money) for side in (bill.dense, bill.saa))),
     ]
     names = [words("measured.row"), words("chart.dense"), words("chart.saa")]
-    st.table(pd.DataFrame(rows, columns=names).set_index(names[0]))
+    table = pd.DataFrame(rows, columns=names)
+    st.table(table.set_index(names[0]))
+    export("result", words("cost.result_header"), words, about, rows=table)
     low, middle, high = bill.ratio
     st.caption(words("cost.ratio", middle=middle, low=low, high=high))
 
 
-def by_length(found: list[Measured], assumed: Assumptions, currency: str, words: Words) -> None:
-    """The same assumptions at every length that was measured."""
+def by_length(
+    found: list[Measured],
+    assumed: Assumptions,
+    currency: str,
+    about: Mapping[str, Any],
+    words: Words,
+) -> None:
+    """The same assumptions at every length that was measured; ``about`` as of :func:`figures`."""
     st.subheader(words("cost.lengths_header"), anchor="lengths")
     bills = [saving(part, assumed) for part in found]
     dark = st.context.theme.type == "dark"
-    st.altair_chart(charts.monthly(bills, CURRENCIES[currency], words, dark), key="monthly")
+    chart = time_charts.monthly(bills, CURRENCIES[currency], words, dark)
+    st.altair_chart(chart, key="monthly")
+    export("monthly", words("cost.lengths_header"), words, about, chart=chart)
     rows = [
         {
             words("latency.tokens"): f"{bill.tokens:,}",
@@ -207,7 +224,9 @@ def by_length(found: list[Measured], assumed: Assumptions, currency: str, words:
         }
         for bill in bills
     ]
-    st.table(pd.DataFrame(rows).set_index(words("latency.tokens")))
+    table = pd.DataFrame(rows)
+    st.table(table.set_index(words("latency.tokens")))
+    export("lengths", words("cost.lengths_header"), words, about, rows=table)
 
 
 def method(assumed: Assumptions, words: Words) -> None:

@@ -1,12 +1,14 @@
 """Time by length and quality by setting: measured on demand, shown as chart and as table."""
 
-import charts
 import pandas as pd
 import session
 import streamlit as st
+import time_charts
+from provenance import about_timings
 from text import Words, plain
 
 import saa_core as saa
+from components.exports import export
 from saa_core.measure import crossover
 from saa_core.tradeoff import Point, knee
 from saa_core.types import quartiles
@@ -70,16 +72,22 @@ def by_length(choice: session.Choice, client: session.Client, words: Words) -> N
         st.markdown(words("latency.never"))
     else:
         st.markdown(words("latency.from", tokens=faster))
-    dark = st.context.theme.type == "dark"
+    dark, about = st.context.theme.type == "dark", about_timings(timings)
     speed, time = st.columns(2, gap="medium")
     with speed:
         st.markdown(f"**{words('latency.speed_header')}**")
-        st.altair_chart(charts.speeds(timings, words, dark), key="speeds")
+        chart = time_charts.speeds(timings, words, dark)
+        st.altair_chart(chart, key="speeds")
+        export("speeds", words("latency.speed_header"), words, about, chart=chart)
     with time:
         st.markdown(f"**{words('latency.stages_header')}**")
-        st.altair_chart(charts.stages(timings, words, dark), key="stages")
+        chart = time_charts.stages(timings, words, dark)
+        st.altair_chart(chart, key="stages")
         st.caption(words("latency.stages_caption"))
-    st.dataframe(_table(timings, words), hide_index=True, width="stretch")
+        export("stages", words("latency.stages_header"), words, about, chart=chart)
+    table = _table(timings, words)
+    st.dataframe(table, hide_index=True, width="stretch")
+    export("lengths", words("page.latency"), words, about, rows=table)
 
 
 def _table(timings: list[saa.Timing], words: Words) -> pd.DataFrame:
@@ -120,10 +128,9 @@ def by_setting(result: session.Result, client: session.Client, words: Words) -> 
     dark = st.context.theme.type == "dark"
     drawn, said = st.columns([3, 2], gap="medium")
     with drawn:
-        st.altair_chart(
-            charts.tradeoff(points, best, result.request.policy.aim, words, dark, unit),
-            key="tradeoff",
-        )
+        chart = time_charts.tradeoff(points, best, result.request.policy.aim, words, dark, unit)
+        st.altair_chart(chart, key="tradeoff")
+        export("tradeoff", words("latency.text_header"), words, result.trace, chart=chart)
     with said:
         st.markdown(
             words(
@@ -151,6 +158,7 @@ def by_setting(result: session.Result, client: session.Client, words: Words) -> 
         for point in points
     ]
     st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+    export("settings", words("latency.text_header"), words, result.trace, rows=pd.DataFrame(rows))
 
 
 def _use(mass: float) -> None:

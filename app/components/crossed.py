@@ -5,12 +5,14 @@ Knows results and words; texts of people are only ever shown as plain text.
 
 import html
 
-import charts
+import label_charts
 import session
 import streamlit as st
 from figures import labels_compared
+from palette import palette
 from text import Words
 
+from components.exports import export
 from components.maps import pieces
 
 
@@ -21,7 +23,9 @@ def labels(result: session.Result, words: Words) -> None:
     st.subheader(words("labels.header"), anchor="labels")
     st.caption(words(f"labels.{labels_compared(result)}"))
     dark = st.context.theme.type == "dark"
-    st.altair_chart(charts.label_bars(result.dense, result.trace, words, dark), key="label_bars")
+    chart = label_charts.label_bars(result.dense, result.trace, words, dark)
+    st.altair_chart(chart, key="label_bars")
+    export("labels", words("labels.header"), words, result.trace, chart=chart)
 
 
 @st.fragment
@@ -33,7 +37,7 @@ def crossed_out(result: session.Result, words: Words) -> None:
     st.subheader(words("crossed.header"), anchor="crossed")
     st.caption(words("crossed.caption"))
     dark = st.context.theme.type == "dark"
-    colours = charts.palette(dark)
+    colours = palette(dark)
     last = len(trace.alive) - 1
     left, right = st.columns([3, 2], gap="medium")
     with left:
@@ -60,4 +64,6 @@ def crossed_out(result: session.Result, words: Words) -> None:
                 parts.append(f'<s style="opacity:.7">{shown}</s>')
         st.html(f'<p style="margin:0;line-height:1.7">{"".join(parts)}</p>')
     with right:
-        st.altair_chart(charts.tokens_left(trace, layer, words, dark), key="tokens_left")
+        chart = label_charts.tokens_left(trace, layer, words, dark)
+        st.altair_chart(chart, key="tokens_left")
+        export("tokens-left", words("crossed.header"), words, trace, chart=chart)

@@ -3,15 +3,18 @@
 One fragment, like the small maps of Explore, whose parts it uses; both share one cursor.
 """
 
-import charts
 import session
 import streamlit as st
+from arc_chart import arcs
 from text import Words
+from token_labels import labels
 
 from components import intervene
+from components.exports import export
 from components.inspector import details, inspector
 from components.maps import remember, selectors, start_at, three_maps
 from components.message import failure
+from saa_core.decisions import decisions
 
 
 @st.fragment
@@ -56,9 +59,18 @@ def _arcs(result: session.Result, words: Words) -> None:
         key="arcs_side",
     )
     token = state.q if side == "reads" else state.k
-    chart, drawn, kept = charts.arcs(
-        trace, state.layer, state.head, token, side == "reads", words, dark
-    )
-    name = charts.labels(trace)[token]
+    layer, head = state.layer, state.head
+    chart, drawn, kept = arcs(trace, layer, head, token, side == "reads", words, dark)
+    name = labels(trace)[token]
     st.caption(words(f"arcs.{side}_caption", token=name, position=token, drawn=drawn, kept=kept))
     st.altair_chart(chart, key="arcs")
+    row = slice(token, token + 1)
+    part = (row, slice(None)) if side == "reads" else (slice(None), row)
+    export(
+        "arcs",
+        words("arcs.header"),
+        words,
+        trace,
+        chart=chart,
+        rows=lambda: decisions(trace, layer, head, part),
+    )

@@ -1,5 +1,6 @@
 """The guard of every run: what is set in the sidebar, and what it did in a run, in one line."""
 
+import math
 from collections.abc import Sequence
 
 import streamlit as st
@@ -60,4 +61,8 @@ def acted(trace: Trace, words: Words) -> None:
             count=count,
         )
         st.info(said)
+        if "input" in events:
+            far = events["input"]
+            distance = far["measured"] or math.inf
+            st.caption(words("guard.far", distance=distance, limit=far["limit"]))
         st.page_link("views/trust.py", label=words("guard.to_trust"), icon=":material/shield:")

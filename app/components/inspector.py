@@ -5,8 +5,9 @@ from math import ceil
 import numpy as np
 import session
 import streamlit as st
-from charts import labels, threshold_text
+from pair_charts import threshold_text
 from text import Words, plain
+from token_labels import labels
 
 from components.message import failure
 from saa_core import REASONS, Policy, Trace

@@ -6,13 +6,14 @@ be taken back one by one.
 
 import time
 
-import charts
 import difference_charts
 import pandas as pd
 import session
 import streamlit as st
 from text import Words, plain
+from token_labels import labels
 
+from components.exports import export
 from components.maps import bump
 from components.message import failure
 from components.outcome import ask
@@ -49,7 +50,7 @@ def person(result: session.Result, words: Words) -> None:
         st.caption(words("force.tokens"))
         return
     st.caption(words("force.caption"))
-    names = charts.labels(trace)
+    names = labels(trace)
     where = {
         "layer": state.layer,
         "head": state.head,
@@ -129,6 +130,7 @@ def _moved(result: session.Result, words: Words) -> None:
             row[words("figure.label")] = run.trace.label
         rows.append(row)
     st.table(pd.DataFrame(rows).set_index(words("measured.row")))
+    export("forced", words("force.header"), words, result.trace, rows=pd.DataFrame(rows))
 
 
 def ranking(result: session.Result, client: session.Client, words: Words) -> None:
@@ -197,14 +199,16 @@ def _rank(
 
 def _ranked(trace: Trace, found: list[Effect], total: int, words: Words) -> None:
     ranked = sorted(found, key=lambda effect: -effect.distance)
-    names, state = charts.labels(trace), st.session_state
+    names, state = labels(trace), st.session_state
     unit = words(_unit(trace))
     dark = st.context.theme.type == "dark"
     if len(found) < total:
         st.caption(words("effects.partial", done=len(found), total=total))
     drawn, listed = st.columns([2, 3], gap="medium")
     with drawn:
-        st.altair_chart(difference_charts.effects(found, unit, words, dark), key="effects_map")
+        chart = difference_charts.effects(found, unit, words, dark)
+        st.altair_chart(chart, key="effects_map")
+        export("effects", words("effects.header"), words, trace, chart=chart)
     key = f"effects-{state.get('moves', 0)}"
     rows = [
         {
@@ -225,6 +229,7 @@ def _ranked(trace: Trace, found: list[Effect], total: int, words: Words) -> None
             on_select=lambda: _choose(ranked, state[key]),
             selection_mode="single-row",
         )
+        export("ranked", words("effects.header"), words, trace, rows=pd.DataFrame(rows))
 
 
 def _unit(trace: Trace) -> str:

@@ -1,8 +1,7 @@
 """Keeps a live run in the store, and says where it is then. Knows results and the store."""
 
-from urllib.parse import urlencode
-
 import records
+import run_page
 import session
 import streamlit as st
 from text import Words, plain
@@ -28,5 +27,5 @@ def keep_run(result: session.Result, words: Words) -> None:
 
 
 def permalink(run: str, words: Words) -> str:
-    """The address, from the root of the server, at which a stored run opens in Explore."""
-    return "/?" + urlencode({"trace": run, "lang": words.lang})
+    """The address, from the root of the server, at which a stored run opens at once."""
+    return run_page.address(run, words.lang)

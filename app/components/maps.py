@@ -6,19 +6,25 @@ clicked ends in the four selectors (layer, head, query, key), which also lie in 
 
 from collections.abc import Sequence
 
-import charts
+import head_charts
 import link
+import map_picture
 import numpy as np
+import pair_charts
 import session
 import streamlit as st
-from charts import Frame, frame_around
+from pair_charts import Frame, frame_around
+from palette import palette
 from text import Words
+from token_labels import CONTINUED, labels
 
+from components.exports import export, export_map
 from components.inspector import inspector
 from components.message import failure
 from components.pair_map import pair_map
 from components.token_strip import token_strip
 from saa_core import REASONS, Trace
+from saa_core.decisions import decisions
 
 SIZES = (16, 32, 64)
 CURSOR = ("layer", "head", "q", "k")
@@ -36,7 +42,7 @@ def maps(result: session.Result, words: Words) -> None:
 def _maps(result: session.Result, words: Words) -> None:
     trace, state = result.trace, st.session_state
     dark = st.context.theme.type == "dark"
-    colours = charts.palette(dark)
+    colours = palette(dark)
     start_at(trace)
     layer, head, q = state.layer, state.head, state.q
     has_maps = trace.policy is None or trace.layers is not None
@@ -67,6 +73,8 @@ def _maps(result: session.Result, words: Words) -> None:
         on_choose=lambda: choose_token(trace, state.strip.token["token"]),
         key="strip",
     )
+    listed = trace if source is None else source
+    export("tokens", words("strip.header"), words, listed, rows=lambda: listed.to_arrow().tokens)
 
     st.subheader(words("maps.header"), anchor="pairs")
     st.caption(words("maps.caption"))
@@ -89,41 +97,62 @@ def three_maps(trace: Trace, measure: str, size: int, words: Words) -> bool:
         with right:
             st.markdown(f"**{words('maps.window')}**")
             window_key = f"window-{state.get('moves', 0)}-{frame.q}-{frame.k}-{layer}-{head}"
+            chart = pair_charts.window(trace, layer, head, frame, (q, k), words, dark)
             st.altair_chart(
-                charts.window(trace, layer, head, frame, (q, k), words, dark),
+                chart,
                 key=window_key,
                 on_select=lambda: choose_pair(trace, state[window_key]),
                 selection_mode="pair",
             )
+            shown = pair_charts.parts(frame)
+            export(
+                "window",
+                words("maps.window"),
+                words,
+                trace,
+                chart=chart,
+                rows=lambda: decisions(trace, layer, head, shown),
+            )
     with left:
         st.markdown(f"**{words('maps.heads')}**")
         grid_key = f"grid-{state.get('grid_moves', 0)}"
+        chart = head_charts.head_grid(trace, measure, (layer, head), words, dark)
         st.altair_chart(
-            charts.head_grid(trace, measure, (layer, head), words, dark),
+            chart,
             key=grid_key,
             on_select=lambda: choose_head(state[grid_key]),
             selection_mode="cell",
         )
+        export("heads", words("maps.heads"), words, trace, chart=chart)
     if not has_maps:
         middle.info(words("maps.summary"))
         return False
     with middle:
         st.markdown(f"**{words('maps.overview', layer=layer, head=head)}**")
+        image = overview(trace, layer, head, dark)
         pair_map(
-            overview(trace, layer, head, dark),
+            image,
             tokens=trace.keys,
             frame=(frame.q, frame.k, frame.size),
             chosen=(q, k),
             label=words("maps.overview_label"),
-            colour=charts.palette(dark).ink,
+            colour=palette(dark).ink,
             on_choose=lambda: choose_region(trace, state.overview.pair),
             key="overview",
         )
         density = words.percent(float(trace.density[layer, head]), 1)
         st.caption(words("maps.overview_caption", density=density))
-        step = -(-trace.keys // charts.PICTURE)
+        step = -(-trace.keys // map_picture.PICTURE)
         if step > 1:
             st.caption(words("maps.pooled", step=step))
+        export_map(
+            "map",
+            words("maps.overview", layer=layer, head=head),
+            words,
+            trace,
+            image=image,
+            rows=lambda: decisions(trace, layer, head),
+        )
     return True
 
 
@@ -157,14 +186,13 @@ def selectors(
         )
     measure: str = columns[4].selectbox(
         words("maps.colour_by"),
-        measures or charts.measures(trace),
+        measures or head_charts.measures(trace),
         format_func=lambda name: words(f"maps.{name}"),
         key=key,
     )
     size: int = columns[5].selectbox(
         words("maps.window_size"),
         SIZES,
-        index=SIZES.index(state_size()),
         key="window_size",
         on_change=forget_frame,
     )
@@ -182,17 +210,22 @@ def start_at(trace: Trace) -> None:
     state = st.session_state
     L, H = trace.shape
     ends = {"layer": L, "head": H, "q": trace.queries, "k": trace.keys}
+    if link.returned():  # the address has put the cursor elsewhere
+        state.window_size = state_size()
+        forget_frame()
+        bump()
     for name in set(state.get("cursor", {})) - set(state):
         state[name] = state.cursor[name]  # another page drew the widgets last
     for name, end in ends.items():
         if not 0 <= state.get(name, -1) < end:
             state.pop(name, None)
+    state.setdefault("window_size", state_size())
     state.setdefault("layer", L // 2)
     state.setdefault("head", int(trace.density[state.layer].argmax()))
     if "q" not in state or "k" not in state:
         state.q, state.k = start_pair(trace, state.layer, state.head)
     # Widgets in a fragment lose their value if the page is drawn without them; this keeps it.
-    for name in ends:
+    for name in (*ends, "window_size"):
         state[name] = state[name]
 
 
@@ -283,7 +316,7 @@ def overview(trace: Trace, layer: int, head: int, dark: bool) -> bytes:
     wanted = (layer, head, dark)
     kept = st.session_state.get("picture")
     if kept is None or kept[0] is not trace or kept[1] != wanted:
-        kept = (trace, wanted, charts.overview_png(trace, layer, head, dark))
+        kept = (trace, wanted, map_picture.overview_png(trace, layer, head, dark))
         st.session_state.picture = kept
     return kept[2]
 
@@ -294,10 +327,10 @@ def pieces(trace: Trace) -> list[str]:
     A character of several tokens, as in Japanese, stands in the first; the others are dots.
     """
     if trace.text is None or trace.offsets is None:
-        return charts.labels(trace)
+        return labels(trace)
     found, done = list[str](), 0
     for _, end in trace.offsets:
-        found.append(trace.text[done:end] or charts.CONTINUED)
+        found.append(trace.text[done:end] or CONTINUED)
         done = max(done, end)
     return found
 

@@ -11,8 +11,8 @@ import text
 from examples import texts
 from text import Words
 
+from components.continuations import continuations
 from components.message import failure
-from components.sections import continuations
 
 
 def outcome(choice: session.Choice, client: session.Client, words: Words) -> session.Result | None:

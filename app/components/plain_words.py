@@ -2,11 +2,11 @@
 
 import functools
 
-import charts
 import session
 import streamlit as st
 from figures import Figures, labels_compared
 from text import Words, plain
+from token_labels import labels
 
 from saa_core import Trace
 from saa_core.summary import LayerGroup, Summary, summarise
@@ -40,7 +40,7 @@ def explanation(found: Figures, result: session.Result, words: Words) -> None:
         )
     if facts.most_read is not None and facts.most_read[1] > 0:
         at, share = facts.most_read
-        name = plain(charts.labels(trace)[at])
+        name = plain(labels(trace)[at])
         last = min(at + trace.block[1], trace.keys) - 1
         key = "most_read" if trace.block[1] == 1 else "most_read_block"
         lines.append(

@@ -10,8 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import records
 import streamlit as st
+from provenance import about_here
 from text import Words, plain
 
+from components.exports import export
 from components.keeping import permalink
 from components.message import failure
 
@@ -35,7 +37,7 @@ SAVED = {
         "GROUP BY model, layer, head ORDER BY kept LIMIT 50"
     ),
     "guard": (
-        "SELECT events.id, model, layer, suspected, measured, after, done\n"
+        "SELECT events.id, model, layer, suspected, measured, after, done, added\n"
         "FROM events JOIN runs USING (id) WHERE suspected <> 'result'"
     ),
 }
@@ -158,6 +160,11 @@ def _statement(words: Words) -> str:
 def table(found: pa.Table, words: Words) -> None:
     """The rows; with a column ``id``, each with a link to its run, and rows can be chosen."""
     st.caption(words("traces.count", count=found.num_rows))
+    _rows(found, words)
+    export("runs", words("page.traces"), words, about_here(), rows=found)
+
+
+def _rows(found: pa.Table, words: Words) -> None:
     frame = found.to_pandas()
     if "id" not in found.column_names:
         st.dataframe(frame, hide_index=True, width="stretch")

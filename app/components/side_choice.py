@@ -128,11 +128,13 @@ def _restore(choice: session.Choice) -> None:
         "b_tokens": 0.5,
         "b_gates": "",
     }
-    asked = {} if "form" in state else _from_address()
+    asked = _from_address() if "form" not in state or link.returned() else {}
+    if link.returned() and asked:
+        asked = {"a_text": state.get("text", ""), "b_own": False, "b_model": SAME} | asked
     if asked and str(start["a_text"]).strip():
         state.compare_pending = True
-    for name, value in (start | asked | state.get("form", {})).items():
-        if name not in state:
+    for name, value in (start | state.get("form", {}) | asked).items():
+        if name not in state or name in asked:
             state[name] = value
 
 
@@ -182,10 +184,13 @@ def outcome(
     state = st.session_state
     if st.button(words("compare.run"), type="primary", key="compare", disabled=sides is None):
         state.compare_pending = True
+    compared: session.Compared | None = state.get("compared")
+    if link.returned() and compared is not None and compared.sides == sides:
+        state.compare_pending = False  # one step back led to what is shown
     if state.get("compare_pending") and sides is not None:
         bar = st.progress(0.0)
         try:
-            state.compared = client.compare(
+            compared = state.compared = client.compare(
                 sides, lambda step, done: bar.progress(done, text=words(f"progress.{step}"))
             )
         except Exception as error:
@@ -196,7 +201,6 @@ def outcome(
             return None
         bar.empty()
         state.compare_pending = False
-    compared: session.Compared | None = state.get("compared")
     if compared is None:
         st.info(words("compare.nothing"))
         return None

@@ -21,7 +21,9 @@ RUNS = "runs"
 def chosen_deck(words: Words) -> Deck | None:
     """The presentation to show; None where runs are still to be chosen."""
     state, names = st.session_state, [*shipped(), RUNS]
-    wanted = state.get("deck", st.query_params.get("deck"))
+    wanted = state.get("deck")
+    if wanted is None or link.returned():
+        wanted = st.query_params.get("deck", wanted)
     state["deck"] = wanted if wanted in names else names[-2]
     name: str = st.selectbox(
         words("present.deck"),
@@ -56,7 +58,7 @@ def _title(name: str, words: Words) -> str:
 def step_shown(deck: Deck, words: Words) -> Step:
     """Buttons and keys to step with, and the step that they lead to."""
     state, last = st.session_state, len(deck.steps) - 1
-    if "deck_step" not in state:
+    if "deck_step" not in state or link.returned():
         asked = st.query_params.get("step", "")
         state.deck_step = int(asked) - 1 if asked.isascii() and asked.isdigit() else 0
     at = state.deck_step = min(max(0, state.deck_step), last)
@@ -131,6 +133,7 @@ def shown(deck: Deck, view: View, words: Words) -> None:
             records.show(view.recording.id)
             look_at(view)
             st.switch_page(f"views/{page}.py")
+    state.presented = view.recording
     result = session.recorded(trace, view.recording.id)
     crossed_out(result, words)
     maps(result, words)

@@ -10,9 +10,11 @@ import pandas as pd
 import session
 import streamlit as st
 import trust_charts
+from provenance import about_here, about_pair
 from text import Words
 
 import saa_core as saa
+from components.exports import export
 from saa_core.damage import KINDS
 from saa_core.types import quartiles
 
@@ -93,11 +95,16 @@ def outcome(found: session.Tried, words: Words) -> None:
         with column.container(border=True):
             st.markdown(f"**{words(f'trust.{name}')}**")
             _side(trace, alike, limit, words)
-    st.altair_chart(
-        trust_charts.missed_by_layer(found.blind, found.guarded, limit, words, _dark()),
-        key="missed",
-    )
+    chart = trust_charts.missed_by_layer(found.blind, found.guarded, limit, words, _dark())
+    st.altair_chart(chart, key="missed")
     st.caption(words("trust.missed_caption"))
+    export(
+        "missed",
+        words("trust.missed_axis"),
+        words,
+        about_pair(found.blind, found.guarded),
+        chart=chart,
+    )
 
 
 def _side(trace: saa.Trace, alike: float, limit: float, words: Words) -> None:
@@ -126,12 +133,26 @@ def _alike(value: float, encoder: bool, words: Words) -> str:
     return f"{value:.4f}" if encoder else words.percent(value, 1)
 
 
-def promise(events: tuple[Mapping[str, Any], ...], true: float | None, words: Words) -> None:
+def of_this_run(trace: saa.Trace, words: Words) -> None:
+    """What the guard of a run promised, noticed and did; nothing where it had none."""
+    if not trace.events:
+        return
+    true = None if trace.retained_mass is None or trace.labels is not None else missed(trace)
+    promise(trace.events, true, words, "this-promise")
+    events_table(trace.events, words, "this-events")
+
+
+def promise(
+    events: tuple[Mapping[str, Any], ...],
+    true: float | None,
+    words: Words,
+    anchor: str = "promise",
+) -> None:
     """What was promised and what was found, from the guard's own result."""
     result = next((event for event in events if event["suspected"] == "result"), None)
     if result is None:
         return
-    st.subheader(words("trust.promise_header"), anchor="promise")
+    st.subheader(words(f"trust.{_whose(anchor)}promise_header"), anchor=anchor)
     rows = [
         ("limit", words.percent(result["limit"]), ""),
         ("bound", words.percent(result["bound"], 1), words.percent(result["delta"])),
@@ -145,10 +166,12 @@ def promise(events: tuple[Mapping[str, Any], ...], true: float | None, words: Wo
         meaning.caption(words(f"trust.{name}_means", more=more))
 
 
-def events_table(events: tuple[Mapping[str, Any], ...], words: Words) -> None:
-    """One line per correction: where, what was suspected, measured, and done."""
-    st.subheader(words("trust.events_header"), anchor="events")
-    own = corrections(events)
+def events_table(
+    events: tuple[Mapping[str, Any], ...], words: Words, anchor: str = "events"
+) -> None:
+    """One line per event: where, what was suspected, measured and done, and what that cost."""
+    st.subheader(words(f"trust.{_whose(anchor)}events_header"), anchor=anchor)
+    own = noticed(events)
     if not own:
         st.info(words("trust.no_events"))
         return
@@ -158,14 +181,18 @@ def events_table(events: tuple[Mapping[str, Any], ...], words: Words) -> None:
             words("trust.heads"): " ".join(map(str, event.get("heads") or ()))
             or words("trust.all"),
             words("trust.suspected"): _named(f"trust.suspected_{event['suspected']}", words),
-            words("trust.measured"): _share(event.get("measured"), words),
+            words("trust.measured"): _measured(event, words),
             words("trust.after"): _share(event.get("after"), words),
             words("trust.done"): _named(f"trust.done_{event.get('done')}", words),
+            words("trust.added"): _share(event.get("added"), words, 2),
         }
         for event in own
     ]
     st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
     st.caption(words("trust.events_caption"))
+    about = about_here(events=[dict(event) for event in events])
+    title = words(f"trust.{_whose(anchor)}events_header")
+    export(anchor, title, words, about, rows=pd.DataFrame(rows))
 
 
 def cost(found: session.Tried, words: Words) -> None:
@@ -213,7 +240,10 @@ def word_of_the_gate(choice: session.Choice, words: Words) -> None:
     found = known[bool(pairwise)]
     drawn, said = st.columns([3, 2], gap="medium")
     with drawn:
-        st.altair_chart(trust_charts.reliability(found, words, _dark()), key="reliability")
+        chart = trust_charts.reliability(found, words, _dark())
+        st.altair_chart(chart, key="reliability")
+        source = about_here(model=choice.name, measured=dict(found.about))
+        export("reliability", words("trust.reliability_header"), words, source, chart=chart)
     with said:
         before, after = found.before, found.after
         worst = [max(max(layer) for layer in side.heads) for side in (before, after)]
@@ -238,13 +268,25 @@ def word_of_the_gate(choice: session.Choice, words: Words) -> None:
             )
         )
     with st.expander(words("trust.by_head")):
-        st.altair_chart(trust_charts.head_errors(found, words, _dark()), key="head_errors")
+        chart = trust_charts.head_errors(found, words, _dark())
+        st.altair_chart(chart, key="head_errors")
         st.caption(words("trust.by_head_caption"))
+        export("head-errors", words("trust.by_head"), words, source, chart=chart)
+
+
+def _whose(anchor: str) -> str:
+    """Start of the header's name: of the page's own run, or of a trial."""
+    return "this_" if anchor.startswith("this-") else ""
+
+
+def noticed(events: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
+    """What the guard suspected; its closing result is no suspicion."""
+    return [event for event in events if event["suspected"] != "result"]
 
 
 def corrections(events: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
-    """What the guard did; its closing result is no correction."""
-    return [event for event in events if event["suspected"] != "result"]
+    """What the guard changed: a text far from the training is only looked at harder."""
+    return [event for event in noticed(events) if event["suspected"] != "input"]
 
 
 def missed(trace: saa.Trace) -> float:
@@ -262,8 +304,15 @@ def _named(key: str, words: Words) -> str:
     return words(key) if key in words.table else key.partition("_")[2]
 
 
-def _share(value: float | None, words: Words) -> str:
-    return "–" if value is None else words.percent(value, 1)
+def _measured(event: Mapping[str, Any], words: Words) -> str:
+    """The mass that was missed; of an input its distance, which is no share."""
+    if event["suspected"] != "input" or event.get("measured") is None:
+        return _share(event.get("measured"), words)
+    return words("trust.far", distance=event["measured"], limit=event["limit"])
+
+
+def _share(value: float | None, words: Words, digits: int = 1) -> str:
+    return "–" if value is None else words.percent(value, digits)
 
 
 def _dark() -> bool:

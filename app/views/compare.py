@@ -7,6 +7,7 @@ import session
 import streamlit as st
 import text
 from components import both_sides, side_choice
+from components.differing import decisions
 from components.message import failure
 
 words = text.load(st.session_state.lang)
@@ -28,4 +29,4 @@ try:
     both_sides.outputs(compared, words)
 except Exception as error:
     failure(error, words)
-both_sides.decisions(compared, words)
+decisions(compared, words)

@@ -3,6 +3,7 @@
 A script that is read from top to bottom. It prints on A4 without controls: see print.css.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 import link
@@ -11,6 +12,7 @@ import streamlit as st
 import text
 from components import bill
 from components.message import failure
+from provenance import about_timings
 
 from saa_core.costs import measured, saving
 
@@ -42,7 +44,8 @@ except Exception as error:
     st.stop()
 with top:
     bill.verdict(chosen, currency, words)
-bill.figures(chosen, currency, words)
-bill.by_length(found, assumed, currency, words)
+about = about_timings(timings) | {"assumed": asdict(assumed), "currency": currency}
+bill.figures(chosen, currency, about, words)
+bill.by_length(found, assumed, currency, about, words)
 bill.method(assumed, words)
 st.caption(words("cost.print"))

@@ -23,7 +23,7 @@ try:
         st.code("saa audit my_texts.jsonl --limit 100", language="sh")
         st.caption(words("dataset.nothing_how"))
         st.stop()
-    rows = by_slice(records.store(), which)
+    rows = records.answer(by_slice, which)
     audits.summary(which, rows[0], words)
     left, right = st.columns(2, gap="large")
     with left:

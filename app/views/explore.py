@@ -1,16 +1,19 @@
 """Explore: type a text, see what the gate decided, what that costs or saves, and why.
 
 A script that is read from top to bottom. It knows results and components; what a number means is
-computed in figures.py, what it looks like in charts.py.
+computed in figures.py, what it looks like in the chart modules.
 """
 
 import figures as numbers
 import session
 import streamlit as st
 import text
-from components import crossed, guarding, plain_words, sections
+from components import crossed, guarding, plain_words
+from components.continuations import continuations
+from components.headline import headline
 from components.keeping import keep_run
 from components.maps import maps
+from components.measured import measured
 from components.outcome import ask, outcome, stale, timed, written
 from examples import gallery
 
@@ -64,25 +67,25 @@ found = numbers.figures(result)
 if not trace.model.trained:
     st.error(words("untrained.banner", model=text.plain(trace.model.name)))
 stale(result, choice, words)
-headline = st.empty()
-with headline.container():
-    sections.headline(found, result, words)
+top = st.empty()
+with top.container():
+    headline(found, result, words)
 if result.request is not None and result.timing is None:
     result = timed(result, client, words)
     found = numbers.figures(result)
-    with headline.container():
-        sections.headline(found, result, words)
+    with top.container():
+        headline(found, result, words)
 
 guarding.acted(trace, words)
 
 # 4. What each would write next. Over a long text both first read it again: there they write last of
 # all, when everything else can be read.
 continued = st.empty()
-writes = not sections.is_encoder(result)
+writes = not numbers.is_encoder(result)
 at_once = len(trace.token_ids) <= PAIR_LIMIT
 if writes:
     with continued.container():
-        sections.continuations(result, words)
+        continuations(result, words)
     if at_once:
         result = written(result, continued, client, words)
 
@@ -98,7 +101,7 @@ maps(result, words)
 st.page_link("views/gate_map.py", label=words("explore.to_map"), icon=":material/grid_on:")
 
 # 7. How it was measured.
-sections.measured(found, result, words)
+measured(found, result, words)
 keep_run(result, words)
 
 if writes and not at_once:

@@ -1,5 +1,5 @@
-"""Trust: what a guard promises and keeps, what it does when a gate is broken, and how true a gate's
-word is.
+"""Trust: what a guard promises and keeps, what it does when a gate is broken, what the setting costs on rare
+kinds of texts, and how true a gate's word is.
 
 A script that is read from top to bottom. It tries things on the text of Explore, when asked to.
 """
@@ -7,7 +7,7 @@ A script that is read from top to bottom. It tries things on the text of Explore
 import session
 import streamlit as st
 import text
-from components import trust
+from components import rare, trust
 from components.message import failure
 from components.outcome import ask, outcome, stale
 from examples import gallery
@@ -32,14 +32,13 @@ if result is None:
     )
 elif result.request is None:
     st.info(words("trust.recorded"))
-    if result.trace.events:
-        true = None if result.trace.retained_mass is None else trust.missed(result.trace)
-        trust.promise(result.trace.events, true, words)
-        trust.events_table(result.trace.events, words)
+    trust.of_this_run(result.trace, words)
 elif result.trace.labels is not None:
     st.info(words("trust.task"))
+    trust.of_this_run(result.trace, words)
 else:
     stale(result, choice, words)
+    trust.of_this_run(result.trace, words)
     st.subheader(words("trust.try_header"), anchor="try")
     st.caption(
         words(
@@ -61,4 +60,5 @@ else:
     except Exception as error:
         failure(error, words, model=choice.name)
 
+rare.slices(choice, client, words)
 trust.word_of_the_gate(choice, words)

@@ -23,7 +23,7 @@ from saa_core.report.maps import (
 from saa_core.trace import Array, Trace
 from saa_core.trace_check import check
 
-__all__ = ["LANGUAGES", "percent", "report", "spread", "write_report"]
+__all__ = ["LANGUAGES", "percent", "report", "script", "spread", "write_report"]
 
 
 def write_report(trace: Trace, file: Path, *, language: str = "en", name: str = "") -> Path:
@@ -39,10 +39,26 @@ def write_report(trace: Trace, file: Path, *, language: str = "en", name: str = 
     return file
 
 
-def report(trace: Trace, *, language: str = "en", name: str = "") -> str:
-    """The report as HTML; see :func:`write_report`."""
+def script() -> str:
+    """The one script of a report, for whoever serves one and lets no other run."""
+    return part("maps.js") + part("page.js")
+
+
+def report(
+    trace: Trace, *, language: str = "en", name: str = "", explorer: str | None = None
+) -> str:
+    """The report as HTML; see :func:`write_report`.
+
+    Args:
+        explorer: address at which the run opens in the explorer, where the report is served beside it.
+    """
     words = report_words(language)
     check(trace, maps=True)
+    link = (
+        ""
+        if explorer is None
+        else f'<p><a href="{escape(explorer, quote=True)}">{escape(words["explorer"])}</a></p>'
+    )
     untrained = "" if trace.model.trained else f"<p class=warning>{escape(words['untrained'])}</p>"
     return (
         f'<!doctype html>\n<html lang="{language}"><head><meta charset="utf-8">\n'
@@ -50,10 +66,10 @@ def report(trace: Trace, *, language: str = "en", name: str = "") -> str:
         f"<title>{escape(words['title'])} {escape(name)}</title>\n"
         f"<style>{part('page.css')}{part('maps.css')}</style></head><body><main>\n"
         f"<h1>{escape(words['title'])}</h1><p class=quiet>{escape(words['recorded'])} "
-        f"{escape(name)}</p>\n{untrained}<table>{''.join(_rows(trace, words))}</table>\n"
+        f"{escape(name)}</p>\n{link}{untrained}<table>{''.join(_rows(trace, words))}</table>\n"
         f"{map_panel(trace, words)}\n{_events(trace, words)}\n</main>\n"
         f"{embedded('data', map_data(trace, words))}\n"
-        f"<script>{part('maps.js')}{part('page.js')}</script></body></html>\n"
+        f"<script>{script()}</script></body></html>\n"
     )
 
 
@@ -111,17 +127,33 @@ def spread(values: Array) -> str:
     return f"{percent(float(low))} – {percent(float(high))}"
 
 
+def _figure(event: Mapping[str, Any], name: str) -> str:
+    """One cell of the table of events; the distance of an input is no share."""
+    value = event.get(name)
+    if not isinstance(value, float):
+        return "" if value is None else str(value)
+    distance = event.get("suspected") == "input" and name in ("measured", "limit")
+    return f"{value:.2f}" if distance else percent(value)
+
+
 def _events(trace: Trace, words: Mapping[str, Any]) -> str:
     """What the guard suspected, measured and did."""
     if not trace.events:
         return f"<h2>{escape(words['guard'])}</h2><p>{escape(words['no_guard'])}</p>"
-    columns = ("layer", "suspected", "measured", "after", "done", "estimate", "bound", "limit")
+    columns = (
+        "layer",
+        "suspected",
+        "measured",
+        "after",
+        "done",
+        "added",
+        "estimate",
+        "bound",
+        "limit",
+    )
     head = "".join(f"<th>{escape(words['events'][name])}</th>" for name in columns)
     body = ""
     for event in trace.events:
-        cells = [
-            percent(value) if isinstance(value, float) else "" if value is None else str(value)
-            for value in (event.get(name) for name in columns)
-        ]
+        cells = [_figure(event, name) for name in columns]
         body += "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
     return f"<h2>{escape(words['guard'])}</h2><table class=events><tr>{head}</tr>{body}</table>"

@@ -72,6 +72,19 @@ class Store:
         """All traces, those with the earliest names first."""
         return sorted(self._files())
 
+    def version(self) -> tuple[int, ...]:
+        """Another value whenever anything that a query sees has been written, by whichever process; for
+        whoever keeps answers. Every write renames a file into the folder, or removes one."""
+        found = [self.folder.stat().st_mtime_ns]
+        for name in ("store.json", "notes.json"):
+            try:
+                about = (self.folder / name).stat()
+            except FileNotFoundError:
+                found += [0, 0]
+            else:
+                found += [about.st_ino, about.st_mtime_ns]
+        return tuple(found)
+
     def broken(self) -> Mapping[str, str]:
         """What is wrong with files of the folder that are no readable traces, by id."""
         self._known()

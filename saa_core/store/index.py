@@ -22,8 +22,8 @@ from saa_core.errors import StoreError
 from saa_core.files import flush, replacing
 from saa_core.tables import SCHEMAS, Tables, joined
 
-FORMAT = 2
-"""0 is a folder of bare traces; 1 had no columns of audits. Tables of an older format are made again from the traces."""
+FORMAT = 3
+"""0 is a folder of bare traces; 1 had no columns of audits, 2 no cost of a guard's event. Tables of an older format are made again from the traces."""
 FAN = 8
 """So many parts of about one size become one; so there are few, and each row is rarely written."""
 

@@ -106,7 +106,7 @@ def train_gates(
     drawn = windows(streams, lengths, config.seed, skip=start)
     for gate in gates:
         gate.requires_grad_(True)
-        gate.mass_maps = {}  # measured of what it said before
+        gate.mass_maps, gate.known_inputs = {}, None  # measured of what was before
     try:
         for step, (source, _, ids) in zip(range(start, config.steps), drawn, strict=False):
             for group in optimizer.param_groups:

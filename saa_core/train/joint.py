@@ -132,7 +132,7 @@ def train_joint(
     began = time.perf_counter()
     for gate in model.gates:
         gate.requires_grad_(True)
-        gate.mass_maps = {}  # measured of what it said before
+        gate.mass_maps, gate.known_inputs = {}, None  # measured of what was before
     try:
         for step, (source, _, ids) in zip(range(start, config.steps), stream, strict=False):
             draw = random.Random(f"{config.seed}/{step}")

@@ -1,0 +1,177 @@
+"""The part of a comparison that is explored: heads, maps, the chosen pair and its texts on both sides.
+
+Whatever is chosen, on either side, ends in one cursor (layer, head, query, key, counted in text A), the
+same as on the other pages; side B shows the tokens that stand for it.
+"""
+
+import difference_charts
+import numpy as np
+import session
+import streamlit as st
+from palette import palette
+from provenance import about_pair
+from text import Words
+
+from components.exports import export, export_map
+from components.flips import flips, go_to
+from components.inspector import inspector
+from components.maps import (
+    choose_head,
+    choose_pair,
+    choose_region,
+    choose_token,
+    current_frame,
+    pieces,
+    remember,
+    selectors,
+    shade,
+    start_at,
+)
+from components.message import failure
+from components.pair_map import pair_map
+from components.token_strip import token_strip
+from saa_core.difference import difference_map, difference_rows
+
+
+@st.fragment
+def decisions(compared: session.Compared, words: Words) -> None:
+    """Strips, grid, maps, the chosen pair on both sides, and the list of flips; one cursor."""
+    if compared.decisions is None:
+        return
+    try:
+        _decisions(compared, words)
+    except Exception as error:
+        failure(error, words)
+
+
+def _decisions(compared: session.Compared, words: Words) -> None:
+    found, alignment, (first, second) = compared.decisions, compared.alignment, compared.traces
+    assert found is not None
+    assert alignment is not None
+    state, dark = st.session_state, st.context.theme.type == "dark"
+    colours = palette(dark)
+    st.subheader(words("compare.maps_header"), anchor="pairs")
+    st.caption(words("compare.maps_caption"))
+    _start_at_a_flip(compared)
+    start_at(first)
+    measure, size = selectors(first, words, difference_charts.MEASURES, "difference_measure")
+    layer, head, q, k = state.layer, state.head, state.q, state.k
+    frame = current_frame(first, q, k, size)
+    codes = difference_map(first, second, alignment, layer, head)
+    left, middle, right = st.columns([20, 33, 47], gap="medium")
+    with right:
+        st.markdown(f"**{words('maps.window')}**")
+        window_key = f"differing-{state.get('moves', 0)}-{frame.q}-{frame.k}-{layer}-{head}"
+        chart = difference_charts.window(first, codes, frame, (q, k), words, dark)
+        st.altair_chart(
+            chart,
+            key=window_key,
+            on_select=lambda: choose_pair(first, state[window_key]),
+            selection_mode="pair",
+        )
+        export("window", words("maps.window"), words, about_pair(*compared.traces), chart=chart)
+    with left:
+        st.markdown(f"**{words('maps.heads')}**")
+        grid_key = f"differing-heads-{state.get('grid_moves', 0)}"
+        chart = difference_charts.grid(found, measure, (layer, head), words, dark)
+        st.altair_chart(
+            chart,
+            key=grid_key,
+            on_select=lambda: choose_head(state[grid_key]),
+            selection_mode="cell",
+        )
+        export("heads", words("maps.heads"), words, about_pair(*compared.traces), chart=chart)
+    with middle:
+        st.markdown(f"**{words('maps.overview', layer=layer, head=head)}**")
+        image = difference_charts.overview_png(codes, dark)
+        pair_map(
+            image,
+            tokens=first.keys,
+            frame=(frame.q, frame.k, frame.size),
+            chosen=(q, k),
+            label=words("maps.overview_label"),
+            colour=colours.ink,
+            on_choose=lambda: choose_region(first, state.difference_overview.pair),
+            key="difference_overview",
+        )
+        share = words.percent(float(found.share[layer, head]), 1)
+        st.caption(words("compare.overview_caption", share=share))
+        export_map(
+            "map",
+            words("maps.overview", layer=layer, head=head),
+            words,
+            first,
+            image=image,
+            rows=lambda: difference_rows(codes),
+            about=about_pair(*compared.traces),
+        )
+
+    other_q, other_k = alignment.to_second(q), alignment.to_second(k)
+    for column, (side, trace) in zip(st.columns(2), {"a": first, "b": second}.items(), strict=True):
+        with column:
+            at = (q, k) if side == "a" else (other_q, other_k)
+            if at[0] is None or at[1] is None:
+                with st.container(border=True, height="stretch"):
+                    st.markdown(f"**{words('compare.b')}**")
+                    st.caption(words("compare.no_counterpart"))
+            else:
+                inspector(
+                    trace,
+                    *(layer, head, at[0], at[1], words),
+                    key=f"inspector-{side}",
+                    title=words(f"compare.{side}"),
+                )
+            _strip(compared, side, at[0], words)
+    flips(compared, words)
+    remember(size)
+
+
+def _start_at_a_flip(compared: session.Compared) -> None:
+    """A comparison that is new to this visitor starts at the decision that differs most."""
+    state, found = st.session_state, compared.decisions
+    if state.get("compared_cursor") is compared:
+        return
+    fresh = "compared_cursor" in state or not {"layer", "head", "q", "k"} <= set(state)
+    if found is not None and found.flips and fresh and "cursor" not in state:
+        go_to(found.flips[0])
+    state.compared_cursor = compared
+
+
+def _strip(compared: session.Compared, side: str, chosen: int | None, words: Words) -> None:
+    """One text; darker where the output moved more. What the chosen token looks at is underlined."""
+    trace = compared.traces[side == "b"]
+    alignment, moved = compared.alignment, compared.output
+    assert alignment is not None
+    at = alignment.first if side == "a" else alignment.second
+    state, shades = st.session_state, [0.0] * trace.keys
+    titles = [words("strip.title_plain", position=position) for position in range(trace.keys)]
+    if moved is not None:
+        values = moved.output_error if moved.kl is None else moved.kl
+        key = "compare.strip_title_error" if moved.kl is None else "compare.strip_title"
+        for position, value, tone in zip(at, values, shade(values), strict=True):
+            shades[position] = tone
+            titles[position] = words(key, position=position, value=float(value))
+    kept = ()
+    if chosen is not None:
+        row = trace.keep_map(state.layer, state.head, np.s_[chosen : chosen + 1, :])
+        kept = np.flatnonzero(row)
+    colours = palette(st.context.theme.type == "dark")
+
+    def choose() -> None:
+        position = state[f"strip-{side}"].token["token"]
+        own = position if side == "a" else alignment.to_first(position)
+        if own is not None:
+            choose_token(compared.traces[0], own)
+
+    token_strip(
+        pieces(trace),
+        shades=shades,
+        titles=titles,
+        chosen=-1 if chosen is None else chosen,
+        kept=kept,
+        label=words(f"compare.strip_{side}"),
+        shade_colour=colours.received,
+        kept_colour=colours.kept,
+        on_choose=choose,
+        key=f"strip-{side}",
+    )
