@@ -1,0 +1,14 @@
+"""How a page ends early: with nothing more to show, and the rest of the run still to do.
+
+`st.stop()` would end the whole run, and with it what the router does after a page.
+"""
+
+from typing import NoReturn
+
+
+class PageEnd(Exception):  # noqa: N818
+    """No error: the page has nothing more to show."""
+
+
+def end_page() -> NoReturn:
+    raise PageEnd
