@@ -6,8 +6,8 @@
 from typing import NoReturn
 
 
-class PageEnd(Exception):  # noqa: N818
-    """No error: the page has nothing more to show."""
+class PageEnd(BaseException):  # noqa: N818
+    """No error: the page has nothing more to show. Passes by what looks out for errors."""
 
 
 def end_page() -> NoReturn:

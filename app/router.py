@@ -15,7 +15,7 @@ import text
 from components import guarding
 from components.message import failure
 from components.outcome import ask
-from streamlit.runtime.scriptrunner import StopException
+from ending import PageEnd
 
 import saa_core as saa
 
@@ -215,8 +215,8 @@ with st.sidebar:
 st.session_state.choice = choice
 try:
     page.run()
-except StopException:
-    pass  # a page may end early; the warm-up below still runs
+except PageEnd:
+    pass
 except Exception as error:
     failure(error, words)
 link.commit()

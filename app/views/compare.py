@@ -9,6 +9,7 @@ import text
 from components import both_sides, side_choice
 from components.differing import decisions
 from components.message import failure
+from ending import end_page
 
 words = text.load(st.session_state.lang)
 choice: session.Choice = st.session_state.choice
@@ -20,7 +21,7 @@ st.caption(words("compare.tagline"))
 sides = side_choice.sides(choice, client, words)
 compared = side_choice.outcome(sides, client, words)
 if compared is None:
-    st.stop()
+    end_page()
 
 both_sides.verdict(compared, words)
 both_sides.figures(compared, words)

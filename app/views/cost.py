@@ -12,6 +12,7 @@ import streamlit as st
 import text
 from components import bill
 from components.message import failure
+from ending import end_page
 from provenance import about_timings
 
 from saa_core.costs import measured, saving
@@ -23,7 +24,7 @@ st.html(Path(__file__).parent.parent / "components" / "print.css")
 st.title(words("page.cost"))
 st.caption(words("cost.tagline"))
 if choice.model is None:
-    st.stop()
+    end_page()
 link.write(
     lang=words.lang,
     model=choice.name if choice.name in session.MODELS else None,
@@ -36,12 +37,12 @@ st.subheader(words("cost.measured_header"), anchor="measured")
 try:
     timings = bill.source(choice, words)
     if not timings:
-        st.stop()
+        end_page()
     found = measured(timings)
     chosen = saving(bill.length(found, words), assumed)
 except Exception as error:
     failure(error, words, model=choice.name)
-    st.stop()
+    end_page()
 with top:
     bill.verdict(chosen, currency, words)
 about = about_timings(timings) | {"assumed": asdict(assumed), "currency": currency}

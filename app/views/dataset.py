@@ -9,6 +9,7 @@ import streamlit as st
 import text
 from components import audits
 from components.message import failure
+from ending import end_page
 
 from saa_core.audit_figures import by_slice
 
@@ -22,7 +23,7 @@ try:
         st.info(words("dataset.nothing"))
         st.code("saa audit my_texts.jsonl --limit 100", language="sh")
         st.caption(words("dataset.nothing_how"))
-        st.stop()
+        end_page()
     rows = records.answer(by_slice, which)
     audits.summary(which, rows[0], words)
     left, right = st.columns(2, gap="large")

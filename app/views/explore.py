@@ -15,6 +15,7 @@ from components.keeping import keep_run
 from components.maps import maps
 from components.measured import measured
 from components.outcome import ask, outcome, stale, timed, written
+from ending import end_page
 from examples import gallery
 
 from saa_core.types import PAIR_LIMIT
@@ -56,7 +57,7 @@ with st.expander(words("explore.examples"), expanded=nothing_yet):
 # 2. The run.
 result = outcome(choice, client, words)
 if result is None:
-    st.stop()
+    end_page()
 
 if result.request is not None and not state.get("linked", True):
     st.caption(words("explore.no_link"))

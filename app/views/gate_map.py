@@ -10,6 +10,7 @@ import text
 from components.explorer import explorer
 from components.keeping import keep_run
 from components.outcome import outcome
+from ending import end_page
 
 words = text.load(st.session_state.lang)
 choice: session.Choice = st.session_state.choice
@@ -24,7 +25,7 @@ if result is None:
     st.page_link(
         "views/explore.py", label=words("gate_map.to_explore"), icon=":material/edit_note:"
     )
-    st.stop()
+    end_page()
 
 trace = result.trace
 state = words("gate_map.trained" if trace.model.trained else "gate_map.untrained")

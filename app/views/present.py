@@ -7,6 +7,7 @@ import streamlit as st
 import text
 from components import slides
 from components.message import failure
+from ending import end_page
 
 words = text.load(st.session_state.lang)
 
@@ -15,7 +16,7 @@ st.caption(words("present.tagline"))
 try:
     deck = slides.chosen_deck(words)
     if deck is None:
-        st.stop()
+        end_page()
     step = slides.step_shown(deck, words)
     slides.said(step, words)
     if step.view is not None:

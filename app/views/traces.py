@@ -8,6 +8,7 @@ import streamlit as st
 import text
 from components import runs_table
 from components.message import failure
+from ending import end_page
 
 words = text.load(st.session_state.lang)
 
@@ -21,7 +22,7 @@ try:
         st.page_link(
             "views/explore.py", label=words("gate_map.to_explore"), icon=":material/edit_note:"
         )
-        st.stop()
+        end_page()
     found = runs_table.asked(words)
     if found is not None:
         runs_table.table(found, words)
