@@ -6,7 +6,7 @@
 from typing import NoReturn
 
 
-class PageEnd(BaseException):  # noqa: N818
+class PageEnd(BaseException):
     """No error: the page has nothing more to show. Passes by what looks out for errors."""
 
 

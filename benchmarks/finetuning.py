@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import saa_core as saa
+from saa_core.attach import bfloat16_is_fast
 from saa_core.files import write_json
 from saa_core.packed import encode_all, packing_of
 from saa_core.train import labelled
@@ -33,7 +34,8 @@ RESULTS = Path(__file__).parent / "results"
 def means(model: saa.Model, ids: Tensor, mask: Tensor) -> Tensor:
     """Mean final states [B, E], with gradients."""
     never = torch.zeros_like(mask)  # no token is special where none is dropped
-    with torch.autocast(ids.device.type, torch.bfloat16):
+    half = bfloat16_is_fast(ids.device)
+    with torch.autocast(ids.device.type, torch.bfloat16, enabled=half):
         states, _ = masked(packing_of(model), never, ids, mask, 1.0, None)
     return mean_states(states, mask)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from saa_core import fetch, native, rules
-from saa_core.attach import pick_device
+from saa_core.attach import bfloat16_is_fast, pick_device
 from saa_core.errors import SAAError
 from saa_core.files import cache_dir, store_dir
 from saa_core.gate_files import read_gates
@@ -38,6 +38,8 @@ def examine(device: str = "auto") -> Iterator[Finding]:
     name = torch.cuda.get_device_name(target) if target.type == "cuda" else str(target)
     yield Finding("device", "device", name)
     yield Finding("device", "threads", str(torch.get_num_threads()))
+    fast = bfloat16_is_fast(target)
+    yield Finding("device", "bfloat16", "fast" if fast else "slow here; use float32", fast)
     compiler = find_compiler()
     yield Finding("device", "C++ compiler", compiler or "none found", compiler is not None)
     yield Finding("folders", "cache (SAA_CACHE)", str(cache_dir()))

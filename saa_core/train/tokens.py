@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from saa_core.attach import Model
+from saa_core.attach import Model, bfloat16_is_fast
 from saa_core.errors import PolicyError
 from saa_core.families.packing import Packing
 from saa_core.packed import encode_all, packing_of, special_tokens
@@ -67,7 +67,7 @@ class TokenConfig:
         hold: weight of the distance between the share that is kept and the one that was drawn.
         width: of the gates.
         seed: of everything that is drawn.
-        half: compute in bfloat16 where that is safe; weights that learn stay float32.
+        half: compute in bfloat16 where that is safe and fast; weights that learn stay float32.
         checkpoint: folder to resume from and to write every ``save_every`` batches.
     """
 
@@ -285,8 +285,8 @@ class Stages:
         noise = None
         if draw is not None:
             noise = torch.Generator().manual_seed(draw.randrange(2**31))
-        device = ids_BN.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.config.half):
+        half = self.config.half and bfloat16_is_fast(ids_BN.device)
+        with torch.autocast(ids_BN.device.type, torch.bfloat16, enabled=half):
             x, share = masked(
                 self.packing, special_tokens(self.model, ids_BN), ids_BN, mask_BN, wanted, noise
             )
