@@ -9,6 +9,8 @@ from conftest import CONFIGS, TINY
 from transformers import AutoModelForCausalLM, OPTConfig
 
 import saa_core as saa
+from saa_core.attach import bfloat16_is_fast
+from saa_core.doctor import examine
 from saa_core.gate_files import read_gates
 
 IDS = torch.arange(3, 83)[None] % 97
@@ -265,3 +267,10 @@ def test_half_precision_weights_decide_and_attend_in_float32(tiny):
     policy = saa.Policy(mass=0.6)
     hf(IDS, saa=saa.Call(policy, observe=lambda _l, q, *_: seen.append(q.dtype)))
     assert seen
+
+
+@pytest.mark.parametrize(("capability", "fast"), [("AVX512", True), ("AVX2", False)])
+def test_bfloat16_is_fast_only_where_the_cpu_can_do_it(monkeypatch, capability, fast):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert bfloat16_is_fast(torch.device("cpu")) is fast
+    assert [found.ok for found in examine("cpu") if found.name == "bfloat16"] == [fast]
