@@ -1,11 +1,12 @@
 """The part of the `saa` command that stores what the training texts look like: ``inputs``."""
 
 import argparse
+from contextlib import closing
+from functools import partial
 from typing import Any
 
-from tqdm import tqdm
-
 from saa_core.attach import load, save_gates
+from saa_core.bars import Bars
 from saa_core.train import corpus
 from saa_core.train.inputs import FIT_WINDOWS, LENGTHS, LIMIT_WINDOWS, known_inputs, parts
 
@@ -37,12 +38,7 @@ def register(commands: Any) -> None:
 def _inputs(options: argparse.Namespace) -> None:
     fitted, limited, judged = parts(corpus.documents(options.data))
     model = load(options.model, gates=options.gates, adapter=options.adapter, device=options.device)
-    with tqdm(unit="window") as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with closing(Bars("window")) as bars:
         found = known_inputs(
             model,
             fitted,
@@ -52,7 +48,7 @@ def _inputs(options: argparse.Namespace) -> None:
             fit_windows=options.fit_windows,
             limit_windows=options.limit_windows,
             command=options.command,
-            progress=progress,
+            progress=partial(bars, ""),
         )
     for length, limit in zip(found.lengths, found.limits, strict=True):
         print(f"{length:6} tokens: far from a distance of {limit:.2f}")

@@ -2,11 +2,12 @@
 
 import argparse
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from typing import Any
 
-from tqdm import tqdm
-
 from saa_core.attach import load, save_gates
+from saa_core.bars import Bars
 from saa_core.reliability import Diagram, Reliability
 from saa_core.train import corpus
 from saa_core.train.reliability import LENGTHS, MASSES, halves, measure_reliability
@@ -38,12 +39,7 @@ def register(commands: Any) -> None:
 def _reliability(options: argparse.Namespace) -> None:
     fitted, judged = halves(corpus.documents(options.data))
     model = load(options.model, gates=options.gates, adapter=options.adapter, device=options.device)
-    with tqdm(unit="run") as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with closing(Bars("run")) as bars:
         model = measure_reliability(
             model,
             fitted,
@@ -52,7 +48,7 @@ def _reliability(options: argparse.Namespace) -> None:
             masses=options.masses,
             windows=options.windows,
             command=options.command,
-            progress=progress,
+            progress=partial(bars, ""),
         )
     for found in model.spec.reliability:
         for line in reliability_lines(found):
