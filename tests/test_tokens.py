@@ -13,8 +13,9 @@ from saa_core.packed import attend, encode, packing_of, special_tokens
 from saa_core.task import add_token_gates
 from saa_core.train import lora
 from saa_core.train.batches import NO_LABEL, Lot, lot, padded, replace_words
-from saa_core.train.masked import masked
-from saa_core.train.tokens import Stages, TokenConfig
+from saa_core.train.masked import _attend, masked
+from saa_core.train.teacher import Teacher
+from saa_core.train.tokens import ADAPTER, Stages, TokenConfig
 
 PACKED = ("bert", "roberta", "xlm-roberta", "distilbert")
 
@@ -279,6 +280,43 @@ def test_both_stages_learn_and_the_gates_drop_what_says_nothing(make):
     for name, value in model.hf.named_parameters():
         if name in weights and "saa_token_gate" not in name:
             assert torch.equal(value, weights[name]), name
+
+
+def test_attention_over_the_living_is_the_softmax_over_them_and_so_is_its_gradient():
+    torch.manual_seed(0)
+    mask = torch.arange(9)[None] < torch.tensor([[9], [6]])
+    parts = [torch.randn(2, 3, 9, 4, requires_grad=True) for _ in range(3)]
+    alive = (mask & (torch.rand(2, 9) < 0.6)).float()
+    alive[:, 0] = 1
+    alive.requires_grad_()
+    q, k, v = parts
+    weights = (q @ k.transpose(-1, -2) / 2).exp() * alive[:, None, None]
+    expected = weights / weights.sum(-1, keepdim=True) @ v
+    into = torch.randn_like(expected)
+    wanted = torch.autograd.grad((expected * into).sum(), [*parts, alive])
+    found = _attend(q, k, v, mask, alive)
+    torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad((found * into).sum(), [*parts, alive])
+    for own, other in zip(gradients[:3], wanted[:3], strict=True):
+        torch.testing.assert_close(own, other)
+    torch.testing.assert_close(gradients[3][mask], wanted[3][mask])
+
+
+def test_the_teacher_is_the_dense_side_and_answers_a_text_once(make):
+    model = make(gates=False)
+    stages = Stages(model, 2, TokenConfig(steps=(3, 1), **CONFIG))
+    examples = lot(model, *toy_task(12, 1), 64)
+    list(stages.dense(examples))
+    teacher = Teacher(model, ADAPTER["dense"], stages.heads["dense"], half=False)
+    ids, mask = padded(examples.ids, model)
+    again = torch.arange(12) < 6
+    expected = stages.answers(examples, "dense").logits
+    torch.testing.assert_close(teacher.answers(ids, mask, again), expected, rtol=1e-4, atol=1e-5)
+    assert len(teacher.known) == len({tuple(examples.ids[row]) for row in range(6)})
+    teacher.head = lambda means: torch.full((len(means), 2), 7.0)  # whoever is computed again
+    found = teacher.answers(ids[4:], mask[4:], again[4:])
+    torch.testing.assert_close(found[:2], expected[4:6], rtol=1e-4, atol=1e-5)
+    assert (found[2:] == 7).all()
 
 
 def test_half_of_the_texts_lose_their_label_and_some_of_their_words():

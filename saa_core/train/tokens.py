@@ -36,10 +36,11 @@ from saa_core.packed import encode_all, packing_of, special_tokens
 from saa_core.task import SIDES, add_token_gates, read_head, save_side
 from saa_core.token_gates import SHARES
 from saa_core.train import checks, lora
-from saa_core.train.batches import Lot, order, padded, replace_words
+from saa_core.train.batches import NO_LABEL, Lot, order, padded, replace_words
 from saa_core.train.checkpoint import FREE, Checkpoint
 from saa_core.train.distil import schedule
 from saa_core.train.masked import masked, mean_states
+from saa_core.train.teacher import Teacher
 from saa_core.types import Policy
 
 ADAPTER = {side: f"saa_{side}" for side in SIDES}
@@ -211,17 +212,18 @@ class Stages:
         parameters = self.adapter("sparse") | _named(self.heads["sparse"], "head")
         gates = self._gate_parameters()
         groups = [(self.config.adapter_rate, parameters), (self.config.gate_rate, gates)]
+        teacher = Teacher(self.model, ADAPTER["dense"], self.heads["dense"], half=self._half())
         words = torch.tensor([i for own in examples.ids for i in own])
         words = words[~special_tokens(self.model, words)]
         for (ids, mask, labels, draw), step in self._batches(examples, "sparse", groups):
             wanted = draw.uniform(*self.config.shares)
             fixed = special_tokens(self.model, ids)
             ids, labels = replace_words(ids, labels, fixed, words, self.config.replaced, draw)
-            teacher = self._dense_answers(ids, mask)
+            expected = teacher.answers(ids, mask, labels != NO_LABEL)
             means, share = self._forward(ids, mask, wanted, draw)
             logits = self.heads["sparse"](means)
             loss = cross_entropy(logits, labels, reduction="sum") / len(labels)
-            found, expected = log_softmax(logits, -1), log_softmax(teacher, -1)
+            found, expected = log_softmax(logits, -1), log_softmax(expected, -1)
             apart = kl_div(found, expected, reduction="batchmean", log_target=True)
             loss = loss + self.config.distil * apart
             loss = loss + self.config.hold * (share - wanted).abs()
@@ -285,21 +287,14 @@ class Stages:
         noise = None
         if draw is not None:
             noise = torch.Generator().manual_seed(draw.randrange(2**31))
-        half = self.config.half and bfloat16_is_fast(ids_BN.device)
-        with torch.autocast(ids_BN.device.type, torch.bfloat16, enabled=half):
+        with torch.autocast(ids_BN.device.type, torch.bfloat16, enabled=self._half()):
             x, share = masked(
                 self.packing, special_tokens(self.model, ids_BN), ids_BN, mask_BN, wanted, noise
             )
         return mean_states(x, mask_BN), share
 
-    def _dense_answers(self, ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
-        """Logits [B, C] of the dense side, which is in use for that long only."""
-        self.model.hf.set_adapter(ADAPTER["dense"])
-        with torch.no_grad():
-            means, _ = self._forward(ids_BN, mask_BN, 1.0, None)
-            answers: Tensor = self.heads["dense"](means)
-        self.model.hf.set_adapter(ADAPTER["sparse"])  # its weights learn again, by PEFT's own rule
-        return answers
+    def _half(self) -> bool:
+        return self.config.half and bfloat16_is_fast(self.model.device)
 
     def _batches(
         self,
