@@ -62,3 +62,25 @@ def seeds_table(rows: list[dict[str, Any]]) -> str:
             f"| {worst} ({lost[worst]:+.1f}) |"
         )
     return "\n".join(lines)
+
+
+def shift_table(rows: list[dict[str, Any]]) -> str:
+    """Texts of another task than the one that both sides were trained for."""
+    lines = [
+        "| trained on | tested on | seed | tokens asked | operations | accuracy | dense "
+        "| difference (95 % interval) | labels changed |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        if row["data"] == row["task"]:
+            continue
+        low, high = (100 * row[f"difference_{end}"] for end in ("lo", "hi"))
+        lines.append(
+            f"| {row['task']} | {row['data']} | {row['seed']} "
+            f"| {row['tokens']:g}{', the default' if row['default'] else ''} "
+            f"| {100 * row['flops_share']:.0f} % "
+            f"| {100 * row['accuracy']:.1f} % | {100 * row['dense_accuracy']:.1f} % "
+            f"| {100 * (row['accuracy'] - row['dense_accuracy']):+.1f} ({low:+.1f} to {high:+.1f}) "
+            f"| {100 * row['changed']:.1f} % |"
+        )
+    return "\n".join(lines)

@@ -16,8 +16,9 @@ import torch
 from tqdm import tqdm
 
 from saa_core import cli_audit, cli_inputs, cli_records, cli_reliability, cli_tasks, cli_tune, fetch
-from saa_core.attach import Model, attach, detach, load, save_gates
+from saa_core.attach import Model, attach, detach, save_gates
 from saa_core.bars import Bars
+from saa_core.cli_models import chosen_model, model_options
 from saa_core.doctor import examine
 from saa_core.errors import PolicyError, SAAError, TextError
 from saa_core.files import write_json
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_doctor)
 
     command = commands.add_parser("run", help="run a text and write its trace")
-    _model_options(command)
+    model_options(command)
     _policy_options(command)
     command.add_argument("file", metavar="FILE", help="UTF-8 text, or - for standard input")
     command.add_argument("--dense", action="store_true", help="plain dense attention, recorded")
@@ -83,14 +84,14 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "audit", help="compare dense and SAA on every text of a corpus, into the store; resumable"
     )
-    _model_options(command)
+    model_options(command)
     _policy_options(command)
     cli_audit.options_of(command)
     cli_records.store_option(command)
     command.set_defaults(run=_audit, model=None)
 
     command = commands.add_parser("measure", help="time dense attention against SAA, interleaved")
-    _model_options(command)
+    model_options(command)
     _policy_options(command)
     command.add_argument("--lengths", type=int, nargs="+", default=[2048], metavar="TOKENS")
     command.add_argument("--repeats", type=int, default=7, help="rounds (default: 7)")
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_measure)
 
     command = commands.add_parser("train", help="train gates by distillation on a frozen model")
-    _model_options(command)
+    model_options(command)
     command.add_argument("--data", nargs="+", required=True, metavar="NAME|FILE")
     command.add_argument("--steps", type=int, default=500)
     command.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 1024, 2048])
@@ -118,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "joint", help="train model and gates together, under the sparse mask (LoRA)"
     )
-    _model_options(command)
+    model_options(command)
     command.add_argument("--data", nargs="+", required=True, metavar="NAME|FILE")
     command.add_argument("--steps", type=int, default=JointConfig.steps)
     command.add_argument("--lengths", type=int, nargs="+", default=list(JointConfig.lengths))
@@ -134,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_joint)
 
     command = commands.add_parser("calibrate", help="share missed mass out over the layers")
-    _model_options(command)
+    model_options(command)
     command.add_argument("--data", nargs="+", required=True, metavar="NAME|FILE")
     command.add_argument("--mass", type=float, default=0.9, help="where to measure")
     command.add_argument("--length", type=int, default=1024, help="tokens per window")
@@ -148,14 +149,6 @@ def _parser() -> argparse.ArgumentParser:
     cli_records.register(commands)
     cli_tune.register(commands)
     return parser
-
-
-def _model_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", default="smollm2", help="alias, hub id or folder")
-    command.add_argument("--gates", help="folder of trained gates")
-    command.add_argument("--adapter", help="shipped adapter or folder, merged into the weights")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    command.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights")
 
 
 def _policy_options(command: argparse.ArgumentParser) -> None:
@@ -214,32 +207,6 @@ def _doctor(options: argparse.Namespace) -> int:
     return 1 if broken else 0
 
 
-def _load(options: argparse.Namespace) -> Model:
-    bars = Bars()
-    dtype = getattr(torch, options.dtype) if options.dtype else None
-    task = getattr(options, "task", None)
-    try:
-        model = load(
-            options.model,
-            device=options.device,
-            dtype=dtype,
-            gates=options.gates,
-            adapter=options.adapter,
-            task=task,
-            side="auto" if task is None else "sparse",
-            progress=bars,
-        )
-    finally:
-        bars.close()
-    if not model.spec.trained and options.run is not _train:
-        print(
-            f"WARNING: the gates of {options.model!r} are UNTRAINED; what they keep means nothing. "
-            "Train some with: saa train",
-            file=sys.stderr,
-        )
-    return model
-
-
 POLICY_OPTIONS = (
     *("mass", "budget", "granularity", "kernel", "block", "sink", "local", "tail"),
     *("fallback", "crossover", "tokens"),
@@ -270,7 +237,7 @@ def _chosen(options: argparse.Namespace) -> tuple[Model, Policy | None]:
     """
     if options.policy is None:
         _policy(options, Policy())
-        model = _load(options)
+        model = chosen_model(options)
         return model, _policy(options, model.spec.policy)
     names = (*POLICY_OPTIONS, "guard", "delta")
     given = [f"--{name}" for name in names if getattr(options, name, None) is not None]
@@ -282,7 +249,7 @@ def _chosen(options: argparse.Namespace) -> tuple[Model, Policy | None]:
     stored = load_policy(options.policy)
     if stored.policy is None:
         options.adapter = None
-    model = _load(options)
+    model = chosen_model(options)
     stored.check(model)
     print(f"policy file: {stored.promise or stored.policy or 'dense'}")
     return model, stored.policy
@@ -418,7 +385,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     bars = Bars()
     texts = corpus.joined(corpus.documents(options.data, bars), "train", limit=400_000)
     bars.close()
-    model = _load(options)
+    model = chosen_model(options)
     found = calibrate(
         model,
         texts,
@@ -476,7 +443,7 @@ def _joint(options: argparse.Namespace) -> None:
     bars = Bars()
     texts = corpus.joined(corpus.documents(options.data, bars), "train")
     bars.close()
-    model = _load(options)
+    model = chosen_model(options)
     log = Path(config.checkpoint or options.out) / "log.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as lines, tqdm(total=config.steps, unit="step") as bar:
@@ -518,7 +485,7 @@ def _train(options: argparse.Namespace) -> None:
     bars = Bars()
     documents = corpus.documents(options.data, bars)
     bars.close()
-    model = _load(options)
+    model = chosen_model(options, training=True)
     if options.fresh:
         fresh = attach(detach(model), model.tokenizer)
         named = replace(fresh.spec, name=options.model, adapter=model.spec.adapter)

@@ -5,8 +5,8 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-from saa_core.attach import load, save_gates
 from saa_core.bars import Bars
+from saa_core.cli_models import chosen_model, model_options, write_gates
 from saa_core.train import corpus
 from saa_core.train.inputs import FIT_WINDOWS, LENGTHS, LIMIT_WINDOWS, known_inputs, parts
 
@@ -16,10 +16,7 @@ def register(commands: Any) -> None:
     command = commands.add_parser(
         "inputs", help="store what the training texts look like, so that a guard notices other ones"
     )
-    command.add_argument("--model", default="smollm2", help="alias, hub id or folder")
-    command.add_argument("--gates", help="folder of trained gates")
-    command.add_argument("--adapter", help="shipped adapter or folder, merged into the weights")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    model_options(command)
     command.add_argument(
         "--data",
         nargs="+",
@@ -37,7 +34,7 @@ def register(commands: Any) -> None:
 
 def _inputs(options: argparse.Namespace) -> None:
     fitted, limited, judged = parts(corpus.documents(options.data))
-    model = load(options.model, gates=options.gates, adapter=options.adapter, device=options.device)
+    model = chosen_model(options)
     with closing(Bars("window")) as bars:
         found = known_inputs(
             model,
@@ -54,6 +51,4 @@ def _inputs(options: argparse.Namespace) -> None:
         print(f"{length:6} tokens: far from a distance of {limit:.2f}")
     for source, share in found.about["over"].items():
         print(f"{source:16} {100 * share:.2f} % of other held-out windows are farther")
-    name = model.spec.gate if model.spec.trained else None
-    folder = save_gates(model, options.out, name=name, training=model.spec.training)
-    print(f"gates: {folder}")
+    write_gates(model, options.out)

@@ -6,8 +6,8 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-from saa_core.attach import load, save_gates
 from saa_core.bars import Bars
+from saa_core.cli_models import chosen_model, model_options, write_gates
 from saa_core.reliability import Diagram, Reliability
 from saa_core.train import corpus
 from saa_core.train.reliability import LENGTHS, MASSES, halves, measure_reliability
@@ -18,10 +18,7 @@ def register(commands: Any) -> None:
     command = commands.add_parser(
         "reliability", help="measure how true predicted mass is, and store the correction"
     )
-    command.add_argument("--model", default="smollm2", help="alias, hub id or folder")
-    command.add_argument("--gates", help="folder of trained gates")
-    command.add_argument("--adapter", help="shipped adapter or folder, merged into the weights")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    model_options(command)
     command.add_argument(
         "--data",
         nargs="+",
@@ -38,7 +35,7 @@ def register(commands: Any) -> None:
 
 def _reliability(options: argparse.Namespace) -> None:
     fitted, judged = halves(corpus.documents(options.data))
-    model = load(options.model, gates=options.gates, adapter=options.adapter, device=options.device)
+    model = chosen_model(options)
     with closing(Bars("run")) as bars:
         model = measure_reliability(
             model,
@@ -53,9 +50,7 @@ def _reliability(options: argparse.Namespace) -> None:
     for found in model.spec.reliability:
         for line in reliability_lines(found):
             print(line)
-    name = model.spec.gate if model.spec.trained else None
-    folder = save_gates(model, options.out, name=name, training=model.spec.training)
-    print(f"gates: {folder}")
+    write_gates(model, options.out)
 
 
 def reliability_lines(found: Reliability) -> Iterator[str]:

@@ -16,7 +16,7 @@ audited fetch gates guard kernels notebook record rules sla tables token_gates t
 attention
 attach families gate_files task
 damage packed runner work
-audit audit_figures bars classify cli cli_audit cli_inputs cli_records cli_reliability cli_tasks cli_tune corpora costs decisions deck difference doctor \
+audit audit_figures bars classify cli cli_audit cli_inputs cli_models cli_records cli_reliability cli_tasks cli_tune corpora costs decisions deck difference doctor \
 effects explain losses measure policy_file promise report slices store summary tradeoff train tune tune_files
 """
 CHARTS = """
