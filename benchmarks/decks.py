@@ -29,7 +29,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 EXAMPLES = ROOT / "assets" / "examples"
 PREFILL = {"length": 8192, "dtype": "bfloat16"}
 PERPLEXITY = {"method": "SAA, joint", "length": 8192, "text": "austen", "aim": 0.9}
-TASK = {"task": "sentences", "seed": 0}
+TASK = {"task": "sentences", "data": "sentences", "seed": 0}
 LONG = 512
 """Tokens above which a trace leaves out what each token receives."""
 

@@ -1,7 +1,7 @@
 // Block-sparse attention on a CPU in float32: the engine behind kernel="native".
 //
-// Keys are packed once into panels of 16, transposed, so that one vector holds one feature of 16
-// keys. A tile of up to 32 queries then meets only the panels that the decision keeps, with an
+// Keys are packed once into panels of a vector's width, transposed, so that one vector holds one feature
+// of a panel's keys. A tile of up to 32 queries then meets only the panels that the decision keeps, with an
 // online softmax over chunks of panels (Milakov and Gimelshein, arXiv 1805.02867; FlashAttention,
 // arXiv 2205.14135). Knows nothing of gates, rules or PyTorch; kernels/native.py checks every
 // argument.
@@ -13,7 +13,7 @@ namespace {
 using namespace saa;
 
 constexpr int PAIR_ROWS = 16; // queries per tile where single pairs are decided
-constexpr int CHUNK = 32;     // panels per softmax step: 64 KiB of scores
+constexpr int CHUNK = 512 / LANES; // panels per softmax step: 64 KiB of scores
 
 struct Problem {
     const float *q, *k, *v;

@@ -83,7 +83,7 @@ struct Scratch {
           score((step + STRIP) * panels_for(p.S) * LANES) {}
 };
 
-// The projected summaries of 16 key blocks as one panel [R][16].
+// The projected summaries of LANES key blocks as one panel [R][LANES].
 void key_panel(const Scoring &p, int64_t b, int64_t g, int64_t panel, Scratch &work, float *to) {
     const float *keys = p.k + b * p.k_step[0] + g * p.k_step[1];
     const uint8_t *valid = p.valid ? p.valid + b * p.K : nullptr;

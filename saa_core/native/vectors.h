@@ -1,6 +1,7 @@
-// What attention.cpp and scoring.cpp share: vectors of 16, panels of keys, threads.
+// What attention.cpp and scoring.cpp share: vectors, panels of keys, threads.
 //
-// Vectors are the compiler's own (vector_size), so that one source serves AVX2, AVX-512 and NEON.
+// Vectors are the compiler's own (vector_size), so that one source serves AVX2, AVX-512 and NEON. They are
+// as wide as the machine's: GCC keeps wider ones in memory, and the kernel then takes several times as long.
 
 #pragma once
 
@@ -14,14 +15,16 @@
 
 namespace saa {
 
-constexpr int LANES = 16;       // keys per panel
 constexpr int ROWS = 32;        // most queries per tile; a strip of queries is [D][ROWS]
 constexpr float FLOOR = -1e30f; // stands for minus infinity, without its NaN
-// Queries, and vectors of features, whose sums are held in registers together.
-#ifdef __AVX512F__
-constexpr int STRIP = 16, WIDTH = 4;
+// LANES: floats of a vector, and keys per panel; a divisor of 16, a multiple of STRIP. STRIP queries, and
+// WIDTH vectors of features of four queries, are what has its sums in registers together.
+#if defined(__AVX512F__)
+constexpr int LANES = 16, STRIP = 16, WIDTH = 4;
+#elif defined(__AVX2__)
+constexpr int LANES = 8, STRIP = 8, WIDTH = 2;
 #else
-constexpr int STRIP = 4, WIDTH = 1;
+constexpr int LANES = 4, STRIP = 4, WIDTH = 2;
 #endif
 
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -71,7 +74,7 @@ inline Vector exponential(Vector x) {
     return x < -87.0f ? Vector{} : power * scale;
 }
 
-// One panel of 16 keys as [D][16], zero beyond the last of K keys; ``step`` floats lie between keys.
+// One panel of keys as [D][LANES], zero beyond the last of K keys; ``step`` floats lie between keys.
 inline void pack(const float *keys, int64_t step, int64_t K, int64_t D, int64_t panel, float *to) {
     const int64_t from = panel * LANES, count = std::min<int64_t>(LANES, K - from);
     for (int64_t i = 0; i < LANES; ++i)
@@ -79,7 +82,7 @@ inline void pack(const float *keys, int64_t step, int64_t K, int64_t D, int64_t 
             to[d * LANES + i] = i < count ? keys[(from + i) * step + d] : 0.0f;
 }
 
-// score[row][16] = query . key for STRIP rows and one panel; query is [D][ROWS].
+// score[row][LANES] = query . key for STRIP rows and one panel; query is [D][ROWS].
 inline void product(const float *query, const float *panel, int64_t D, float *score) {
     Vector sums[STRIP] = {};
     for (int64_t d = 0; d < D; ++d) {
