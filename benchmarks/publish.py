@@ -22,7 +22,7 @@ from tables_quality import (
     quality_table,
     retrieval_table,
 )
-from tables_tasks import seeds_table, shift_table, understanding_table
+from tables_tasks import seeds_table, shift_table, shipped_seeds, understanding_table
 from tables_time import app_table, latency_table, machine, prefill_table
 from tables_trust import far_table, promise_table, reliability_table, trust_table, tune_table
 
@@ -107,7 +107,7 @@ def main() -> None:
         "retrieval": retrieval_table(results["retrieval"]),
         "prefill": prefill_table(results["prefill"]),
         "prefill_xeon": prefill_table(results["prefill_xeon"]),
-        "understanding": understanding_table(results["understanding"]),
+        "understanding": understanding_table(results["understanding"], shipped_seeds()),
         "seeds": seeds_table(results["understanding"]),
         "shift": shift_table(results["understanding"]),
         "trust": trust_table(results["trust"]),

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from saa_core import cli_audit, cli_inputs, cli_records, cli_reliability, cli_tasks, cli_tune, fetch
 from saa_core.attach import Model, attach, detach, save_gates
 from saa_core.bars import Bars
-from saa_core.cli_models import chosen_model, model_options
+from saa_core.cli_models import load_model, model_options
 from saa_core.doctor import examine
 from saa_core.errors import PolicyError, SAAError, TextError
 from saa_core.files import write_json
@@ -237,7 +237,7 @@ def _chosen(options: argparse.Namespace) -> tuple[Model, Policy | None]:
     """
     if options.policy is None:
         _policy(options, Policy())
-        model = chosen_model(options)
+        model = load_model(options)
         return model, _policy(options, model.spec.policy)
     names = (*POLICY_OPTIONS, "guard", "delta")
     given = [f"--{name}" for name in names if getattr(options, name, None) is not None]
@@ -249,7 +249,7 @@ def _chosen(options: argparse.Namespace) -> tuple[Model, Policy | None]:
     stored = load_policy(options.policy)
     if stored.policy is None:
         options.adapter = None
-    model = chosen_model(options)
+    model = load_model(options)
     stored.check(model)
     print(f"policy file: {stored.promise or stored.policy or 'dense'}")
     return model, stored.policy
@@ -385,7 +385,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     bars = Bars()
     texts = corpus.joined(corpus.documents(options.data, bars), "train", limit=400_000)
     bars.close()
-    model = chosen_model(options)
+    model = load_model(options)
     found = calibrate(
         model,
         texts,
@@ -443,7 +443,7 @@ def _joint(options: argparse.Namespace) -> None:
     bars = Bars()
     texts = corpus.joined(corpus.documents(options.data, bars), "train")
     bars.close()
-    model = chosen_model(options)
+    model = load_model(options)
     log = Path(config.checkpoint or options.out) / "log.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as lines, tqdm(total=config.steps, unit="step") as bar:
@@ -485,7 +485,7 @@ def _train(options: argparse.Namespace) -> None:
     bars = Bars()
     documents = corpus.documents(options.data, bars)
     bars.close()
-    model = chosen_model(options, training=True)
+    model = load_model(options, training=True)
     if options.fresh:
         fresh = attach(detach(model), model.tokenizer)
         named = replace(fresh.spec, name=options.model, adapter=model.spec.adapter)

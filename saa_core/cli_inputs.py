@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from saa_core.bars import Bars
-from saa_core.cli_models import chosen_model, model_options, write_gates
+from saa_core.cli_models import load_model, model_options, write_gates
 from saa_core.train import corpus
 from saa_core.train.inputs import FIT_WINDOWS, LENGTHS, LIMIT_WINDOWS, known_inputs, parts
 
@@ -34,7 +34,7 @@ def register(commands: Any) -> None:
 
 def _inputs(options: argparse.Namespace) -> None:
     fitted, limited, judged = parts(corpus.documents(options.data))
-    model = chosen_model(options)
+    model = load_model(options)
     with closing(Bars("window")) as bars:
         found = known_inputs(
             model,

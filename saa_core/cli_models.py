@@ -18,7 +18,7 @@ def model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights")
 
 
-def chosen_model(options: argparse.Namespace, *, training: bool = False) -> Model:
+def load_model(options: argparse.Namespace, *, training: bool = False) -> Model:
     """The model of :func:`model_options`, and of ``--task`` where the command has it.
 
     Args:

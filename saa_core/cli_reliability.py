@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from saa_core.bars import Bars
-from saa_core.cli_models import chosen_model, model_options, write_gates
+from saa_core.cli_models import load_model, model_options, write_gates
 from saa_core.reliability import Diagram, Reliability
 from saa_core.train import corpus
 from saa_core.train.reliability import LENGTHS, MASSES, halves, measure_reliability
@@ -35,7 +35,7 @@ def register(commands: Any) -> None:
 
 def _reliability(options: argparse.Namespace) -> None:
     fitted, judged = halves(corpus.documents(options.data))
-    model = chosen_model(options)
+    model = load_model(options)
     with closing(Bars("run")) as bars:
         model = measure_reliability(
             model,

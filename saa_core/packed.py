@@ -9,6 +9,7 @@ Shapes: T tokens of all texts, A of them still needed, B texts, E hidden size, H
 tokens of one text.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,8 @@ from saa_core.types import TOKEN, Allowed, Decision, Policy, expand
 
 BLOCK = (32, 16)
 """Blocks of queries and keys of which the kernel skips those that no text spans."""
+OVERTAKEN = {"AVX2": 32, "AVX512": 128}
+"""Mean tokens per text from which PyTorch overtakes the C++ kernel in float32, by what a CPU can do."""
 
 
 @dataclass(frozen=True)
@@ -321,12 +324,23 @@ def attend(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> T
     """Attention of each text to itself; B is 1 and A holds all texts. [1, H, A, D].
 
     One text goes to PyTorch. Several are one call of the C++ kernel with the span of each text as
-    what its queries may see, or, where that cannot run, padded to the longest text.
+    what its queries may see. Where that cannot run they are padded to the longest text, and where
+    PyTorch overtakes it (long texts) each is a call of its own.
     """
     if len(lengths) == 1:
         return scaled_dot_product_attention(q_BHAD, k_BHAD, v_BHAD)
-    way = _padded if native_refuses(q_BHAD) else _spans
+    if native_refuses(q_BHAD):
+        return _padded(q_BHAD, k_BHAD, v_BHAD, lengths)
+    longest = OVERTAKEN.get(torch.backends.cpu.get_cpu_capability(), math.inf)
+    overtaken = q_BHAD.dtype == torch.float32 and q_BHAD.shape[2] >= longest * len(lengths)
+    way = _each if overtaken else _spans
     return way(q_BHAD, k_BHAD, v_BHAD, lengths)
+
+
+def _each(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> Tensor:
+    """By PyTorch, one text after the other."""
+    texts = (part.split(lengths.tolist(), 2) for part in (q_BHAD, k_BHAD, v_BHAD))
+    return torch.cat([scaled_dot_product_attention(*own) for own in zip(*texts, strict=True)], 2)
 
 
 def _spans(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> Tensor:

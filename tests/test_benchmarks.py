@@ -331,7 +331,10 @@ def test_seeds_are_averaged_before_tasks_and_other_texts_left_out(monkeypatch):
             "default": tokens == 0.6,
             "margin": 0.0,
         }
-        about |= {"difference_lo": -0.8, "difference_hi": -0.6, "changed": 0.75}
+        about |= {"difference_lo": -0.8, "difference_hi": -0.6, "changed": 0.75, "asked": 0.25}
+        for name in ("throughput", "latency"):
+            batch = "b32" if name == "throughput" else "b1"
+            about |= {f"{name}_ratio_{batch}": 2.0, f"{name}_quartiles": [1.5, 2.5]}
         return about | {"flops_share": tokens, "accuracy": accuracy, "dense_accuracy": 0.8}
 
     rows = [row("a", 0, 0.6, 0.80), row("a", 1, 0.6, 0.78), row("b", 0, 0.6, 0.82)]
@@ -341,9 +344,14 @@ def test_seeds_are_averaged_before_tasks_and_other_texts_left_out(monkeypatch):
     assert "| 0.6 | 2 | 1 to 2 | 60 % | +0.50 | a (-1.0) |" in table
     assert "| each task's default | 2 | 1 to 2 | 60 % | +0.50 | a (-1.0) |" in table
     assert "| 0.35 | 1 | 1 | 35 % | +0.00 | a (+0.0) |" in table
+    (shipped,) = tables["understanding_table"](rows, {"a": 1}).splitlines()[2:]
+    assert shipped == (
+        "| a | 0.6, the default | 25 % | 60 % | 78.0 % | 80.0 % | -2.0 (-80.0 to -60.0) "
+        "| 2.00 (1.50 to 2.50) | 2.00 (1.50 to 2.50) |"
+    )
     (shifted,) = tables["shift_table"](rows).splitlines()[2:]
     assert shifted == (
-        "| a | b | 0 | 0.6, the default | 60 % | 10.0 % | 80.0 % | -70.0 (-80.0 to -60.0) | 75.0 % |"
+        "| a | b | 0 | 0.6, the default | 25 % | 60 % | 10.0 % | 80.0 % | -70.0 (-80.0 to -60.0) | 75.0 % |"
     )
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from browser import settle
 from PIL import Image
-from playwright.sync_api import Locator
+from playwright.sync_api import Locator, expect
 from synthetic import synthetic
 from visitor import SCREENSHOTS, box, chart, click, visit
 
@@ -117,7 +117,7 @@ def test_a_first_timer_understands_one_decision_in_as_many_clicks_as_the_readme_
             settle(page)
             for name in ("Query", "Key"):
                 at = re.search(rf"[?&]{name[0].lower()}=(\d+)", earlier)[1]
-                assert box(page, f"{name} token").input_value() == at
+                expect(box(page, f"{name} token")).to_have_value(at)  # the script may start late
         title = page.get_by_role("heading", level=1, name="Sparse Adaptive Attention")
         for _ in range(2):  # going to another page is two steps: the bare page, then what it shows
             page.go_back()
@@ -165,12 +165,12 @@ def test_type_a_text_read_the_figures_and_follow_a_pair(address: str) -> None:
         page.locator(".st-key-inspector").wait_for()
         settle(page)
         assert page.locator(".st-key-inspector").inner_text() == chosen
-        assert page.get_by_label("Your text").input_value() == TEXT
+        expect(page.get_by_label("Your text")).to_have_value(TEXT)
 
         page.locator(".strip button").nth(7).click()
         page.wait_for_function("location.search.includes('q=7&')")
         settle(page)
-        assert box(page, "Query token").input_value() == "7"
+        expect(box(page, "Query token")).to_have_value("7")
 
         click(page.locator("canvas[role=application]"), 0.1, 0.9)
         page.wait_for_function("!location.search.includes('q=7&')")

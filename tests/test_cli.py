@@ -97,7 +97,7 @@ def test_doctor_lists_what_works(capsys):
         assert word in printed
 
 
-def test_untrained_gates_are_said_loudly(tiny, tmp_path, text_file, capsys, smollm2):
+def test_untrained_gates_are_said_loudly(tiny, tmp_path, text_file, capsys, novel, smollm2):
     folder = tmp_path / "own-model"
     hf = tiny(vocab_size=len(smollm2.tokenizer), num_hidden_layers=1)
     hf.save_pretrained(folder)
@@ -108,6 +108,11 @@ def test_untrained_gates_are_said_loudly(tiny, tmp_path, text_file, capsys, smol
     assert "UNTRAINED" in captured.err
     assert "UNTRAINED" in captured.out
     assert not saa.Trace.load(out).model.trained
+    data = tmp_path / "data.txt"
+    data.write_text(novel[:30_000], "utf-8")
+    asked = ["inputs", "--model", str(folder), "--data", str(data), "--out", str(tmp_path / "g")]
+    main([*asked, "--lengths", "32", "--fit-windows", "8", "--limit-windows", "4"])
+    assert "UNTRAINED" in capsys.readouterr().err
 
 
 def test_train_writes_gates_that_load(tiny, tmp_path, novel, capsys, smollm2):

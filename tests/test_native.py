@@ -98,18 +98,28 @@ def script(file: Path, line: str) -> str:
 @pytest.mark.parametrize("compiler", ["g++", "clang++"])
 @pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
 @torch.no_grad()
-def test_lesser_processors_and_plain_threads(compiler, capability, build_with, tmp_path):
+def test_lesser_processors_and_plain_threads(
+    compiler, capability, build_with, tmp_path, monkeypatch
+):
     """Without AVX-512, without AVX2, and (under clang's name) with threads instead of OpenMP."""
     if torch.backends.cpu.get_cpu_capability() == "DEFAULT" and capability == "AVX2":
         pytest.skip("this processor has no AVX2")
     build_with(script(tmp_path / compiler, f'exec {find_compiler()} "$@"'), capability)
-    p = problem(300, heads=9, key_heads=3, size=64)
-    expected = reference(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
-    found = native(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
-    assert (found - expected).norm() / expected.norm() < 1e-5
-    gate = trained_like(9, 3, 64, 64)
-    score = gate(p.q, p.k, p.allowed, grid(p.allowed, (32, 16)))
-    torch.testing.assert_close(score.sum(-1), torch.ones_like(score[..., 0]))
+    for block, size in (((32, 16), 64), ((1, 1), 16), ((100, 32), 48)):
+        p = problem(300, heads=9, key_heads=3, size=size, block=block)
+        expected = reference(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
+        found = native(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
+        assert (found - expected).norm() / expected.norm() < 1e-5
+        gate, count = trained_like(9, 3, size, 64), p.allowed.count(block)
+        forced = rules.forced(p.allowed, saa.Policy(), block, count)
+        score = gate(p.q, p.k, p.allowed, grid(p.allowed, block))
+        keep, _ = rules.mass(score, forced, count, 0.9)
+        with monkeypatch.context() as without:
+            without.setattr(library, "serves", lambda *tensors: False)
+            plain = gate(p.q, p.k, p.allowed, grid(p.allowed, block))
+            torch.testing.assert_close(score, plain, rtol=1e-4, atol=1e-4)
+            keep_torch, _ = rules.mass(score, forced, count, 0.9)
+        assert (keep != keep_torch).float().mean() < 1e-3
     assert len(list((cache_dir() / "native").glob("*.so"))) == 1
 
 

@@ -188,12 +188,40 @@ def test_inside_the_models_own_forward_no_token_can_be_dropped(minilm):
         minilm.hf(torch.tensor([[101, 2000, 102]]), saa=saa.Call(saa.Policy(tokens=0.5)))
 
 
-def test_attention_of_texts_behind_each_other_equals_padded(monkeypatch):
+def test_attention_of_texts_behind_each_other_is_that_of_each_text():
     q, k, v = (torch.randn(1, 3, 131, 32) for _ in range(3))
-    lengths = torch.tensor([1, 40, 17, 33, 40])
-    native = attend(q, k, v, lengths)
-    monkeypatch.setattr(packed, "native_refuses", lambda _size: "asked to")
-    torch.testing.assert_close(native, attend(q, k, v, lengths), atol=1e-5, rtol=1e-5)
+    for lengths in (
+        torch.tensor([1, 40, 17, 33, 40]),
+        torch.tensor([7] * 18 + [5]),
+        torch.tensor([130, 1]),
+    ):
+        alone = packed._each(q, k, v, lengths)
+        native = [] if packed.native_refuses(q) else [packed._spans]
+        for way in (*native, packed._padded, attend):
+            torch.testing.assert_close(way(q, k, v, lengths), alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("capability", "lengths", "dtype", "way"),
+    [
+        ("AVX2", [40, 30], torch.float32, "_each"),
+        ("AVX2", [10, 60, 5], torch.float32, "_spans"),
+        ("AVX2", [40, 30], torch.bfloat16, "_spans"),
+        ("AVX512", [40, 30], torch.float32, "_spans"),
+        ("AVX512", [100, 160], torch.float32, "_each"),
+        ("DEFAULT", [40, 30], torch.float32, "_spans"),
+        ("AVX2", [70], torch.float32, "scaled_dot_product_attention"),
+    ],
+)
+def test_which_attention_of_packed_texts_runs(monkeypatch, capability, lengths, dtype, way):
+    ran = []
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(packed, "native_refuses", lambda _size: "")
+    for name in ("_each", "_spans", "_padded", "scaled_dot_product_attention"):
+        monkeypatch.setattr(packed, name, lambda *_given, name=name: ran.append(name))
+    states = torch.zeros(1, 2, sum(lengths), 16, dtype=dtype)
+    attend(states, states, states, torch.tensor(lengths))
+    assert ran == [way]
 
 
 def test_what_cannot_be_used_is_refused(make, smollm2, minilm):

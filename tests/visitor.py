@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from browser import ARGUMENTS, CHROMIUM, settle
-from playwright.sync_api import Locator, Page, Route, sync_playwright
+from playwright.sync_api import Locator, Page, Route, expect, sync_playwright
 from text import Words
 
 ROOT = Path(__file__).parent.parent
 SCREENSHOTS = ROOT / "tests" / "screenshots"
 PATIENCE = 300_000
+expect.set_options(timeout=PATIENCE)
 PAGES = {
     "explore": "/",
     "gate_map": "/gate_map",

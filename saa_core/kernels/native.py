@@ -1,8 +1,8 @@
 """Block-sparse attention on a CPU by our own C++ (saa_core/native/attention.cpp).
 
 It is inference only and computes in float32. Any decision and any mask runs: whole blocks are
-skipped as such, and what is finer than a tile of 32 queries x 16 keys is masked inside the tiles
-that hold a kept pair.
+skipped as such, and what is finer than a tile of 32 queries and a vector of keys is masked inside the
+tiles that hold a kept pair.
 """
 
 import ctypes
@@ -14,8 +14,8 @@ from saa_core.errors import KernelError
 from saa_core.native import call, rows, structure, unavailable
 from saa_core.types import Allowed, Decision
 
-LANES = 16
-"""Keys per vector; key blocks and head sizes are multiples of it."""
+MULTIPLE = 16
+"""Of the size of key blocks and heads; the floats of a vector (4, 8 or 16) divide it."""
 
 _INPUTS = ("q", "k", "v", "out")
 _Problem = structure(
@@ -52,7 +52,7 @@ def native(
         raise KernelError("kernel='native' has no gradients; use kernel='gather' to train")
     inputs = [rows(x) for x in (q_BHQD, k_BGKD, v_BGKD)]
     keep, block, intervals = decision.keep, decision.block, allowed.intervals
-    if intervals is None or block[1] % LANES:
+    if intervals is None or block[1] % MULTIPLE:
         keep, block = decision.pair_keep(allowed), (1, 1)
         everything = Allowed(allowed.queries, allowed.keys, False, allowed.device)
         intervals = intervals or everything.intervals
@@ -79,6 +79,6 @@ def native_refuses(q_BHQD: Tensor) -> str:
     """Why the kernel cannot execute these queries, where they are, as a clause; empty if it can."""
     reason = unavailable(q_BHQD.device.type)
     head_size = q_BHQD.shape[-1]
-    if not reason and head_size % LANES:
-        return f"the head size is {head_size}, and it takes multiples of {LANES}"
+    if not reason and head_size % MULTIPLE:
+        return f"the head size is {head_size}, and it takes multiples of {MULTIPLE}"
     return reason

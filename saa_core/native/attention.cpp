@@ -12,7 +12,7 @@ namespace {
 
 using namespace saa;
 
-constexpr int PAIR_ROWS = 16; // queries per tile where single pairs are decided
+constexpr int PAIR_ROWS = 16;      // queries per tile where single pairs are decided
 constexpr int CHUNK = 512 / LANES; // panels per softmax step: 64 KiB of scores
 
 struct Problem {

@@ -1,7 +1,7 @@
 // What attention.cpp and scoring.cpp share: vectors, panels of keys, threads.
 //
 // Vectors are the compiler's own (vector_size), so that one source serves AVX2, AVX-512 and NEON. They are
-// as wide as the machine's: GCC keeps wider ones in memory, and the kernel then takes several times as long.
+// as wide as the machine's: GCC keeps wider ones in memory, and the kernel then takes ten times as long.
 
 #pragma once
 
@@ -17,8 +17,8 @@ namespace saa {
 
 constexpr int ROWS = 32;        // most queries per tile; a strip of queries is [D][ROWS]
 constexpr float FLOOR = -1e30f; // stands for minus infinity, without its NaN
-// LANES: floats of a vector, and keys per panel; a divisor of 16, a multiple of STRIP. STRIP queries, and
-// WIDTH vectors of features of four queries, are what has its sums in registers together.
+// LANES is the floats of a vector, and the keys per panel. Registers hold the sums of STRIP queries with a
+// panel, and those of four queries with WIDTH vectors of features.
 #if defined(__AVX512F__)
 constexpr int LANES = 16, STRIP = 16, WIDTH = 4;
 #elif defined(__AVX2__)
@@ -26,6 +26,7 @@ constexpr int LANES = 8, STRIP = 8, WIDTH = 2;
 #else
 constexpr int LANES = 4, STRIP = 4, WIDTH = 2;
 #endif
+static_assert(16 % LANES == 0 && LANES % STRIP == 0 && ROWS % STRIP == 0 && STRIP % 4 == 0);
 
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t Integers __attribute__((vector_size(4 * LANES), aligned(4)));

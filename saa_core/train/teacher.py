@@ -7,17 +7,19 @@ nothing about labels or losses.
 Shapes: B texts, N tokens, C labels.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from saa_core.attach import Model
-from saa_core.families import family_of
+from saa_core.packed import packing_of
 from saa_core.train import lora
 from saa_core.train.masked import masked, mean_states
 
 
 class Teacher:
-    """Answers of a model with one of its adapters, both as they are now; nothing learns.
+    """Answers of a model with one of its adapters as they are now; nothing learns.
 
     Args:
         model: of a family that can be packed.
@@ -26,11 +28,9 @@ class Teacher:
     """
 
     def __init__(self, model: Model, adapter: str, head: nn.Module, *, half: bool) -> None:
-        pack = family_of(model.hf).pack
-        assert pack is not None
-        self.packing = pack(lora.folded(model.hf, adapter))
+        self.packing = packing_of(replace(model, hf=lora.folded(model.hf, adapter)))
         self.head, self.half = head, half
-        self.known: dict[tuple[int, ...], Tensor] = {}
+        self.known: dict[bytes, Tensor] = {}
 
     @torch.no_grad()
     def answers(self, ids_BN: Tensor, mask_BN: Tensor, again_B: Tensor) -> Tensor:
@@ -41,9 +41,9 @@ class Teacher:
         """
         lengths = mask_BN.sum(1)
         keys = [
-            tuple(own[:length]) if again else None
+            own[:length].tobytes() if again else None
             for own, length, again in zip(
-                ids_BN.tolist(), lengths.tolist(), again_B.tolist(), strict=True
+                ids_BN.int().cpu().numpy(), lengths.tolist(), again_B.tolist(), strict=True
             )
         ]
         new = [row for row, key in enumerate(keys) if key not in self.known]
@@ -57,6 +57,7 @@ class Teacher:
 
     def _computed(self, ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         with torch.autocast(ids_BN.device.type, torch.bfloat16, enabled=self.half):
+            # Every token is kept, so which ones are special does not matter.
             states, _ = masked(self.packing, mask_BN, ids_BN, mask_BN, 1.0, None)
         logits: Tensor = self.head(mean_states(states, mask_BN))
         return logits

@@ -137,8 +137,8 @@ class Stages:
     :meth:`save`, and load the model again for use.
 
     Raises:
-        PolicyError: texts would be longer than the model takes, or ``half`` is False for weights that
-            are in half precision.
+        PolicyError: texts would be longer than the model takes, or what is computed in float32 (see
+            ``half``) has weights in half precision.
         ModelError: the model's family cannot be packed.
     """
 
@@ -152,9 +152,10 @@ class Stages:
                 f"longest={self.config.longest!r}: {model.spec.name} takes at most "
                 f"{model.max_length} tokens"
             )
-        if not self.config.half and model.dtype != torch.float32:
+        if not self._half() and model.dtype != torch.float32:
             raise PolicyError(
-                f"half=False needs weights in float32, and the model has {model.dtype}"
+                f"half={self.config.half!r} computes in float32 on this machine, which needs weights in "
+                f"float32; the model has {model.dtype}"
             )
         model.hf.requires_grad_(False)
         linear = sorted(
@@ -219,11 +220,11 @@ class Stages:
             wanted = draw.uniform(*self.config.shares)
             fixed = special_tokens(self.model, ids)
             ids, labels = replace_words(ids, labels, fixed, words, self.config.replaced, draw)
-            expected = teacher.answers(ids, mask, labels != NO_LABEL)
+            answers = teacher.answers(ids, mask, labels != NO_LABEL)
             means, share = self._forward(ids, mask, wanted, draw)
             logits = self.heads["sparse"](means)
             loss = cross_entropy(logits, labels, reduction="sum") / len(labels)
-            found, expected = log_softmax(logits, -1), log_softmax(expected, -1)
+            found, expected = log_softmax(logits, -1), log_softmax(answers, -1)
             apart = kl_div(found, expected, reduction="batchmean", log_target=True)
             loss = loss + self.config.distil * apart
             loss = loss + self.config.hold * (share - wanted).abs()
