@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from tables_tasks import shipped_seeds
+from understanding import shipped_seeds
 
 import saa_core as saa
 from saa_core.deck.figures import Measured

@@ -22,9 +22,10 @@ from tables_quality import (
     quality_table,
     retrieval_table,
 )
-from tables_tasks import seeds_table, shift_table, shipped_seeds, understanding_table
+from tables_tasks import seeds_table, shift_table, understanding_table
 from tables_time import app_table, latency_table, machine, prefill_table
 from tables_trust import far_table, promise_table, reliability_table, trust_table, tune_table
+from understanding import shipped_seeds
 
 import saa_core as saa
 from saa_core.files import write_json, write_text

@@ -1,25 +1,14 @@
 """Tables of the language tasks: budgets, seeds, texts of another task."""
 
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
 
 from understanding import SHARES
 
-ROOT = Path(__file__).parent.parent
-
-
-def shipped_seeds() -> dict[str, int]:
-    """Seed of the gates that ship, by task."""
-    found = (ROOT / "assets" / "tasks" / "minilm").glob("*/task.json")
-    about = {file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in found}
-    return {task: told["training"]["config"]["seed"] for task, told in about.items()}
-
 
 def understanding_table(rows: list[dict[str, Any]], seeds: Mapping[str, int]) -> str:
-    """The shipped gates on the test texts of their own task; ``seeds`` is :func:`shipped_seeds`."""
+    """The shipped gates on the test texts of their own task; ``seeds`` is understanding.shipped_seeds()."""
     lines = [
         "| task | tokens asked | dense asked | operations | accuracy | dense | difference (95 % interval) "
         "| 32 at a time, times faster | one at a time |",
