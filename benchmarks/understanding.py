@@ -28,12 +28,12 @@ import torch
 
 import saa_core as saa
 from saa_core import fetch
-from saa_core.classify import answers
+from saa_core.classify import answers, task_of
 from saa_core.files import write_json
-from saa_core.packed import encode
 from saa_core.train import labelled
 from saa_core.train.batches import padded
 from saa_core.train.evaluate import interval
+from saa_core.train.masked import mean_states
 from saa_core.types import quartiles
 
 RESULTS = Path(__file__).parent / "results"
@@ -59,21 +59,20 @@ def policies(model: saa.Model, shares: Sequence[float]) -> dict[str, saa.Policy]
 def sides(
     sparse: saa.Model, dense: saa.Model, compared: Mapping[str, saa.Policy]
 ) -> dict[str, Side]:
-    """What is timed: two dense forms, and SAA under each policy."""
+    """What is timed, texts in and probabilities of labels out: two dense forms, and SAA under each policy."""
+    task = task_of(dense)
 
     def as_transformers(ids: Ids) -> None:
         tokens, mask = padded(ids, dense)
         with torch.inference_mode():
-            dense.hf(tokens, attention_mask=mask.long())
+            states = dense.hf(tokens, attention_mask=mask.long()).last_hidden_state
+            task.probabilities(mean_states(states, mask))
 
     found: dict[str, Side] = {
         "dense, padded": as_transformers,
-        "dense, packed": partial(encode, dense),
+        "dense, packed": partial(answers, dense),
     }
-    for name, policy in compared.items():
-        run = encode if policy.guard is None else answers
-        found[name] = partial(run, sparse, policy=policy)
-    return found
+    return found | {name: partial(answers, sparse, policy=p) for name, p in compared.items()}
 
 
 def timed(what: dict[str, Side], batches: list[Ids], rounds: int) -> dict[str, list[list[float]]]:

@@ -7,12 +7,15 @@ Shapes: B texts, L layers.
 """
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from saa_core.attach import Model
 from saa_core.packed import packing_of, token_gates
+
+_counted: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 def encoder_flops(model: Model, needed: Tensor | Sequence[int], *, gates: bool = True) -> Tensor:
@@ -28,16 +31,22 @@ def encoder_flops(model: Model, needed: Tensor | Sequence[int], *, gates: bool =
     tokens = torch.as_tensor(needed)
     total = torch.zeros_like(tokens[..., 0])
     for index, (layer, gate) in enumerate(zip(packing.layers, token_gates(packing), strict=True)):
-        linear = sum(
-            module.weight.numel()
-            for name, module in layer.module.named_modules()
-            if isinstance(module, nn.Linear) and not ("saa_" in name or ".lora_" in name)
-        )
         here = tokens[..., index]
-        total = total + 2 * linear * here + 4 * hidden * here * here
+        total = total + 2 * _weights(layer.module) * here + 4 * hidden * here * here
         if gates and gate is not None:
             total = total + gate.flops_per_token * tokens[..., max(index - 1, 0)]
     return total
+
+
+def _weights(layer: nn.Module) -> int:
+    """Numbers in the model's own matrices; counted once, since a text alone would wait for it."""
+    if layer not in _counted:
+        _counted[layer] = sum(
+            module.weight.numel()
+            for name, module in layer.named_modules()
+            if isinstance(module, nn.Linear) and not ("saa_" in name or ".lora_" in name)
+        )
+    return _counted[layer]
 
 
 def flops_against_dense(model: Model, needed: Tensor, *, gates: bool) -> tuple[Tensor, Tensor]:
