@@ -30,6 +30,7 @@ import saa_core as saa
 from saa_core import fetch
 from saa_core.classify import answers, task_of
 from saa_core.files import write_json
+from saa_core.task import read_task
 from saa_core.train import labelled
 from saa_core.train.batches import padded
 from saa_core.train.evaluate import interval
@@ -37,7 +38,6 @@ from saa_core.train.masked import mean_states
 from saa_core.types import quartiles
 
 RESULTS = Path(__file__).parent / "results"
-ASSETS = Path(__file__).parent.parent / "assets"
 SHARES = (1.0, 0.7, 0.6, 0.5, 0.35)
 BATCH = 32
 LONG = 200
@@ -243,10 +243,9 @@ def run_of(row: dict[str, Any]) -> tuple[str, int, str]:
 
 
 def shipped_seeds() -> dict[str, int]:
-    """Seed of the gates that ship, by task."""
-    found = (ASSETS / "tasks" / "minilm").glob("*/task.json")
-    about = {file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in found}
-    return {task: told["training"]["config"]["seed"] for task, told in about.items()}
+    """Seed of the gates that ship for MiniLM, by task."""
+    folder, names = fetch.assets() / "tasks" / "minilm", fetch.shipped("tasks", "minilm")
+    return {task: read_task(folder / task).training["config"]["seed"] for task in names}
 
 
 def plot(rows: list[dict[str, Any]], file: Path) -> None:
