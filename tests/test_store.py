@@ -447,6 +447,44 @@ def test_writers_and_readers_at_once_see_whole_traces(store: Store) -> None:
     assert len(store.ids()) == 10
 
 
+def test_a_reader_whose_part_was_replaced_reads_the_one_that_replaced_it(
+    store: Store, monkeypatch
+) -> None:
+    """Parts are merged and swept after the reader has seen the list and before it opens them."""
+    store.add(synthetic(0))
+    reader, seen = Store(store.folder), list[object]()
+    known = reader._known
+
+    def overtaken() -> object:
+        found = known()
+        if not seen:
+            for seed in range(1, index.FAN + 1):
+                store.add(synthetic(seed))
+        seen.append(found)
+        return found
+
+    monkeypatch.setattr(reader, "_known", overtaken)
+    assert rows(reader, "SELECT count(*) FROM heads") == [((index.FAN + 1) * 24,)]
+    assert len(seen) == 2
+
+
+def test_an_index_deleted_under_an_open_store_is_made_again(store: Store) -> None:
+    store.add(synthetic(1))
+    assert rows(store, "SELECT count(*) FROM heads") == [(24,)]
+    shutil.rmtree(store.folder / "tables")
+    assert rows(store, "SELECT count(*) FROM heads") == [(24,)]
+
+
+def test_an_index_that_cannot_be_read_is_a_sentence(store: Store, monkeypatch) -> None:
+    def refused(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    store.add(synthetic(1))
+    monkeypatch.setattr("pyarrow.dataset.dataset", refused)
+    with pytest.raises(saa.StoreError, match=r"cannot be read: .*Input/output error"):
+        store.query("SELECT id FROM runs")
+
+
 def test_a_store_that_cannot_be_written_can_be_read(tmp_path: Path, monkeypatch) -> None:
     synthetic(1).save(tmp_path / "one.saa")
 

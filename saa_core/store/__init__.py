@@ -204,9 +204,13 @@ class Store:
             before = self._index.manifest()
             try:
                 return select(sql, *self._relations(), limit=limit, timeout=timeout)
-            except StoreError:
-                if attempt == TRIES - 1 or self._index.manifest() == before:
-                    self._index.forget()  # a part may have been damaged since it was looked at
+            except (StoreError, OSError) as error:
+                replaced = self._index.manifest() != before
+                self._index.forget()  # a part may have been damaged since it was looked at
+                gone = isinstance(error, OSError)
+                if attempt == TRIES - 1 or not (replaced or (gone and attempt == 0)):
+                    if gone:
+                        raise StoreError(f"store {self.folder} cannot be read: {error}") from error
                     raise
         raise AssertionError("unreachable")
 
