@@ -162,7 +162,7 @@ def short_rare_texts() -> list[slices.Rare]:
 def test_rare_texts_run_when_asked_stop_and_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = short_rare_texts()
     monkeypatch.setattr("components.rare.rare_texts", lambda: texts)
-    monkeypatch.setattr("components.rare.TURN", 0.0)
+    monkeypatch.setattr("components.in_turns.TURN", 0.0)
     at = trust_page()
     assert not [table for table in at.dataframe if WORDS("rare.slice") in table.value]
     at.button(key="rare_start").click().run()

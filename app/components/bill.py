@@ -16,6 +16,7 @@ import time_charts
 from text import Words, plain
 
 import saa_core as saa
+from components.costs import machine, shipped
 from components.exports import export
 from saa_core.costs import HOURS, Assumptions, Measured, Saving, saving
 
@@ -86,24 +87,18 @@ def source(choice: session.Choice, words: Words) -> list[saa.Timing]:
     """The times that everything rests on: measured on the Latency page, or shipped with the gate."""
     assert choice.model is not None
     here = st.session_state.get("latencies", {}).get((choice.name, choice.policy))
-    shipped = [saa.Timing(**row) for row in choice.model.spec.evaluation.get("timings", ())]
-    timings: list[saa.Timing] = here or shipped
+    timings: list[saa.Timing] = here or shipped(choice.model)
     if not timings:
         st.info(words("cost.not_measured", model=plain(choice.name)))
         _to_latency(words)
         return []
-    first = timings[0]
-    machine = words(
-        "latency.machine",
-        device=first.device,
-        threads=first.threads,
-        cpu=plain(first.versions.get("cpu", "?")),
-        dtype=first.dtype,
-        rounds=len(first.samples_ms),
-    )
     policy = plain(timings[1].name.removeprefix("saa "))
     st.caption(
-        words(f"cost.source_{'here' if here else 'shipped'}", machine=machine, policy=policy)
+        words(
+            f"cost.source_{'here' if here else 'shipped'}",
+            machine=machine(timings[0], words),
+            policy=policy,
+        )
     )
     if not here and policy != plain(str(choice.policy)):
         st.warning(words("cost.other_policy", policy=policy, asked=plain(str(choice.policy))))

@@ -17,6 +17,23 @@ LENGTHS = (128, 512, 1024, 2048, 4096)
 CHOSEN = (512, 1024, 2048)
 
 
+def shipped(model: saa.Model) -> list[saa.Timing]:
+    """The times that were shipped with a model's gate."""
+    return [saa.Timing(**row) for row in model.spec.evaluation.get("timings", ())]
+
+
+def machine(timing: saa.Timing, words: Words) -> str:
+    """What measured, in words."""
+    return words(
+        "latency.machine",
+        device=timing.device,
+        threads=timing.threads,
+        cpu=plain(timing.versions.get("cpu", "?")),
+        dtype=timing.dtype,
+        rounds=len(timing.samples_ms),
+    )
+
+
 def by_length(choice: session.Choice, client: session.Client, words: Words) -> None:
     """Dense against SAA by length: what was measured here, or what the gate was shipped with."""
     model, state = choice.model, st.session_state
@@ -50,23 +67,13 @@ def by_length(choice: session.Choice, client: session.Client, words: Words) -> N
             lambda step, done: bar.progress(done, text=words(f"progress.{step}")),
         )
         bar.empty()
-    shipped = [saa.Timing(**row) for row in model.spec.evaluation.get("timings", ())]
-    timings = measured.get(key) or shipped
+    timings = measured.get(key) or shipped(model)
     if not timings:
         st.info(words("latency.not_yet"))
         return
-    first = timings[0]
-    where = words(
-        "latency.machine",
-        device=first.device,
-        threads=first.threads,
-        cpu=plain(first.versions.get("cpu", "?")),
-        dtype=first.dtype,
-        rounds=len(first.samples_ms),
-    )
     source = "here" if key in measured else "shipped"
     policy = plain(timings[1].name.removeprefix("saa "))
-    st.caption(words(f"latency.source_{source}", machine=where, policy=policy))
+    st.caption(words(f"latency.source_{source}", machine=machine(timings[0], words), policy=policy))
     faster = crossover(timings)
     if faster is None:
         st.markdown(words("latency.never"))

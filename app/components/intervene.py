@@ -4,8 +4,6 @@ What is forced lies in session state and in the address, is part of every later 
 be taken back one by one.
 """
 
-import time
-
 import difference_charts
 import pandas as pd
 import session
@@ -14,8 +12,8 @@ from text import Words, plain
 from token_labels import labels
 
 from components.exports import export
+from components.in_turns import in_turns
 from components.maps import bump
-from components.message import failure
 from components.outcome import ask
 from saa_core import Force, Trace
 from saa_core.effects import Effect, blocks
@@ -33,10 +31,6 @@ SCOPES = {
 """What can be forced, starting from the chosen pair: the fields of a Force that are not "all"."""
 CURSOR = {"layer": "layer", "head": "head", "query": "q", "key": "k"}
 LISTED = 10
-TURN = 1.0
-"""Seconds that blocks are ranked before a click is looked at."""
-PAUSE = 0.1
-"""Seconds between such turns."""
 
 
 def person(result: session.Result, words: Words) -> None:
@@ -147,54 +141,17 @@ def ranking(result: session.Result, client: session.Client, words: Words) -> Non
     st.caption(words("effects.caption", layer=layer, blocks=len(todo), size=size))
     wanted = (result.request, layer, head)
     found: list[Effect] = state.setdefault("effects", {}).setdefault(wanted, [])
-    if state.get("effects_running") == wanted:
-        _rank(result, client, layer, head, len(todo), found, words)
-    elif len(found) < len(todo):
-        again = "resume" if found else "start"
-        st.button(
-            words(f"effects.{again}", layer=layer),
-            on_click=_set_running,
-            args=(wanted,),
-            key="effects_start",
-        )
+    in_turns(
+        "effects",
+        wanted,
+        found,
+        len(todo),
+        lambda: client.effects(result, layer, head, found),
+        words,
+        layer=layer,
+    )
     if found:
         _ranked(trace, found, len(todo), words)
-
-
-def _set_running(wanted: object) -> None:
-    st.session_state.effects_running = wanted
-
-
-@st.fragment(run_every=PAUSE)
-def _rank(
-    result: session.Result,
-    client: session.Client,
-    layer: int,
-    head: int | None,
-    total: int,
-    found: list[Effect],
-    words: Words,
-) -> None:
-    """Ranks for a moment, again and again: a click inside a fragment waits until the fragment's run has
-    ended. Every block is kept as soon as it is there."""
-    if st.session_state.get("effects_running") != (result.request, layer, head):
-        st.rerun()
-    st.button(words("effects.cancel"), on_click=_set_running, args=(None,), key="effects_stop")
-    bar = st.progress(len(found) / total)
-    started, before = time.monotonic(), len(found)
-    try:
-        for effect in client.effects(result, layer, head, found):
-            found.append(effect)
-            passed = time.monotonic() - started
-            left = passed / (len(found) - before) * (total - len(found))
-            done = words("effects.progress", done=len(found), total=total, seconds=round(left))
-            bar.progress(len(found) / total, text=done)
-            if passed > TURN:
-                return
-    except Exception as error:
-        failure(error, words)
-    _set_running(None)
-    st.rerun()
 
 
 def _ranked(trace: Trace, found: list[Effect], total: int, words: Words) -> None:

@@ -4,8 +4,6 @@ The texts are those that ship (assets/rare.toml); they are run when asked for, o
 what is done is kept when the visitor cancels.
 """
 
-import time
-
 import pandas as pd
 import session
 import streamlit as st
@@ -14,16 +12,12 @@ from text import Words, plain
 
 import saa_core as saa
 from components.exports import export
-from components.message import failure
+from components.in_turns import in_turns
 from saa_core.losses import Measured
 from saa_core.slices import Rare, SliceLoss, by_rare_slice, rare_texts, usable
 
 LIMITS = {"label_change": 0.02, "perplexity": 0.01, "missed_mass": 0.05}
 """What is shown as the limit where nothing was promised."""
-TURN = 1.0
-"""Seconds that texts are run before a click is looked at."""
-PAUSE = 0.1
-"""Seconds between such turns."""
 KEPT = 4
 
 
@@ -43,15 +37,14 @@ def slices(choice: session.Choice, client: session.Client, words: Words) -> None
     found: list[Measured] = kept.setdefault(wanted, [])
     for old in [key for key in kept if key != wanted][: 1 - KEPT]:
         del kept[old]
-    if state.get("rare_running") == wanted:
-        _run(choice, client, sla.quantity, texts, found, words)
-    elif len(found) < len(texts):
-        st.button(
-            words("rare.resume" if found else "rare.start"),
-            on_click=_set_running,
-            args=(wanted,),
-            key="rare_start",
-        )
+    in_turns(
+        "rare",
+        wanted,
+        found,
+        len(texts),
+        lambda: client.rare(choice.name, choice.policy, sla.quantity, texts[len(found) :]),
+        words,
+    )
     if found:
         _shown(texts[: len(found)], found, len(texts), sla, choice, words)
 
@@ -63,41 +56,6 @@ def _sla(model: saa.Model, promise: saa.Promise | None) -> saa.Sla:
     quantity = "perplexity" if model.causal else "missed_mass"
     quantity = "label_change" if model.task is not None else quantity
     return saa.Sla(**{quantity: LIMITS[quantity]})
-
-
-def _set_running(wanted: object) -> None:
-    st.session_state.rare_running = wanted
-
-
-@st.fragment(run_every=PAUSE)
-def _run(
-    choice: session.Choice,
-    client: session.Client,
-    quantity: str,
-    texts: list[Rare],
-    found: list[Measured],
-    words: Words,
-) -> None:
-    """Runs for a moment, again and again: a click inside a fragment waits until the fragment's run has
-    ended. Every text is kept as soon as it is there."""
-    if st.session_state.get("rare_running") != (choice.name, choice.policy, quantity):
-        st.rerun()
-    st.button(words("rare.cancel"), on_click=_set_running, args=(None,), key="rare_stop")
-    bar = st.progress(len(found) / len(texts))
-    started, before = time.monotonic(), len(found)
-    try:
-        for measured in client.rare(choice.name, choice.policy, quantity, texts[before:]):
-            found.append(measured)
-            passed = time.monotonic() - started
-            left = passed / (len(found) - before) * (len(texts) - len(found))
-            done = words("rare.progress", done=len(found), total=len(texts), seconds=round(left))
-            bar.progress(len(found) / len(texts), text=done)
-            if passed > TURN:
-                return
-    except Exception as error:
-        failure(error, words)
-    _set_running(None)
-    st.rerun()
 
 
 def _shown(
