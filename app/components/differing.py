@@ -12,15 +12,14 @@ from palette import palette
 from provenance import about_pair
 from text import Words
 
-from components.exports import export, export_map
 from components.flips import flips, go_to
 from components.inspector import inspector
 from components.maps import (
-    choose_head,
-    choose_pair,
-    choose_region,
     choose_token,
     current_frame,
+    draw_grid,
+    draw_overview,
+    draw_window,
     pieces,
     remember,
     selectors,
@@ -28,7 +27,6 @@ from components.maps import (
     start_at,
 )
 from components.message import failure
-from components.pair_map import pair_map
 from components.token_strip import token_strip
 from saa_core.difference import difference_map, difference_rows
 
@@ -49,7 +47,6 @@ def _decisions(compared: session.Compared, words: Words) -> None:
     assert found is not None
     assert alignment is not None
     state, dark = st.session_state, st.context.theme.type == "dark"
-    colours = palette(dark)
     st.subheader(words("compare.maps_header"), anchor="pairs")
     st.caption(words("compare.maps_caption"))
     _start_at_a_flip(compared)
@@ -59,51 +56,24 @@ def _decisions(compared: session.Compared, words: Words) -> None:
     frame = current_frame(first, q, k, size)
     codes = difference_map(first, second, alignment, layer, head)
     left, middle, right = st.columns([20, 33, 47], gap="medium")
+    about = about_pair(*compared.traces)
     with right:
-        st.markdown(f"**{words('maps.window')}**")
-        window_key = f"differing-{state.get('moves', 0)}-{frame.q}-{frame.k}-{layer}-{head}"
         chart = difference_charts.window(first, codes, frame, (q, k), words, dark)
-        st.altair_chart(
-            chart,
-            key=window_key,
-            on_select=lambda: choose_pair(first, state[window_key]),
-            selection_mode="pair",
-        )
-        export("window", words("maps.window"), words, about_pair(*compared.traces), chart=chart)
+        draw_window(chart, first, frame, words, about, key="differing")
     with left:
-        st.markdown(f"**{words('maps.heads')}**")
-        grid_key = f"differing-heads-{state.get('grid_moves', 0)}"
         chart = difference_charts.grid(found, measure, (layer, head), words, dark)
-        st.altair_chart(
-            chart,
-            key=grid_key,
-            on_select=lambda: choose_head(state[grid_key]),
-            selection_mode="cell",
-        )
-        export("heads", words("maps.heads"), words, about_pair(*compared.traces), chart=chart)
+        draw_grid(chart, words, about, key="differing-heads")
     with middle:
-        st.markdown(f"**{words('maps.overview', layer=layer, head=head)}**")
-        image = difference_charts.overview_png(codes, dark)
-        pair_map(
-            image,
-            tokens=first.keys,
-            frame=(frame.q, frame.k, frame.size),
-            chosen=(q, k),
-            label=words("maps.overview_label"),
-            colour=colours.ink,
-            on_choose=lambda: choose_region(first, state.difference_overview.pair),
-            key="difference_overview",
-        )
         share = words.percent(float(found.share[layer, head]), 1)
-        st.caption(words("compare.overview_caption", share=share))
-        export_map(
-            "map",
-            words("maps.overview", layer=layer, head=head),
-            words,
+        draw_overview(
+            difference_charts.overview_png(codes, dark),
             first,
-            image=image,
+            frame,
+            [words("compare.overview_caption", share=share)],
+            words,
+            about,
+            key="difference_overview",
             rows=lambda: difference_rows(codes),
-            about=about_pair(*compared.traces),
         )
 
     other_q, other_k = alignment.to_second(q), alignment.to_second(k)

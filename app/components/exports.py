@@ -58,7 +58,7 @@ def export_map(
     trace: Trace,
     *,
     image: bytes,
-    about: Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | Trace,
     rows: Callable[[], Rows],
 ) -> None:
     """The same for a map that the page draws from a picture of one dot per pair, or per square of them."""
@@ -68,7 +68,7 @@ def export_map(
         name,
         title,
         words,
-        trace if about is None else about,
+        about,
         chart=lambda: exports.picture(image, *size, axes),
         rows=rows,
     )

@@ -4,7 +4,8 @@ One fragment: choosing a token, head or pair draws this part again and nothing e
 clicked ends in the four selectors (layer, head, query, key), which also lie in the address.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import head_charts
 import link
@@ -13,6 +14,7 @@ import numpy as np
 import pair_charts
 import session
 import streamlit as st
+from exports import Chart, Rows
 from pair_charts import Frame, frame_around
 from palette import palette
 from text import Words
@@ -95,65 +97,111 @@ def three_maps(trace: Trace, measure: str, size: int, words: Words) -> bool:
         frame = current_frame(trace, q, k, size)
         # First, because it is what a visitor waits for; what is drawn below it comes after.
         with right:
-            st.markdown(f"**{words('maps.window')}**")
-            window_key = f"window-{state.get('moves', 0)}-{frame.q}-{frame.k}-{layer}-{head}"
             chart = pair_charts.window(trace, layer, head, frame, (q, k), words, dark)
-            st.altair_chart(
-                chart,
-                key=window_key,
-                on_select=lambda: choose_pair(trace, state[window_key]),
-                selection_mode="pair",
-            )
             shown = pair_charts.parts(frame)
-            export(
-                "window",
-                words("maps.window"),
+            draw_window(
+                chart,
+                trace,
+                frame,
                 words,
                 trace,
-                chart=chart,
+                key="window",
                 rows=lambda: decisions(trace, layer, head, shown),
             )
     with left:
-        st.markdown(f"**{words('maps.heads')}**")
-        grid_key = f"grid-{state.get('grid_moves', 0)}"
         chart = head_charts.head_grid(trace, measure, (layer, head), words, dark)
-        st.altair_chart(
-            chart,
-            key=grid_key,
-            on_select=lambda: choose_head(state[grid_key]),
-            selection_mode="cell",
-        )
-        export("heads", words("maps.heads"), words, trace, chart=chart)
+        draw_grid(chart, words, trace, key="grid")
     if not has_maps:
         middle.info(words("maps.summary"))
         return False
     with middle:
-        st.markdown(f"**{words('maps.overview', layer=layer, head=head)}**")
-        image = overview(trace, layer, head, dark)
-        pair_map(
-            image,
-            tokens=trace.keys,
-            frame=(frame.q, frame.k, frame.size),
-            chosen=(q, k),
-            label=words("maps.overview_label"),
-            colour=palette(dark).ink,
-            on_choose=lambda: choose_region(trace, state.overview.pair),
-            key="overview",
-        )
         density = words.percent(float(trace.density[layer, head]), 1)
-        st.caption(words("maps.overview_caption", density=density))
         step = -(-trace.keys // map_picture.PICTURE)
-        if step > 1:
-            st.caption(words("maps.pooled", step=step))
-        export_map(
-            "map",
-            words("maps.overview", layer=layer, head=head),
+        draw_overview(
+            overview(trace, layer, head, dark),
+            trace,
+            frame,
+            [words("maps.overview_caption", density=density)]
+            + [words("maps.pooled", step=step)] * (step > 1),
             words,
             trace,
-            image=image,
+            key="overview",
             rows=lambda: decisions(trace, layer, head),
         )
     return True
+
+
+def draw_window(
+    chart: Chart,
+    trace: Trace,
+    frame: Frame,
+    words: Words,
+    about: Mapping[str, Any] | Trace,
+    *,
+    key: str,
+    rows: Callable[[], Rows] | None = None,
+) -> None:
+    """The window of the chosen head; a click chooses its pair.
+
+    Args:
+        about: what an exported file says where it comes from.
+        key: of the chart, once per page.
+        rows: what is exported, by default what the chart shows.
+    """
+    state = st.session_state
+    own = f"{key}-{state.get('moves', 0)}-{frame.q}-{frame.k}-{state.layer}-{state.head}"
+    st.markdown(f"**{words('maps.window')}**")
+    st.altair_chart(
+        chart,
+        key=own,
+        on_select=lambda: choose_pair(trace, state[own]),
+        selection_mode="pair",
+    )
+    export("window", words("maps.window"), words, about, chart=chart, rows=rows)
+
+
+def draw_grid(chart: Chart, words: Words, about: Mapping[str, Any] | Trace, *, key: str) -> None:
+    """Every head of every layer; a click chooses one. Arguments as of :func:`draw_window`."""
+    state = st.session_state
+    own = f"{key}-{state.get('grid_moves', 0)}"
+    st.markdown(f"**{words('maps.heads')}**")
+    st.altair_chart(
+        chart,
+        key=own,
+        on_select=lambda: choose_head(state[own]),
+        selection_mode="cell",
+    )
+    export("heads", words("maps.heads"), words, about, chart=chart)
+
+
+def draw_overview(
+    image: bytes,
+    trace: Trace,
+    frame: Frame,
+    captions: Sequence[str],
+    words: Words,
+    about: Mapping[str, Any] | Trace,
+    *,
+    key: str,
+    rows: Callable[[], Rows],
+) -> None:
+    """All pairs of the chosen head; a click moves the window. Arguments as of :func:`draw_window`."""
+    state = st.session_state
+    title = words("maps.overview", layer=state.layer, head=state.head)
+    st.markdown(f"**{title}**")
+    pair_map(
+        image,
+        tokens=trace.keys,
+        frame=(frame.q, frame.k, frame.size),
+        chosen=(state.q, state.k),
+        label=words("maps.overview_label"),
+        colour=palette(st.context.theme.type == "dark").ink,
+        on_choose=lambda: choose_region(trace, state[key].pair),
+        key=key,
+    )
+    for caption in captions:
+        st.caption(caption)
+    export_map("map", title, words, trace, image=image, about=about, rows=rows)
 
 
 def remember(size: int) -> None:
