@@ -158,7 +158,11 @@ def held(rows: list[dict[str, Any]], side: str) -> float:
 def plot(rows: list[dict[str, Any]], file: Path) -> None:
     """p95 over the rate of arrivals, everything that was tried."""
     values = [
-        {"side": row["side"], "rate": tried["rate"], "p95": tried["p95_ms"]}
+        {
+            "side": f"{'' if 'dense' in row['side'] else 'SAA, '}{row['side']}",
+            "rate": tried["rate"],
+            "p95": tried["p95_ms"],
+        }
         for row in rows
         for tried in row["tried"]
         if tried["p95_ms"] < 4 * row["limit_ms"]
@@ -169,7 +173,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
         .encode(
             x=alt.X("rate:Q", title="texts per second"),
             y=alt.Y("p95:Q", title="95th percentile of latency, ms"),
-            color=alt.Color("side:N", title=None),
+            color=alt.Color("side:N", title=None, legend=alt.Legend(orient="bottom")),
         )
     )
     limit = alt.Chart(alt.Data(values=[{"limit": rows[0]["limit_ms"]}]))

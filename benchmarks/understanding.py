@@ -269,8 +269,13 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
         if row["data"] == row["task"]
     ]
     base = alt.Chart(alt.Data(values=shown)).encode(
-        x=alt.X("work:Q", title="operations", axis=alt.Axis(format="%", tickCount=4)),
-        color=alt.Color("seed:N", title="seed of the gates"),
+        x=alt.X(
+            "work:Q",
+            title="operations",
+            scale=alt.Scale(zero=False, domainMax=1),
+            axis=alt.Axis(format="%", values=[0.4, 0.6, 0.8, 1], labelFlush=False),
+        ),
+        color=alt.Color("seed:N", title="seed of the gates", legend=alt.Legend(orient="bottom")),
     )
     panels = []
     for field, title in (
@@ -284,7 +289,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
             .mark_point(size=140, strokeWidth=2)
             .encode(y=f"{field}:Q")
         )
-        layers = (line + points + chosen).properties(width=140, height=150)
+        layers = (line + points + chosen).properties(width=160, height=150)
         panels.append(layers.facet(column=alt.Column("task:N", title=None)))
     alt.vconcat(*panels).save(file)
 
