@@ -116,13 +116,15 @@ def three_maps(trace: Trace, measure: str, size: int, words: Words) -> bool:
         return False
     with middle:
         density = words.percent(float(trace.density[layer, head]), 1)
+        captions = [words("maps.overview_caption", density=density)]
         step = -(-trace.keys // map_picture.PICTURE)
+        if step > 1:
+            captions.append(words("maps.pooled", step=step))
         draw_overview(
             overview(trace, layer, head, dark),
             trace,
             frame,
-            [words("maps.overview_caption", density=density)]
-            + [words("maps.pooled", step=step)] * (step > 1),
+            captions,
             words,
             trace,
             key="overview",

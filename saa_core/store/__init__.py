@@ -207,11 +207,13 @@ class Store:
             except (StoreError, OSError) as error:
                 replaced = self._index.manifest() != before
                 self._index.forget()  # a part may have been damaged since it was looked at
-                gone = isinstance(error, OSError)
-                if attempt == TRIES - 1 or not (replaced or (gone and attempt == 0)):
-                    if gone:
-                        raise StoreError(f"store {self.folder} cannot be read: {error}") from error
-                    raise
+                unreadable = isinstance(error, OSError)
+                again = replaced or (unreadable and attempt == 0)
+                if again and attempt < TRIES - 1:
+                    continue
+                if unreadable:
+                    raise StoreError(f"store {self.folder} cannot be read: {error}") from error
+                raise
         raise AssertionError("unreachable")
 
     def queries(self) -> dict[str, str]:
