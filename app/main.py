@@ -5,7 +5,8 @@ Streamlit finds ``app`` by reading this file; nothing of the pages is imported h
 
 from pathlib import Path
 
-import run_page
 from streamlit.starlette import App
+
+from app import run_page
 
 app = App(Path(__file__).with_name("router.py"), routes=run_page.routes())

@@ -6,18 +6,16 @@ Knows pages and settings; knows nothing of texts, traces or charts.
 from dataclasses import replace
 from pathlib import Path
 
-import examples
-import link
-import records
-import session
 import streamlit as st
-import text
-from components import guarding
-from components.message import failure
-from components.outcome import ask
-from ending import PageEnd
 
 import saa_core as saa
+from app import text
+from app.components.shared import guarding
+from app.components.shared.message import failure
+from app.components.shared.outcome import ask
+from app.state import address as link
+from app.state import examples, records, session
+from app.state.ending import PageEnd
 
 ROOT = Path(__file__).parent.parent
 LOWEST_MASS, HIGHEST_MASS = 0.5, 1.0
@@ -26,7 +24,7 @@ link.read(session.MODELS, examples.texts(), tuple(text.LANGUAGES))
 words = text.load(st.session_state.lang)
 st.set_page_config(page_title="SAA", page_icon=str(ROOT / "assets" / "icon.svg"), layout="wide")
 if st.context.theme.type == "dark":
-    st.html(ROOT / "app" / "components" / "dark.css")
+    st.html(ROOT / "app" / "components" / "shared" / "dark.css")
 page = st.navigation(
     [
         st.Page("views/explore.py", title=words("page.explore"), default=True),

@@ -12,12 +12,12 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
-import text
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 import saa_core as saa
+from app import text
 from saa_core.files import store_dir
 from saa_core.report import report, script
 from saa_core.store import Store

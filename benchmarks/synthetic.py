@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from saa_core.trace import Execution, InMemory, ModelInfo, Trace, pack
+from saa_core.trace.trace import Execution, InMemory, ModelInfo, Trace, pack
 from saa_core.types import LOCAL, SINK, Policy
 
 

@@ -6,6 +6,9 @@ trace = saa_core.run(model, "Some text.", saa_core.Policy(mass=0.95))
 
 from saa_core.attach import Model, Spec, attach, detach, load, save_gates
 from saa_core.attention import Call
+from saa_core.certify.certificate import Promise, choose_policy
+from saa_core.certify.limits import Sla
+from saa_core.certify.policy_file import StoredPolicy, load_policy, save_policy
 from saa_core.errors import (
     DeckError,
     FetchError,
@@ -18,13 +21,10 @@ from saa_core.errors import (
     TextError,
     TraceError,
 )
-from saa_core.measure import measure
-from saa_core.policy_file import StoredPolicy, load_policy, save_policy
-from saa_core.promise import Promise, choose_policy
-from saa_core.runner import generate, run
-from saa_core.sla import Sla
+from saa_core.run.text import generate, run
+from saa_core.run.timing import measure
 from saa_core.store import Store
-from saa_core.trace import Comparison, Trace, compare
+from saa_core.trace.trace import Comparison, Trace, compare
 from saa_core.train.distil import TrainConfig, TrainStep, train_gates
 from saa_core.train.joint import JointConfig, JointStep, save_adapter, train_joint
 from saa_core.types import REASONS, Force, Guard, Policy, Timing

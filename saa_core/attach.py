@@ -19,13 +19,14 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from saa_core import attention, fetch
+from saa_core import attention
+from saa_core.data import fetch
 from saa_core.errors import ModelError, choice
 from saa_core.families import Family, family_named, family_of
 from saa_core.files import replacing, write_json
-from saa_core.gate_files import GATE_FORMAT, read_gates
-from saa_core.gates import PairGate
-from saa_core.reliability import Reliability
+from saa_core.gates.files import GATE_FORMAT, read_gates
+from saa_core.gates.pair import PairGate
+from saa_core.gates.reliability import Reliability
 from saa_core.task import SIDES, Task, put_task, read_task
 from saa_core.types import Policy
 

@@ -20,7 +20,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from saa_core import rules
 from saa_core.errors import ModelError, PolicyError, choice
-from saa_core.gates import Grid, PairGate, grid
+from saa_core.gates.pair import Grid, PairGate, grid
 from saa_core.guard import Checked, Inspection
 from saa_core.kernels import (
     KERNELS,
@@ -31,8 +31,8 @@ from saa_core.kernels import (
 from saa_core.kernels import (
     dense as dense_everywhere,
 )
-from saa_core.record import LayerRecord, build_trace, record_layer
-from saa_core.trace import Trace
+from saa_core.trace.record import LayerRecord, build_trace, record_layer
+from saa_core.trace.trace import Trace
 from saa_core.types import Allowed, Decision, Force, Policy
 
 RECORDS = ("none", "summary", "full")
@@ -389,7 +389,7 @@ def _make(base: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
         if saa.policy is not None and saa.policy.tokens is not None:
             raise PolicyError(
                 f"tokens={saa.policy.tokens!r}: inside a model's own forward no token can be dropped; "
-                "use saa_core.run or saa_core.classify"
+                "use saa_core.run or saa_core.run.classify"
             )
         scaling = kwargs.get("scaling")
         scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)

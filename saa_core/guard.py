@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from saa_core.exact import attention_weights, per_block
-from saa_core.inputs import KnownInputs, features
+from saa_core.gates.ood import KnownInputs, features
 from saa_core.types import DENSE, PROBE, Allowed, Decision, Guard
 
 BETS = (0.3, 0.95)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from saa_core.errors import GateError, choice
 from saa_core.families.packing import Packing
 from saa_core.files import replacing, write_json
-from saa_core.token_gates import TokenGate, TokenGateConfig
+from saa_core.gates.token import TokenGate, TokenGateConfig
 from saa_core.types import Policy
 
 TASK_FORMAT = 1

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import CHROMIUM, serve
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -23,7 +22,8 @@ from transformers import (
 )
 
 import saa_core as saa
-from saa_core import fetch
+from benchmarks.page.browser import CHROMIUM, serve
+from saa_core.data import fetch
 
 TINY = {
     "vocab_size": 97,

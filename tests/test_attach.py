@@ -5,13 +5,13 @@ import json
 
 import pytest
 import torch
-from conftest import CONFIGS, TINY
 from transformers import AutoModelForCausalLM, OPTConfig
 
 import saa_core as saa
 from saa_core.attach import bfloat16_is_fast
-from saa_core.doctor import examine
-from saa_core.gate_files import read_gates
+from saa_core.cli.doctor import examine
+from saa_core.gates.files import read_gates
+from tests.conftest import CONFIGS, TINY
 
 IDS = torch.arange(3, 83)[None] % 97
 TEXTS = ["low", "high"]
@@ -213,7 +213,7 @@ def test_broken_gate_folders_are_refused_and_leave_the_model_alone(tiny, tmp_pat
 
 
 def test_shipped_gates_are_trained_small_and_say_where_they_come_from():
-    from saa_core import fetch
+    from saa_core.data import fetch
 
     folder = fetch.assets() / "gates" / "smollm2"
     stored = read_gates(folder)

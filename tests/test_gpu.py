@@ -5,12 +5,12 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from problems import problem
 
 import saa_core as saa
-from saa_core.classify import classify
 from saa_core.kernels import KERNELS, native_refuses
+from saa_core.run.classify import classify
 from saa_core.types import Allowed
+from tests.problems import problem
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import saa_core as saa
-from saa_core.damage import KINDS, damaged
+from saa_core.explain.damage import KINDS, damaged
 from saa_core.guard import BETS, Inspection, in_full, upper_bound
 from saa_core.types import Allowed, Decision
 

@@ -12,15 +12,16 @@ import pytest
 import torch
 
 import saa_core as saa
-from app.examples import gallery
-from saa_core import cli, fetch
-from saa_core.classify import classify
-from saa_core.packed import encode, packing_of, token_gates
+from app.state.examples import gallery
+from saa_core.cli.main import main as cli
+from saa_core.data import fetch
+from saa_core.data.labelled import Example
+from saa_core.run.classify import classify
+from saa_core.run.flops import encoder_flops
+from saa_core.run.varlen import encode, packing_of, token_gates
 from saa_core.train.batches import Lot
-from saa_core.train.labelled import Example
 from saa_core.train.task import TaskTraining, rising
 from saa_core.train.tokens import Answers, TokenConfig
-from saa_core.work import encoder_flops
 
 GOOD = ("wonderful", "delightful", "excellent", "superb")
 BAD = ("terrible", "awful", "boring", "dreadful")

@@ -3,13 +3,14 @@
 A script that is read from top to bottom. Side A is what the sidebar says, side B what its card says.
 """
 
-import session
 import streamlit as st
-import text
-from components import both_sides, side_choice
-from components.differing import decisions
-from components.message import failure
-from ending import end_page
+
+from app import text
+from app.components.compare import both_sides, side_choice
+from app.components.compare.differing import decisions
+from app.components.shared.message import failure
+from app.state import session
+from app.state.ending import end_page
 
 words = text.load(st.session_state.lang)
 choice: session.Choice = st.session_state.choice

@@ -6,21 +6,21 @@ A script that is read from top to bottom. It prints on A4 without controls: see 
 from dataclasses import asdict
 from pathlib import Path
 
-import link
-import session
 import streamlit as st
-import text
-from components import bill
-from components.message import failure
-from ending import end_page
-from provenance import about_timings
 
-from saa_core.costs import measured, saving
+from app import text
+from app.components.cost import cost as bill
+from app.components.shared.message import failure
+from app.export.provenance import about_timings
+from app.state import address as link
+from app.state import session
+from app.state.ending import end_page
+from saa_core.run.costs import measured, saving
 
 words = text.load(st.session_state.lang)
 choice: session.Choice = st.session_state.choice
 
-st.html(Path(__file__).parent.parent / "components" / "print.css")
+st.html(Path(__file__).parent.parent / "components" / "cost" / "print.css")
 st.title(words("page.cost"))
 st.caption(words("cost.tagline"))
 if choice.model is None:

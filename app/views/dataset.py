@@ -3,15 +3,15 @@
 A script that is read from top to bottom. It reads the store, never a model.
 """
 
-import link
-import records
 import streamlit as st
-import text
-from components import audits
-from components.message import failure
-from ending import end_page
 
-from saa_core.audit_figures import by_slice
+from app import text
+from app.components.dataset import audits
+from app.components.shared.message import failure
+from app.state import address as link
+from app.state import records
+from app.state.ending import end_page
+from saa_core.audit.figures import by_slice
 
 words = text.load(st.session_state.lang)
 

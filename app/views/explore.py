@@ -4,20 +4,21 @@ A script that is read from top to bottom. It knows results and components; what 
 computed in figures.py, what it looks like in the chart modules.
 """
 
-import figures as numbers
-import session
 import streamlit as st
-import text
-from components import crossed, guarding, plain_words
-from components.continuations import continuations
-from components.headline import headline
-from components.keeping import keep_run
-from components.maps import maps
-from components.measured import measured
-from components.outcome import ask, outcome, stale, timed, written
-from ending import end_page
-from examples import gallery
 
+from app import text
+from app.components.explore import plain_words
+from app.components.explore.headline import headline
+from app.components.shared import crossed, guarding
+from app.components.shared import figures as numbers
+from app.components.shared.continuations import continuations
+from app.components.shared.keeping import keep_run
+from app.components.shared.maps import maps
+from app.components.shared.measured import measured
+from app.components.shared.outcome import ask, outcome, stale, timed, written
+from app.state import session
+from app.state.ending import end_page
+from app.state.examples import gallery
 from saa_core.types import PAIR_LIMIT
 
 words = text.load(st.session_state.lang)

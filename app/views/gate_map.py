@@ -4,13 +4,14 @@ A script that is read from top to bottom. It shows the result that Explore made,
 what its address asks for.
 """
 
-import session
 import streamlit as st
-import text
-from components.explorer import explorer
-from components.keeping import keep_run
-from components.outcome import outcome
-from ending import end_page
+
+from app import text
+from app.components.gate_map.explorer import explorer
+from app.components.shared.keeping import keep_run
+from app.components.shared.outcome import outcome
+from app.state import session
+from app.state.ending import end_page
 
 words = text.load(st.session_state.lang)
 choice: session.Choice = st.session_state.choice

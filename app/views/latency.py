@@ -4,12 +4,13 @@ that suits this text.
 A script that is read from top to bottom. It measures when asked to, never by itself.
 """
 
-import session
 import streamlit as st
-import text
-from components import costs
-from components.message import failure
-from components.outcome import outcome
+
+from app import text
+from app.components.latency import latency as costs
+from app.components.shared.message import failure
+from app.components.shared.outcome import outcome
+from app.state import session
 
 words = text.load(st.session_state.lang)
 choice: session.Choice = st.session_state.choice

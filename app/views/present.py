@@ -4,10 +4,11 @@ A script that is read from top to bottom. It shows what was recorded and never r
 """
 
 import streamlit as st
-import text
-from components import slides
-from components.message import failure
-from ending import end_page
+
+from app import text
+from app.components.present import slides
+from app.components.shared.message import failure
+from app.state.ending import end_page
 
 words = text.load(st.session_state.lang)
 

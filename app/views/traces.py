@@ -3,12 +3,13 @@
 A script that is read from top to bottom. It reads the store, never a model.
 """
 
-import records
 import streamlit as st
-import text
-from components import runs_table
-from components.message import failure
-from ending import end_page
+
+from app import text
+from app.components.shared.message import failure
+from app.components.traces import runs_table
+from app.state import records
+from app.state.ending import end_page
 
 words = text.load(st.session_state.lang)
 

@@ -4,13 +4,14 @@ kinds of texts, and how true a gate's word is.
 A script that is read from top to bottom. It tries things on the text of Explore, when asked to.
 """
 
-import session
 import streamlit as st
-import text
-from components import rare, trust
-from components.message import failure
-from components.outcome import ask, outcome, stale
-from examples import gallery
+
+from app import text
+from app.components.shared.message import failure
+from app.components.shared.outcome import ask, outcome, stale
+from app.components.trust import rare, trust
+from app.state import session
+from app.state.examples import gallery
 
 words = text.load(st.session_state.lang)
 choice: session.Choice = st.session_state.choice

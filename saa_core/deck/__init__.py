@@ -30,13 +30,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from saa_core.data.fetch import assets
 from saa_core.deck.figures import Figure, read_measured, shown, trace_figure, words
 from saa_core.errors import DeckError, SAAError, choice
-from saa_core.fetch import assets
 from saa_core.report import LANGUAGES
 from saa_core.store import Store, ids
-from saa_core.trace import Trace
-from saa_core.trace_check import check
+from saa_core.trace.check import check
+from saa_core.trace.trace import Trace
 
 PLACES = ("layer", "head", "query", "key")
 

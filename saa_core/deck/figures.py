@@ -18,7 +18,7 @@ import numpy as np
 
 from saa_core.errors import DeckError, choice
 from saa_core.report import LANGUAGES
-from saa_core.trace import Array, Trace
+from saa_core.trace.trace import Array, Trace
 
 UNITS = ("times", "percent", "change", "points", "count", "text")
 SPREADS = ("quartiles", "interval", "heads")

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from saa_core.families.packing import Packing
-from saa_core.gates import GateConfig
+from saa_core.gates.pair import GateConfig
 
 
 def positions(config: Any) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from saa_core.families.base import Family
-from saa_core.gates import GateConfig
+from saa_core.gates.pair import GateConfig
 
 
 def _attentions(hf: nn.Module) -> list[nn.Module]:

@@ -20,8 +20,8 @@ from saa_core.report.maps import (
     part,
     report_words,
 )
-from saa_core.trace import Array, Trace
-from saa_core.trace_check import check
+from saa_core.trace.check import check
+from saa_core.trace.trace import Array, Trace
 
 __all__ = ["LANGUAGES", "percent", "report", "script", "spread", "write_report"]
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from saa_core.errors import TraceError, choice
-from saa_core.trace import Array, Trace
+from saa_core.trace.trace import Array, Trace
 from saa_core.types import KEPT, REASONS
 
 LANGUAGES = ("en", "ja")

@@ -28,9 +28,9 @@ from saa_core.store import exchange, ids, notes, queries, views
 from saa_core.store.index import Index, Manifest
 from saa_core.store.notes import Note
 from saa_core.store.sql import select
-from saa_core.tables import SCHEMAS, Tables, joined, tables
-from saa_core.trace import Trace
-from saa_core.trace_check import check
+from saa_core.trace.check import check
+from saa_core.trace.tables import SCHEMAS, Tables, joined, tables
+from saa_core.trace.trace import Trace
 
 WAIT = 10.0
 """Seconds that a writer waits for another one."""

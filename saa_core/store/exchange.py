@@ -19,9 +19,9 @@ from saa_core.errors import StoreError, TraceError
 from saa_core.files import replacing
 from saa_core.store import ids, notes
 from saa_core.store.notes import Note
-from saa_core.tables import tables
-from saa_core.trace import Trace
-from saa_core.trace_check import check
+from saa_core.trace.check import check
+from saa_core.trace.tables import tables
+from saa_core.trace.trace import Trace
 
 MOST_BYTES = 4 * 1024**3
 """Largest sum of the traces in a file that is imported."""

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from saa_core.errors import StoreError
 from saa_core.files import flush, replacing
-from saa_core.tables import SCHEMAS, Tables, joined
+from saa_core.trace.tables import SCHEMAS, Tables, joined
 
 FORMAT = 3
 """0 is a folder of bare traces; 1 had no columns of audits, 2 no cost of a guard's event. Tables of an older format are made again from the traces."""

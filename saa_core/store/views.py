@@ -8,7 +8,7 @@ tokens    columns of ``tables.TOKENS``
 events    what the guard did: columns of ``tables.EVENTS``
 """
 
-from saa_core.tables import SCHEMAS
+from saa_core.trace.tables import SCHEMAS
 
 RUNS = """
 WITH dense AS (

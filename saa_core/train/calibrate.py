@@ -16,8 +16,8 @@ from saa_core import rules
 from saa_core.attach import Model
 from saa_core.attention import Call
 from saa_core.errors import ModelError
-from saa_core.gates import Calibration, grid
-from saa_core.runner import forward
+from saa_core.gates.pair import Calibration, grid
+from saa_core.run.text import forward
 from saa_core.train.evaluate import cut
 from saa_core.types import Allowed, Policy
 

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from saa_core import rules
 from saa_core.attach import Model
 from saa_core.attention import Call
+from saa_core.data.corpus import windows
 from saa_core.errors import PolicyError
 from saa_core.exact import attention_weights, per_block
-from saa_core.gates import PairGate, grid
-from saa_core.runner import forward
+from saa_core.gates.pair import PairGate, grid
+from saa_core.run.text import forward
 from saa_core.train import checks
 from saa_core.train.checkpoint import Checkpoint
-from saa_core.train.corpus import windows
 from saa_core.types import PAIR_LIMIT, Allowed, Policy
 
 BLOCKS = ((32, 16), (32, 16), (1, 1), (32, 16), (16, 16), (64, 32), (32, 16), (1, 1))

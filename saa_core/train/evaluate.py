@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from saa_core.attach import Model
 from saa_core.attention import Call
 from saa_core.errors import ModelError, TextError
-from saa_core.runner import forward
+from saa_core.run.text import forward
 from saa_core.types import Policy
 
 

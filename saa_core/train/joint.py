@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from saa_core.attach import Model, save_gates
 from saa_core.attention import Call
+from saa_core.data.corpus import windows
 from saa_core.errors import ModelError, PolicyError
-from saa_core.gate_files import read_gates
-from saa_core.runner import forward
+from saa_core.gates.files import read_gates
+from saa_core.run.text import forward
 from saa_core.train import checks, lora
 from saa_core.train.checkpoint import Checkpoint
-from saa_core.train.corpus import windows
 from saa_core.train.distil import Lesson, gate_parameters, pool, schedule
 from saa_core.types import Policy
 

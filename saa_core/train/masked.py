@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from saa_core.families.packing import Packing
-from saa_core.token_gates import TokenGate
+from saa_core.gates.token import TokenGate
 
 COLUMNS = 8
 """Columns put to the heads for the one that is needed: kernels like multiples of eight."""

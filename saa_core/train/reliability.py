@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from saa_core import fetch
 from saa_core.attach import Model
 from saa_core.attention import Call
+from saa_core.data import fetch
+from saa_core.data.corpus import Document, joined
 from saa_core.errors import PolicyError, TextError
-from saa_core.record import LayerRecord
-from saa_core.reliability import SURE, Bin, Diagram, MassMap, Reliability
-from saa_core.runner import forward
-from saa_core.train.corpus import Document, joined
+from saa_core.gates.reliability import SURE, Bin, Diagram, MassMap, Reliability
+from saa_core.run.text import forward
+from saa_core.trace.record import LayerRecord
 from saa_core.train.evaluate import cut
 from saa_core.types import Policy
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from saa_core.attach import Model
+from saa_core.data.labelled import Example
 from saa_core.errors import GateError, PolicyError, TextError
+from saa_core.run.flops import flops_against_dense
 from saa_core.task import Description, describe, margins, read_task
 from saa_core.train.batches import Lot, lot
 from saa_core.train.evaluate import interval
-from saa_core.train.labelled import Example
 from saa_core.train.tokens import Answers, Stages, TokenConfig, TokenStep
 from saa_core.types import Guard, Policy
-from saa_core.work import flops_against_dense
 
 SHARES = (0.7, 0.5, 0.35)
 TRIED = (0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)

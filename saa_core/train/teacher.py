@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from saa_core.attach import Model
-from saa_core.packed import packing_of
+from saa_core.run.varlen import packing_of
 from saa_core.train import lora
 from saa_core.train.masked import masked, mean_states
 

@@ -32,9 +32,9 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from saa_core.attach import Model, bfloat16_is_fast
 from saa_core.errors import PolicyError
 from saa_core.families.packing import Packing
-from saa_core.packed import encode_all, packing_of, special_tokens
+from saa_core.gates.token import SHARES
+from saa_core.run.varlen import encode_all, packing_of, special_tokens
 from saa_core.task import SIDES, add_token_gates, read_head, save_side
-from saa_core.token_gates import SHARES
 from saa_core.train import checks, lora
 from saa_core.train.batches import NO_LABEL, Lot, order, padded, replace_words
 from saa_core.train.checkpoint import FREE, Checkpoint

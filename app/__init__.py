@@ -1,0 +1,1 @@
+"""The Streamlit front end. Imports saa_core; nothing imports app."""

@@ -1,0 +1,1 @@
+"""Traces and figures as charts. Words and theme come as arguments; knows no widget."""

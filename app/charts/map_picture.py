@@ -1,0 +1,50 @@
+"""The whole map of one head as PNG bytes. Pure: no streamlit.
+
+A map of more dots than the picture has is pooled, and no kept pair vanishes in it.
+"""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.charts.palette import FORCED, palette, rgb
+from saa_core import REASONS, Trace
+
+PICTURE = 512
+FAINTEST = 0.3
+"""Share of full blue that a cell with a single kept pair among many gets."""
+
+
+def overview_png(trace: Trace, layer: int, head: int, dark: bool) -> bytes:
+    """The whole map of one head, at most 512 x 512 dots; transparent where nothing is allowed.
+
+    Longer texts are pooled: a dot's blue is the kept share of its allowed pairs, and never fainter
+    than `FAINTEST` if one of them is kept.
+    """
+    colours = palette(dark)
+    codes = trace.reason_map(layer, head)
+    always = np.isin(codes, [REASONS.index(reason) for reason in FORCED])
+    allowed, kept = pool(trace.allowed(layer)), pool(trace.keep_map(layer, head))
+    share = (kept / np.maximum(allowed, 1))[..., None]
+    strength = np.where(share > 0, FAINTEST + (1 - FAINTEST) * share, 0)
+    forced = (pool(always) / np.maximum(kept, 1))[..., None]
+    blue = (1 - forced) * rgb(colours.kept) + forced * rgb(colours.kept_always)
+    mixed = (1 - strength) * rgb(colours.dropped) + strength * blue
+    alpha = np.where(allowed > 0, 255, 0)[..., None]
+    picture = Image.fromarray(np.concatenate([mixed, alpha], -1).round().astype(np.uint8), "RGBA")
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    return out.getvalue()
+
+
+def pool(pairs: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Number of True pairs per dot of the picture; every pair is counted."""
+    step = -(-max(pairs.shape) // PICTURE)
+    if step == 1:
+        return pairs.astype(np.int64)
+    tall, wide = (-size % step for size in pairs.shape)
+    padded = np.pad(pairs, ((0, tall), (0, wide)))
+    rows, columns = padded.shape[0] // step, padded.shape[1] // step
+    return padded.reshape(rows, step, columns, step).sum((1, 3), dtype=np.int64)

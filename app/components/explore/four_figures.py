@@ -1,0 +1,205 @@
+"""The four figures below the sentence: unit, spread, meaning, and a link to the part that explains each.
+
+Knows figures and words; what a figure is, is computed in figures.py.
+"""
+
+import streamlit as st
+
+from app.components.shared.figures import (
+    Figures,
+    is_encoder,
+    labels_compared,
+    times_over,
+    work_share,
+)
+from app.state import session
+from app.text import Words, plain
+from saa_core import Trace
+
+
+def four_figures(found: Figures, result: session.Result, words: Words) -> None:
+    """Unit, spread and one line of meaning each, and a link to the part that explains it."""
+    first, second, third, fourth = (
+        column.container(border=True, height="stretch") for column in st.columns(4)
+    )
+    if result.trace.labels is not None:
+        _work_figure(first, result, words)
+        _label_figure(second, result, words)
+        _pairs_figure(third, found, words)
+    else:
+        _pairs_figure(first, found, words)
+        _retained_figure(second, found, words)
+        _agreement_figure(third, found, result, words)
+    _time_figure(fourth, found, result, words)
+
+
+def _pairs_figure(place: st.delta_generator.DeltaGenerator, found: Figures, words: Words) -> None:
+    """Pairs that are not computed, or would not be."""
+    way = "skipped" if found.skips else "decided"
+    _figure(
+        place,
+        words(f"figure.pairs_{way}"),
+        words.percent(found.dropped, 1),
+        words("figure.pairs_spread", **_range(found.dropped_heads, words)),
+        words(
+            f"figure.pairs_meaning_{way}",
+            pairs=found.pairs,
+            dropped=found.pairs - found.pairs_kept,
+        ),
+        "#pairs",
+        words,
+    )
+
+
+def _retained_figure(
+    place: st.delta_generator.DeltaGenerator, found: Figures, words: Words
+) -> None:
+    """Attention that the kept pairs hold."""
+    if found.retained is not None and found.retained_heads is not None:
+        _figure(
+            place,
+            words("figure.retained"),
+            words.percent(found.retained, 1),
+            words("figure.retained_spread", **_range(found.retained_heads, words, 1)),
+            words("figure.retained_meaning"),
+            "#pairs",
+            words,
+        )
+    else:
+        _missing(place, words("figure.retained"), words)
+
+
+def _agreement_figure(
+    place: st.delta_generator.DeltaGenerator, found: Figures, result: session.Result, words: Words
+) -> None:
+    """How close the embeddings are, or how often both sides predict the same token."""
+    if found.cosine is not None and is_encoder(result):
+        _figure(
+            place,
+            words("figure.embedding"),
+            f"{found.cosine:.4f}",
+            words("figure.embedding_spread"),
+            words("figure.embedding_meaning"),
+            "#measured",
+            words,
+        )
+    elif found.agreement is not None:
+        _figure(
+            place,
+            words("figure.agreement"),
+            words.percent(found.agreement, 1),
+            words(
+                "figure.agreement_spread",
+                same=found.agreeing,
+                all=found.tokens,
+                kl=found.kl,
+                high=found.kl_p95,
+            ),
+            words("figure.agreement_meaning"),
+            "#continuations",
+            words,
+            help_text=words("figure.agreement_help"),
+        )
+    else:
+        _missing(place, words("figure.agreement"), words)
+
+
+def _time_figure(
+    place: st.delta_generator.DeltaGenerator, found: Figures, result: session.Result, words: Words
+) -> None:
+    """Time of both sides, where it was measured."""
+    if result.request is not None and result.timing is None:
+        place.metric(words("figure.time"), "…")
+        place.markdown(words("figure.time_running"))
+        place.caption(words("figure.time_running_meaning", rounds=session.REPEATS))
+    elif found.dense_ms and found.saa_ms and found.ratio and result.timing:
+        (dense_low, dense, dense_high), (low, saa, high) = found.dense_ms, found.saa_ms
+        ms = words.milliseconds
+        _figure(
+            place,
+            words("figure.time"),
+            words(f"figure.time_{found.speed}", ratio=times_over(found)),
+            words(
+                "figure.time_spread",
+                dense=ms(dense),
+                dense_low=ms(dense_low),
+                dense_high=ms(dense_high),
+                saa=ms(saa),
+                saa_low=ms(low),
+                saa_high=ms(high),
+            ),
+            words(
+                "figure.time_meaning",
+                rounds=len(result.timing.samples_ms),
+                low=found.ratio[0],
+                high=found.ratio[2],
+            ),
+            "#measured",
+            words,
+        )
+    else:
+        _missing(place, words("figure.time"), words)
+
+
+def _work_figure(
+    place: st.delta_generator.DeltaGenerator, result: session.Result, words: Words
+) -> None:
+    """Whole-model work that was saved."""
+    trace = result.trace
+    left = [trace.keys] * trace.shape[0] if trace.alive is None else trace.alive.sum(1).tolist()
+    counted = "counted" if result.flops_share is not None else "tokens"
+    _figure(
+        place,
+        words("figure.work"),
+        words.percent(1 - work_share(result), 1),
+        words("figure.work_spread", left=" → ".join(map(str, left))),
+        words(f"figure.work_meaning_{counted}"),
+        "#labels" if trace.alive is None else "#crossed",
+        words,
+    )
+
+
+def _label_figure(
+    place: st.delta_generator.DeltaGenerator, result: session.Result, words: Words
+) -> None:
+    """The label of both sides, and how probable each holds its own."""
+
+    def told(trace: Trace) -> str:
+        assert trace.label_probs is not None
+        return f"{plain(trace.label or '')} ({words.percent(float(trace.label_probs.max()), 1)})"
+
+    dense = words("figure.not_recorded") if result.dense is None else told(result.dense)
+    _figure(
+        place,
+        words("figure.label"),
+        plain(result.trace.label or ""),
+        words("figure.label_spread", dense=dense, saa=told(result.trace)),
+        words(f"figure.label_{labels_compared(result)}"),
+        "#labels",
+        words,
+    )
+
+
+def _range(heads: tuple[float, float, float], words: Words, digits: int = 0) -> dict[str, str]:
+    return {"low": words.percent(heads[0], digits), "high": words.percent(heads[2], digits)}
+
+
+def _figure(
+    place: st.delta_generator.DeltaGenerator,
+    name: str,
+    value: str,
+    spread: str,
+    meaning: str,
+    anchor: str,
+    words: Words,
+    help_text: str | None = None,
+) -> None:
+    place.metric(name, value, help=help_text)
+    place.markdown(spread)
+    place.caption(f"{meaning} [{words('figure.see')}]({anchor})")
+
+
+def _missing(place: st.delta_generator.DeltaGenerator, name: str, words: Words) -> None:
+    place.metric(name, "–")
+    place.markdown(words("figure.not_recorded"))
+    place.caption(words("figure.not_recorded_meaning"))

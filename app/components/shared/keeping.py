@@ -1,0 +1,30 @@
+"""Keeps a live run in the store, and says where it is then. Knows results and the store."""
+
+import streamlit as st
+
+from app import run_page
+from app.components.shared.message import failure
+from app.state import records, session
+from app.text import Words, plain
+
+
+def keep_run(result: session.Result, words: Words) -> None:
+    """A button under a live result; of a recorded one nothing is drawn."""
+    if result.request is None:
+        return
+    try:
+        run = records.kept_as(result)
+        if run is None and st.button(
+            words("keep.button"), key="keep", help=words("keep.help", folder=records.store().folder)
+        ):
+            run = records.keep(result)
+            st.rerun()
+        if run is not None:
+            st.success(words("keep.kept", id=plain(run), link=permalink(run, words)))
+    except Exception as error:
+        failure(error, words)
+
+
+def permalink(run: str, words: Words) -> str:
+    """The address, from the root of the server, at which a stored run opens at once."""
+    return run_page.address(run, words.lang)

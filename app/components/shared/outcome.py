@@ -1,0 +1,167 @@
+"""From what a visitor asked for to a result: a recording that was opened, or a run with progress.
+
+The same for every page that shows a result. What cannot be run ends in a sentence.
+"""
+
+import streamlit as st
+
+from app import text
+from app.components.shared.continuations import continuations
+from app.components.shared.message import failure
+from app.state import address as link
+from app.state import records, session
+from app.state.examples import texts
+from app.text import Words
+
+
+def outcome(choice: session.Choice, client: session.Client, words: Words) -> session.Result | None:
+    """The result to show, or None; runs a text that is pending, with progress."""
+    if choice.recording is not None:
+        return _recorded(choice, words)
+    if choice.stored is not None:
+        return _stored(choice.stored, words)
+    state = st.session_state
+    if state.get("pending") and choice.model is not None:
+        _run(choice, client, words)
+    shown = state.get("shown")
+    if state.get("failed") is not None:
+        failure(state.failed, words, model=choice.name, text=shown.text)
+        if getattr(state.failed, "cut_at", None) is not None:
+            cut = shown.text[: state.failed.cut_at]
+            st.button(words("error.cut"), type="primary", on_click=ask, args=(cut,), key="cut")
+        return None
+    if shown is None:
+        return None
+    # Every time: a visitor who comes from another page has left the address behind.
+    state.linked = link.write_text(shown.text, texts())
+    link.write(
+        lang=words.lang,
+        mass=f"{shown.policy.aim:.2f}",
+        tokens=_tokens(shown),
+        force=link.forces_text(shown.policy.force),
+        **_guard(shown),
+        model=shown.model if shown.model in session.MODELS else None,
+    )
+    return session.recall(shown)
+
+
+def _tokens(shown: session.Request) -> str | None:
+    """The share of the token work as it stands in the address; of a task it always does."""
+    if shown.policy.tokens is not None:
+        return f"{shown.policy.tokens:.2f}"
+    return "1.00" if shown.model.partition(" + ")[2] in session.TASKS else None
+
+
+def _guard(shown: session.Request) -> dict[str, str | None]:
+    """The guard as it stands in the address; a task's margin always does."""
+    guard = shown.policy.guard
+    limit = None if guard is None else guard.missed_mass
+    task = shown.model.partition(" + ")[2] in session.TASKS
+    margin = f"{guard.margin if guard else 0:g}"
+    return {"guard": None if limit is None else f"{limit:g}", "margin": margin if task else None}
+
+
+def timed(result: session.Result, client: session.Client, words: Words) -> session.Result:
+    """The result with its times; measures them now, with progress, and keeps them."""
+    bar = st.progress(0.0)
+    result = client.time(
+        result, lambda step, done: bar.progress(done, text=words(f"progress.{step}"))
+    )
+    bar.empty()
+    session.remember(result)
+    return result
+
+
+def written(
+    result: session.Result,
+    place: st.delta_generator.DeltaGenerator,
+    client: session.Client,
+    words: Words,
+) -> session.Result:
+    """The result with both continuations; they are written now, before the reader's eyes, and kept."""
+    if result.request is None or result.written:
+        return result
+    for longer in client.write(result):
+        with place.container():
+            continuations(longer, words)
+        result = longer
+    session.remember(result)
+    return result
+
+
+def ask(content: str | None = None) -> None:
+    """A button was pressed: run the text in the box, or this one."""
+    records.close()
+    if content is not None:
+        st.session_state.text = content
+    st.session_state.pending = True
+
+
+def stale(result: session.Result, choice: session.Choice, words: Words) -> None:
+    """Says so where the settings have changed since the run, with a button to run it again."""
+    if result.request is None or result.request.policy == choice.policy:
+        return
+    shown = result.request.policy
+    note, again = st.columns([4, 1], vertical_alignment="center")
+    note.warning(
+        words(
+            "explore.stale",
+            mass=shown.mass,
+            kernel=words(f"choice.{shown.kernel}"),
+            granularity=words(f"choice.{shown.granularity}"),
+        )
+        + ("" if shown.tokens is None else words("explore.stale_tokens", share=shown.tokens))
+    )
+    again.button(
+        words("explore.rerun"),
+        on_click=ask,
+        args=(result.request.text,),
+        key="again",
+        width="stretch",
+    )
+
+
+def _recorded(choice: session.Choice, words: Words) -> session.Result | None:
+    try:
+        result = session.open_trace(choice.recording.name, choice.recording.getvalue())
+    except Exception as error:
+        failure(error, words)
+        return None
+    st.info(words("explore.recorded", name=text.plain(choice.recording.name)))
+    return result
+
+
+def _stored(run: str, words: Words) -> session.Result | None:
+    """A trace of the store; nothing is computed, and the page says so."""
+    try:
+        opened = records.open_run(run)
+    except Exception as error:
+        failure(error, words)
+        return None
+    link.write(lang=words.lang, trace=run)
+    time = f"{opened.recorded:%Y-%m-%d %H:%M} UTC"
+    st.info(words("explore.replay", id=text.plain(run), time=time))
+    if opened.note:
+        st.caption(text.plain(opened.note))
+    return opened.result
+
+
+def _run(choice: session.Choice, client: session.Client, words: Words) -> None:
+    state = st.session_state
+    request = session.Request(choice.name, state.text, choice.policy)
+    earlier, state.shown, state.failed = session.recall(state.get("shown")), request, None
+    if session.recall(request) is None:
+        bar = st.progress(0.0)
+        try:
+            session.remember(
+                client.run(
+                    request,
+                    lambda step, done: bar.progress(done, text=words(f"progress.{step}")),
+                    earlier,
+                )
+            )
+        except Exception as error:
+            state.failed = error
+        bar.empty()
+    # Only now: a run that was interrupted by another click starts again.
+    state.pending = False

@@ -1,0 +1,1 @@
+"""Charts, maps and tables as files, with where they come from."""

@@ -1,0 +1,1 @@
+"""What a session remembers: results, address, opened records."""

@@ -1,0 +1,1 @@
+"""Published figures: one runnable module per table, grouped by what it measures."""

@@ -1,0 +1,142 @@
+"""Carries measured figures to where people read them; measures nothing itself.
+
+    python -m benchmarks.publish.publish
+
+From the JSON files of benchmarks/results into assets/gates/NAME/gates.json (default policy, evaluation,
+crossover), into the figures of the shipped presentations, and into the tables between the markers of
+README.md. How true predicted mass is comes from the gates' folders.
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import saa_core as saa
+from benchmarks.page.decks import write_measured
+from benchmarks.publish.tables_quality import (
+    encoder_table,
+    equal_density_table,
+    frontier_table,
+    quality_table,
+    retrieval_table,
+)
+from benchmarks.publish.tables_tasks import seeds_table, shift_table, understanding_table
+from benchmarks.publish.tables_time import app_table, latency_table, machine, prefill_table
+from benchmarks.publish.tables_trust import (
+    far_table,
+    promise_table,
+    reliability_table,
+    trust_table,
+    tune_table,
+)
+from benchmarks.quality.quality import LIMIT_PCT, choose
+from benchmarks.tasks.understanding import shipped_seeds
+from saa_core.files import write_json, write_text
+from saa_core.run.timing import crossover
+
+ROOT = Path(__file__).parents[2]
+
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def publish_encoder(gates: Path) -> list[dict[str, Any]]:
+    """Writes the evaluation of an encoder's gates beside them; returns the rows to show."""
+    rows = json.loads((RESULTS / "encoder.json").read_text())
+    about = json.loads((gates / "gates.json").read_text())
+    shown = [row for row in rows if row["mass"] == about["policy"]["mass"]]
+    about["evaluation"] = {"command": "python -m benchmarks.quality.encoder", "quality": shown}
+    write_json(gates / "gates.json", about)
+    return shown
+
+
+def fill(text: str, name: str, table: str) -> str:
+    """Replaces what stands between the markers of that name."""
+    start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+    head, rest = text.split(start, 1)
+    tail = rest.split(end, 1)[1]
+    return f"{head}{start}\n{table}\n{end}{tail}"
+
+
+def publish_gates(
+    gates: Path, rows: list[dict[str, Any]], command: str, timings: list[saa.Timing] | None = None
+) -> float:
+    """Writes default policy and evaluation of a language model's gates; returns the default mass."""
+    mass = choose(rows)
+    if mass is None:
+        raise SystemExit(f"{gates}: no mass stays within {LIMIT_PCT} % at every length and text")
+    about = json.loads((gates / "gates.json").read_text())
+    about["policy"]["mass"] = mass
+    about["evaluation"] = {
+        "command": command,
+        "limit_pct": LIMIT_PCT,
+        "quality": [row for row in rows if row["mass"] == mass],
+    }
+    if timings:
+        about["evaluation"] |= {
+            "crossover": {"tokens": crossover(timings), "machine": machine(timings[0])},
+            "timings": [asdict(timing) for timing in timings],
+        }
+    write_json(gates / "gates.json", about)
+    return mass
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    results = {file.stem: json.loads(file.read_text()) for file in RESULTS.glob("*.json")}
+    timings = [saa.Timing(**row) for row in results["latency"]]
+    assets = ROOT / "assets"
+    mass = publish_gates(
+        assets / "gates" / "smollm2",
+        results["quality"],
+        "python -m benchmarks.quality.quality && python -m benchmarks.speed.latency",
+        timings,
+    )
+    joint = publish_gates(
+        assets / "adapters" / "smollm2" / "saa-joint" / "gates",
+        results["quality_joint"],
+        "python -m benchmarks.quality.quality --adapter saa-joint --out benchmarks/results/quality_joint.json",
+    )
+    encoder = publish_encoder(assets / "gates" / "minilm")
+    shown = [row for row in results["quality"] if row["mass"] in (mass, 0.93, 0.9)]
+    shown_joint = [row for row in results["quality_joint"] if row["mass"] in (joint, 0.9, 1.0)]
+    tables = {
+        "quality": quality_table(shown),
+        "joint": quality_table(shown_joint),
+        "encoder": encoder_table(encoder),
+        "latency": latency_table(timings),
+        "gpu": latency_table([saa.Timing(**row) for row in results["gpu"]]),
+        "frontier": frontier_table(results["frontier"]),
+        "equal": equal_density_table(results["frontier"]),
+        "retrieval": retrieval_table(results["retrieval"]),
+        "prefill": prefill_table(results["prefill"]),
+        "prefill_xeon": prefill_table(results["prefill_xeon"]),
+        "understanding": understanding_table(results["understanding"], shipped_seeds()),
+        "seeds": seeds_table(results["understanding"]),
+        "shift": shift_table(results["understanding"]),
+        "trust": trust_table(results["trust"]),
+        "far": far_table(results["far"]),
+        "promise": promise_table(results["promise"]),
+        "tune": tune_table(results["tune"]),
+        "app": app_table(results["ui"], results["store"]),
+        "reliability": reliability_table(
+            {
+                "SmolLM2": assets / "gates" / "smollm2",
+                "SmolLM2, joint": assets / "adapters" / "smollm2" / "saa-joint" / "gates",
+                "MiniLM": assets / "gates" / "minilm",
+            }
+        ),
+    }
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        text = fill(text, name, table)
+    write_text(readme, text)
+    write_measured()
+    print(f"default policy: mass {mass}; with the adapter: mass {joint}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Dense and SAA over a corpus, text by text, into the store; goes on where it was interrupted.
+
+Each side of a text has an id that follows from what ran, so that what is stored already is passed over,
+and a run that was killed ends with the rows of one that was not. Holds a handful of runs in memory,
+however many texts there are. Knows a model and a store; knows nothing of files or tables of figures
+(audit_figures.py).
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from saa_core.attach import Model
+from saa_core.certify.degradation import baseline_for
+from saa_core.certify.slices import slices_of
+from saa_core.errors import PolicyError, TextError
+from saa_core.run.text import encode, run
+from saa_core.store import Store
+from saa_core.trace.audited import audited
+from saa_core.trace.trace import Trace
+from saa_core.types import Policy
+
+BATCH, SECONDS = 64, 5.0
+"""Texts, and time, after which what was run is stored at the latest: at most this is lost."""
+NAME = re.compile(r"\w[\w.-]{0,39}")
+GATES = re.compile(r"\bsaa_(token_)?gate\b")
+"""Parameters that a dense run does not use."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """One text of an audit, stored.
+
+    Args:
+        run, dense: ids of its two runs.
+        new: False if both were in the store already.
+    """
+
+    run: str
+    dense: str
+    new: bool
+
+
+class Audit:
+    """Compares a policy with dense attention on any number of texts.
+
+    Args:
+        policy: not dense.
+        name: of the audit, for people; together with model and policy it is the ``key``.
+        baseline: the dense model to compare with; needed where ``model`` has an adapter.
+        cut: cut texts to what the model takes, in place of refusing them.
+
+    Raises:
+        ModelError: the model is an encoder without a task, or needs another baseline.
+        PolicyError: the name cannot be part of an id.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        policy: Policy,
+        store: Store,
+        name: str,
+        *,
+        baseline: Model | None = None,
+        cut: bool = False,
+    ) -> None:
+        if NAME.fullmatch(name) is None:
+            raise PolicyError(
+                f"name={name!r} must begin with a letter or digit and hold only letters, digits and "
+                ". _ -, 40 at most"
+            )
+        quantity = "perplexity" if model.task is None else "label_change"
+        self.baseline = baseline_for(model, quantity, baseline)
+        self.model, self.policy, self.store, self.cut = model, policy, store, cut
+        decided, dense = _ran(model)
+        if self.baseline is not model:
+            _, dense = _ran(self.baseline)
+        asked = json.dumps(asdict(policy), sort_keys=True)
+        self.key = f"{name}-{_digest(asked, decided, dense)[:8]}"
+        self._dense = dense[:8]
+
+    def ids(self, text: str) -> tuple[str, str]:
+        """Ids of a text's run with SAA and of its dense one, which audits of one model share."""
+        content = _digest(text)[:16]
+        return f"audit-{self.key}-{content}", f"dense-{self._dense}-{content}"
+
+    def fitting(self, text: str) -> str:
+        """A text as it will be run.
+
+        Raises:
+            TextError: it is empty, not valid Unicode, or too long and is not to be cut.
+        """
+        try:
+            encode(self.model, text)
+        except TextError as error:
+            if self.cut and error.cut_at:
+                return text[: error.cut_at]
+            raise
+        return text
+
+    def over(self, texts: Iterable[str]) -> Iterator[Done]:
+        """Runs texts, in their order; each is stored when it comes out.
+
+        Raises:
+            TextError: see :meth:`fitting`.
+            StoreError: the store cannot be written.
+        """
+        waiting, done, since = dict[str, Trace](), list[Done](), time.monotonic()
+        for text in texts:
+            done.append(self._both(self.fitting(text), waiting))
+            if len(done) >= BATCH or time.monotonic() - since > SECONDS:
+                self._keep(waiting)
+                yield from done
+                waiting, done, since = {}, [], time.monotonic()
+        self._keep(waiting)
+        yield from done
+
+    def _both(self, text: str, waiting: dict[str, Trace]) -> Done:
+        """Runs what is neither stored nor waiting to be."""
+        run_id, dense_id = self.ids(text)
+        missing = [r for r in (run_id, dense_id) if r not in waiting and r not in self.store]
+        if dense_id in missing:
+            # Final states are most of a summary's bytes, and no page reads them of a language model.
+            waiting[dense_id] = replace(run(self.baseline, text, record="summary"), hidden=None)
+        if run_id in missing:
+            dense = waiting[dense_id] if dense_id in waiting else self.store.get(dense_id)
+            trace = run(self.model, text, self.policy, record="summary")
+            found = audited(self.key, slices_of(text), dense, trace)
+            waiting[run_id] = replace(trace, hidden=None, audited=found)
+        return Done(run_id, dense_id, bool(missing))
+
+    def _keep(self, waiting: dict[str, Trace]) -> None:
+        if waiting:
+            self.store.add_missing(waiting)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256(
+        json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    ).hexdigest()
+
+
+def _ran(model: Model) -> tuple[str, str]:
+    """Digests of all that a figure depends on, with gates and, of a dense run, without: name, weights,
+    and how they are executed."""
+    weights, gates = hashlib.sha256(), hashlib.sha256()
+    modules = [model.hf] if model.task is None else [model.hf, model.task.head]
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            part = weights if GATES.search(name) is None else gates
+            part.update(name.encode())
+            part.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    calibrations = [repr(gate.calibration) for gate in model.gates]
+    dense = _digest(model.spec.title, str(model.dtype), model.device.type, weights.hexdigest())
+    return _digest(dense, gates.hexdigest(), *calibrations), dense

@@ -1,0 +1,1 @@
+"""Choosing policies that keep a promise: limits, degradation, slices, certificates, policy files, tuning."""

@@ -1,0 +1,180 @@
+"""A policy as a file: what was chosen, what it promises, on what data, for which model and gates.
+
+    save_policy("policy.json", promise, model, data={"file": "mine.csv"}, command="saa tune ...")
+    stored = load_policy("policy.json")
+    stored.check(model)
+    run(model, text, stored.policy)
+
+Only ``format`` and ``policy`` have to be there, so that a file can be written by hand.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from saa_core.attach import Model
+from saa_core.certify.certificate import Promise, Setting
+from saa_core.certify.limits import Sla
+from saa_core.errors import PolicyError
+from saa_core.files import write_json
+from saa_core.run.varlen import drops_tokens, packing_of, token_gates
+from saa_core.trace.record import versions
+from saa_core.types import Policy
+
+POLICY_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class StoredPolicy:
+    """What a policy file says.
+
+    Args:
+        policy: None stays dense: the model as it was before anything of SAA, a task's dense side.
+        model: title of the model that it was chosen for; None fits any.
+        gates: fingerprint of its gates; None fits any.
+        promise: what the policy keeps to and how that was shown; None promises nothing.
+        data: what the texts were: file, sha256, how they were split.
+        command, created, versions: how, when and with what it was made.
+    """
+
+    policy: Policy | None
+    model: str | None = None
+    gates: str | None = None
+    promise: Promise | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    command: str | None = None
+    created: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.promise is not None and self.promise.policy != self.policy:
+            raise PolicyError("policy differs from the one in its promise")
+
+    def check(self, model: Model) -> None:
+        """Refuses a model for which the policy was not chosen.
+
+        Raises:
+            PolicyError: model or gates are others.
+        """
+        title = model.spec.title
+        if self.policy is None and (model.spec.adapter is not None or drops_tokens(model)):
+            raise PolicyError(
+                f"policy stays dense, and {title!r} is not the dense model: load it without its adapter, or "
+                'a task with side="dense"'
+            )
+        dense = self.policy is None and (self.model or "").startswith(f"{title} + ")
+        if self.model not in (None, title) and not dense:
+            raise PolicyError(
+                f"policy was chosen for model {self.model!r}, and this one is {title!r}; load that one, "
+                "or choose a policy for this one with saa tune"
+            )
+        if self.policy is not None and self.gates not in (None, fingerprint(model)):
+            raise PolicyError(
+                f"policy was chosen for other gates of {title!r} than these; what it "
+                "promises does not hold for them: choose one anew with saa tune"
+            )
+
+
+def fingerprint(model: Model) -> str:
+    """Of everything that decides: pair gates with their calibration, token gates and a task's head."""
+    digest = hashlib.sha256()
+    parts: list[Any] = list(model.gates)
+    if drops_tokens(model):
+        parts += filter(None, token_gates(packing_of(model)))
+    parts += [] if model.task is None else [model.task.head]
+    for part in parts:
+        digest.update(repr(getattr(part, "calibration", None)).encode())
+        for name, tensor in sorted(part.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_policy(
+    file: str | os.PathLike[str],
+    chosen: Promise | Policy | None,
+    model: Model | None = None,
+    *,
+    data: Mapping[str, Any] | None = None,
+    command: str | None = None,
+) -> Path:
+    """Writes a policy file.
+
+    Args:
+        chosen: what :func:`choose_policy` gave, or a policy without a promise, or None for dense.
+        model: the one that it was chosen for.
+        data: what the texts were, in plain values.
+    """
+    promise = chosen if isinstance(chosen, Promise) else None
+    policy = chosen.policy if isinstance(chosen, Promise) else chosen
+    stored = StoredPolicy(
+        policy=policy,
+        model=None if model is None else model.spec.title,
+        gates=None if model is None else fingerprint(model),
+        promise=promise,
+        data=dict(data or {}),
+        command=command,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        versions=versions(),
+    )
+    path = Path(file)
+    write_json(path, {"format": POLICY_FORMAT} | asdict(stored))
+    return path
+
+
+def load_policy(file: str | os.PathLike[str]) -> StoredPolicy:
+    """Reads a policy file.
+
+    Raises:
+        PolicyError: naming the file; it cannot be read, is of another format, or holds values that
+            cannot be used.
+    """
+    path = Path(file)
+    try:
+        return read_policy(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise PolicyError(f"policy={str(file)!r} is no valid policy file: {error}") from error
+
+
+def read_policy(content: bytes) -> StoredPolicy:
+    """The same from what a file holds.
+
+    Raises:
+        PolicyError: see :func:`load_policy`.
+    """
+    try:
+        about: Any = json.loads(content.decode("utf-8"))
+        if not isinstance(about, dict) or "policy" not in about:
+            raise ValueError('it needs to be a JSON object with "format" and "policy"')
+        version = about.pop("format", None)
+        if version != POLICY_FORMAT:
+            raise ValueError(f"it has format {version!r}; this version reads {POLICY_FORMAT}")
+        about["policy"] = _policy(about["policy"])
+        if about.get("promise") is not None:
+            about["promise"] = _promise(about["promise"])
+        return StoredPolicy(**about)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise PolicyError(f"not a policy file: {error}") from error
+
+
+def _policy(about: Any) -> Policy | None:
+    return None if about is None else Policy(**about)
+
+
+def _promise(about: dict[str, Any]) -> Promise:
+    settings = tuple(
+        Setting(**{**each, "policy": Policy(**each["policy"])}) for each in about["settings"]
+    )
+    return Promise(
+        **{
+            **about,
+            "sla": Sla(**about["sla"]),
+            "policy": _policy(about["policy"]),
+            "settings": settings,
+        }
+    )

@@ -1,0 +1,364 @@
+"""Searches policies for one's own texts, and certifies what the search found on texts that it never saw.
+
+Two steps, on two parts of the texts. The search is an Optuna study with two aims, little work and little
+loss, on the first part; it writes every trial into the folder and goes on from there when it is
+started again. Then settings of its front are tested against the promise on the second part, safest
+first (sla.py). Without one that passes the answer is to stay dense.
+
+Knows models, texts and policies; knows nothing about files of texts or the command line.
+"""
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from saa_core.attach import Model
+from saa_core.certify.certificate import Promise, promise_from
+from saa_core.certify.degradation import LossMeter, Measured
+from saa_core.certify.limits import Sla
+from saa_core.certify.policy_file import fingerprint
+from saa_core.certify.slices import SliceLoss, by_slice
+from saa_core.data.labelled import normalised
+from saa_core.errors import PolicyError, SAAError, TextError
+from saa_core.run.varlen import drops_tokens
+from saa_core.types import Guard, Policy
+
+BLOCKS = {"32x16": (32, 16), "32x32": (32, 32), "16x16": (16, 16)}
+PAIRS = "pairs"
+RULES = ("mass", "budget per layer", "budget per call")
+GUARDS = (0.0, 0.05, 0.1)
+"""Limits of missed mass that are tried; 0 is without a guard."""
+MISSED = (0.002, 0.3)
+"""Range of 1 - mass."""
+HAND_SET_MASSES = (0.97, 0.95, 0.93, 0.9)
+HAND_SET_SHARES = (0.7, 0.5)
+HAND_SET_MARGINS = (0.0, 0.5)
+LEAST_TEXTS = 8
+SEARCHED = {"label_change": 400, "perplexity": 48, "missed_mass": 48}
+"""Labels come in batches and say little each; other losses take a pass per text and say much."""
+STUDY = "study.log"
+Progress = Callable[[str, int, int, str], None]
+"""Called with the step ("search", "certify"), seconds that are, total, and a remark."""
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """How to search.
+
+    Args:
+        minutes: of search and certifying together; half of it for each at most.
+        trials: settings to try at most in this run; None is as many as the time allows.
+        share: of the texts that the search is given, in (0, 1); the others certify.
+        searched: texts that the search is given at most; None takes SEARCHED, by what is promised.
+        candidates: settings of the front that are certified at most.
+        pairs: also decide pair by pair, which keeps fewer pairs but saves no time (README, Time).
+        seed: of the split and of the search.
+
+    Raises:
+        PolicyError: a value is outside its range.
+    """
+
+    minutes: float = 20.0
+    trials: int | None = None
+    share: float = 0.3
+    searched: int | None = None
+    candidates: int = 6
+    pairs: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.minutes > 0:
+            raise PolicyError(f"minutes={self.minutes!r} must be over 0")
+        if not 0 < self.share < 1:
+            raise PolicyError(f"share={self.share!r} must be between 0 and 1")
+        for name in ("trials", "searched", "candidates"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise PolicyError(f"{name}={value!r} must be a whole number >= 1")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting that the search tried: means over the texts that it was given.
+
+    Args:
+        loss: of what counts (see :class:`Sla`).
+        work: share of dense.
+        front: no other trial has less of the one without more of the other.
+        hand_set: put in by hand and not by the search.
+    """
+
+    policy: Policy
+    loss: float
+    work: float
+    front: bool
+    hand_set: bool
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search found.
+
+    Args:
+        promise: the chosen policy, or to stay dense, with what was certified.
+        trials: in the order in which they were tried.
+        slices: loss of the chosen policy on kinds of texts, of those that certified; of the safest
+            certified or tested one where it stays dense.
+        searched, certified: number of texts in each part.
+    """
+
+    promise: Promise
+    trials: tuple[Trial, ...]
+    slices: tuple[SliceLoss, ...]
+    searched: int
+    certified: int
+
+
+def tune(
+    model: Model,
+    texts: Sequence[str],
+    sla: Sla,
+    folder: Path,
+    config: TuneConfig | None = None,
+    *,
+    baseline: Model | None = None,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Searches and certifies; see the module.
+
+    Args:
+        texts: requests; each counts once.
+        folder: holds the study. One of other texts, another model or promise is refused, and one that
+            has come to its end: to test again what the same texts have judged would void the promise.
+        baseline: see :class:`LossMeter`.
+
+    Raises:
+        PolicyError, ModelError, TextError: an argument cannot be used.
+        SAAError: Optuna is not installed.
+    """
+    config = config or TuneConfig()
+    config = replace(config, searched=config.searched or SEARCHED[sla.quantity])
+    report = progress or (lambda step, done, total, remark: None)
+    started = time.monotonic()
+    found, rest = split(texts, config)
+    meter = LossMeter(model, found, sla.quantity, baseline)
+    study = _study(folder, config, _identity(model, found, rest, sla, config))
+    half = 30.0 * config.minutes
+    per_text = _search(study, meter, sla, config, started + half, report)
+    trials = _trials(study, model, sla, config)
+    chosen = candidates(trials, sla, config.candidates)
+    left = max(half, 2 * half - (time.monotonic() - started))
+    affordable = int(left / max(per_text, 1e-6) / min(3, len(chosen)))
+    # Fewer than this could certify nothing, however good the setting: better a little late.
+    rest = rest[: max(LEAST_TEXTS, 2 * (sla.needed() or 0), affordable)]
+    certifier = LossMeter(model, rest, sla.quantity, baseline)
+    measured = list[Measured]()
+    deadline = time.monotonic() + left
+
+    def certify() -> Any:
+        for index, trial in enumerate(chosen):
+            if measured and time.monotonic() > deadline:
+                return  # what has passed so far stays certified
+            measured.append(certifier.of(trial.policy))
+            report("certify", index + 1, len(chosen), str(trial.policy))
+            yield measured[-1]
+
+    promise = promise_from(sla, certify())
+    study.set_user_attr("certified", True)
+    shown = next((each for each in measured if each.policy == promise.policy), measured[0])
+    slices = by_slice(rest, shown, sla)
+    return Tuned(promise, tuple(trials), tuple(slices), len(found), len(rest))
+
+
+def split(texts: Sequence[str], config: TuneConfig) -> tuple[list[str], list[str]]:
+    """The texts to search on and those that certify, each text once, at random.
+
+    Raises:
+        TextError: there are too few.
+    """
+    once = list({normalised(text): text for text in texts if text.strip()}.values())
+    random.Random(config.seed).shuffle(once)
+    count = min(config.searched or len(once), round(config.share * len(once)))
+    if min(count, len(once) - count) < LEAST_TEXTS:
+        raise TextError(
+            f"texts: {len(once)} different ones, of which {count} would be searched on and "
+            f"{len(once) - count} would certify; {LEAST_TEXTS} of each are needed at least"
+        )
+    return once[:count], once[count:]
+
+
+def candidates(trials: Sequence[Trial], sla: Sla, most: int) -> list[Trial]:
+    """Settings of the front to certify, safest first: those within the tested limit on the texts of
+    the search, thinned evenly; the safest of all where there are none."""
+    once = {trial.policy: trial for trial in trials if trial.front}
+    front = sorted(once.values(), key=lambda trial: trial.loss)
+    within = [trial for trial in front if trial.loss <= sla.tested] or front[:1]
+    if len(within) <= most:
+        return within
+    places = [round(index * (len(within) - 1) / max(most - 1, 1)) for index in range(most)]
+    return [within[place] for place in places]
+
+
+def _identity(
+    model: Model, found: list[str], rest: list[str], sla: Sla, config: TuneConfig
+) -> dict[str, Any]:
+    """What a folder's study must share with the one that goes on with it."""
+    digest = hashlib.sha256("\0".join([*found, "", *rest]).encode("utf-8", "surrogatepass"))
+    return {
+        "model": model.spec.title,
+        "gates": fingerprint(model),
+        "texts": digest.hexdigest(),
+        "sla": str(sla),
+        "pairs": config.pairs,
+    }
+
+
+def _study(folder: Path, config: TuneConfig, identity: dict[str, Any]) -> Any:
+    try:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError as error:
+        raise SAAError(
+            'tune needs Optuna, which is not installed; install it with: pip install "saa-core[tune]"'
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(folder / STUDY)))
+    study = optuna.create_study(
+        study_name="saa",
+        storage=storage,
+        directions=["minimize", "minimize"],
+        load_if_exists=True,
+    )
+    known = study.user_attrs.get("identity")
+    if known is not None and known != identity:
+        other = [name for name, value in identity.items() if known.get(name) != value]
+        raise PolicyError(
+            f"folder={str(folder)!r} holds a study with other {', '.join(other)}; choose another folder"
+        )
+    study.set_user_attr("identity", identity)
+    if study.user_attrs.get("certified"):
+        raise PolicyError(
+            f"folder={str(folder)!r} is finished: its texts have certified a choice, and to ask them "
+            "again would void what it promises; choose another folder, with new texts"
+        )
+    # A resumed search draws other settings than those that it has drawn already.
+    study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
+    return study
+
+
+def _search(
+    study: Any,
+    meter: LossMeter,
+    sla: Sla,
+    config: TuneConfig,
+    deadline: float,
+    report: Progress,
+) -> float:
+    """Tries settings until the deadline, one at least; returns seconds per text and setting."""
+    model = meter.model
+    for parameters in _hand_set(model, sla, config):
+        study.enqueue_trial(parameters, user_attrs={"hand_set": True}, skip_if_exists=True)
+    began, tried = time.monotonic(), 0
+    total = round(deadline - began)
+    while True:
+        trial = study.ask()
+        policy = _suggested(trial, model, sla, config)
+        measured = meter.of(policy)
+        loss = float(sla.clipped(measured.losses).mean())
+        study.tell(trial, (measured.mean_work, loss))
+        tried += 1
+        now = time.monotonic()
+        report(
+            "search",
+            min(total, round(now - began)),
+            total,
+            f"{policy}: loss {100 * loss:.2f} %, work {100 * measured.mean_work:.0f} %",
+        )
+        if now + (now - began) / tried > deadline or tried == config.trials:
+            return (now - began) / tried / len(meter)
+
+
+def _by_tokens(model: Model, sla: Sla) -> bool:
+    return sla.quantity == "label_change" and model.task is not None and drops_tokens(model)
+
+
+def _suggested(trial: Any, model: Model, sla: Sla, config: TuneConfig) -> Policy:
+    """The policy of a trial: share of the token work, and the margin under which the dense side is asked,
+    for a task that drops tokens; otherwise mass or
+    budget (the same for every layer, or per layer as calibrated), blocks, and guard."""
+    default = model.spec.policy
+    if _by_tokens(model, sla):
+        assert model.task is not None
+        share = round(trial.suggest_float("tokens", *model.task.shares), 3)
+        margin = round(trial.suggest_float("margin", 0.0, 1.0), 2)
+        guard = Guard(missed_mass=None, margin=margin) if margin else None
+        return replace(default, tokens=share, guard=guard)
+    shapes = (*BLOCKS, PAIRS) if config.pairs else tuple(BLOCKS)
+    rule = trial.suggest_categorical("rule", RULES)
+    shape = trial.suggest_categorical("blocks", shapes)
+    limit = trial.suggest_categorical("guard", GUARDS)
+    aim: dict[str, Any] = {"mass": None, "budget": None, "tokens": None}
+    if rule == "mass":
+        aim["mass"] = round(1.0 - trial.suggest_float("missed", *MISSED, log=True), 4)
+    else:
+        aim["budget"] = round(trial.suggest_float("budget", 0.1, 0.95), 3)
+        aim["budget_over"] = rule.removeprefix("budget per ")
+    return replace(
+        default,
+        **aim,
+        granularity="pair" if shape == PAIRS else "block",
+        block=BLOCKS.get(shape, (32, 16)),
+        guard=Guard(limit) if limit else None,
+    )
+
+
+def _hand_set(model: Model, sla: Sla, config: TuneConfig) -> list[dict[str, Any]]:
+    """What one would set by hand: the default and round figures around it."""
+    default = model.spec.policy
+    if _by_tokens(model, sla):
+        assert model.task is not None
+        low, high = model.task.shares
+        shares = {default.tokens or high, *HAND_SET_SHARES}
+        within = [share for share in sorted(shares) if low <= share <= high]
+        return [{"tokens": s, "margin": margin} for s in within for margin in HAND_SET_MARGINS]
+    shape = PAIRS if config.pairs else "32x16"
+    masses = sorted({default.mass or HAND_SET_MASSES[0], *HAND_SET_MASSES}, reverse=True)
+    return [
+        {"rule": "mass", "blocks": shape, "guard": 0.0, "missed": 1.0 - mass}
+        for mass in masses
+        if MISSED[0] <= 1.0 - mass <= MISSED[1]
+    ]
+
+
+def _trials(study: Any, model: Model, sla: Sla, config: TuneConfig) -> list[Trial]:
+    """The finished trials of the folder, of this run and of those before."""
+    finished = [trial for trial in study.trials if trial.values is not None]
+    values = [trial.values for trial in finished]
+    found = []
+    for trial in finished:
+        work, loss = trial.values
+        beaten = any(
+            other[0] <= work and other[1] <= loss and other != trial.values for other in values
+        )
+        policy = _suggested(_Known(trial.params), model, sla, config)
+        found.append(Trial(policy, loss, work, not beaten, bool(trial.user_attrs.get("hand_set"))))
+    return found
+
+
+class _Known:
+    """A finished trial, asked again for what it was given."""
+
+    def __init__(self, parameters: dict[str, Any]) -> None:
+        self.parameters = parameters
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        return float(self.parameters[name])
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self.parameters[name]

@@ -1,0 +1,1 @@
+"""The ``saa`` command, one file per group of commands."""

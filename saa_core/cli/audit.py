@@ -1,0 +1,144 @@
+"""The command ``audit``: a corpus, dense and with SAA, into the store. Reads arguments, calls, prints."""
+
+import argparse
+import re
+import unicodedata
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from saa_core.attach import Model, load
+from saa_core.audit.audit import Audit
+from saa_core.audit.figures import About, SliceFigures, about, by_slice, cases
+from saa_core.errors import PolicyError, TextError
+from saa_core.run.corpora import texts_of
+from saa_core.store import Store
+from saa_core.types import Policy
+
+LINE = 60
+"""Characters of a text that are printed."""
+
+
+def options_of(command: Any) -> None:
+    """Adds what only this command takes."""
+    command.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="tables with a column of texts (.csv, .jsonl, .parquet), or plain text files, which are "
+        "cut into windows",
+    )
+    command.add_argument("--task", help="shipped task or folder; its labels are compared then")
+    command.add_argument("--tokens", type=float, help="share of a task's token work to do, up to 1")
+    command.add_argument("--name", help="of the audit (default: the names of the files)")
+    command.add_argument("--column", default="text", help="of a table")
+    command.add_argument("--length", type=int, default=512, help="tokens per window of a text file")
+    command.add_argument("--cut", action="store_true", help="cut texts that are too long")
+    command.add_argument("--limit", type=int, help="texts to audit at most, the first ones")
+    command.add_argument("--worst", type=int, default=5, help="cases to list (default: 5)")
+
+
+def files_of(options: argparse.Namespace) -> list[Path]:
+    """The files, if these options can be used; asked before a model is loaded.
+
+    Raises:
+        TextError, PolicyError: they cannot.
+    """
+    for name in ("limit", "worst"):
+        value = getattr(options, name)
+        if value is not None and value < 0:
+            raise PolicyError(f"--{name}={value} must be 0 or more")
+    for file in options.files:
+        if not Path(file).is_file():
+            raise TextError(f"FILE={file!r} is not a file")
+    return list(map(Path, options.files))
+
+
+def run_audit(
+    files: list[Path], model: Model, policy: Policy | None, options: argparse.Namespace
+) -> None:
+    """Runs what is missing and prints what was found."""
+    if policy is None:
+        raise PolicyError(f"--policy={options.policy!r} stays dense; there is nothing to audit")
+    baseline = load(options.model, device=options.device) if options.adapter else None
+    store = Store(options.store)
+    name = options.name or _name(files)
+    audit = Audit(model, policy, store, name, baseline=baseline, cut=options.cut)
+
+    def texts() -> Iterator[str]:
+        found = (text for file in files for text in _fitting(audit, model, file, options))
+        return islice(found, options.limit)
+
+    total = sum(1 for _ in tqdm(texts(), desc="checking", unit="text"))
+    new = 0
+    with tqdm(total=total, desc="auditing", unit="text") as bar:
+        for done in audit.over(texts()):
+            new += done.new
+            bar.update()
+    print(f"{total:,} texts: {new:,} run now, {total - new:,} were in the store or came twice")
+    if total:
+        for line in report(store, audit.key, options.worst):
+            print(line)
+
+
+def _name(files: list[Path]) -> str:
+    """Of the audit, from those of its files."""
+    return re.sub(r"[^\w.-]|^[.-]+", "", "_".join(file.stem for file in files))[:40] or "texts"
+
+
+def _fitting(audit: Audit, model: Model, file: Path, options: argparse.Namespace) -> Iterator[str]:
+    """The texts of a file as they will be run; all are checked before the first is."""
+    for number, text in enumerate(texts_of(model, file, options.column, options.length), 1):
+        try:
+            yield audit.fitting(text)
+        except TextError as error:
+            hint = "" if error.limit is None else "; or let --cut do so"
+            raise TextError(f"{file}, text {number}: {error}{hint}") from error
+
+
+def report(store: Store, key: str, worst: int) -> Iterator[str]:
+    """What the audit found: a line per slice, the worst cases, and how to open them."""
+    which = about(store, key)
+    yield f"audit {key}: {which.model}, {which.policy}; {which.texts:,} texts in the store"
+    yield ""
+    yield from _slices(which, by_slice(store, which))
+    found = cases(store, key, limit=worst)
+    if not found:
+        return
+    yield ""
+    yield "worst:"
+    for case in found:
+        if case.label is None:
+            moved = f"{100 * case.agreement:.1f} % of the next words the same"
+        elif case.agreement:
+            moved = f"label {case.label} kept, {100 * case.lost:.1f} points of its probability lost"
+        else:
+            moved = f"label {case.dense_label or '?'} became {case.label}"
+        yield f"  {case.id}  {moved}"
+        yield f"      {_line(case.text)}"
+    yield ""
+    yield f"open one: saa report {found[0].id} -o worst.html, or on the page at /?trace={found[0].id}"
+    yield f"all of them: saa query \"SELECT * FROM runs WHERE audit = '{key}' ORDER BY agreement, lost DESC\""
+
+
+def _slices(which: About, rows: list[SliceFigures]) -> Iterator[str]:
+    same = "labels the same (95 % interval)" if which.labels else "next words the same (quartiles)"
+    work = "  token work" if which.labels else ""
+    yield f"{'slice':12} {'texts':>7}  pairs computed{work}  {same:>32}  probability lost"
+    for row in rows:
+        agreement = f"{100 * row.agreement:.1f} % ({100 * row.low:.1f} to {100 * row.high:.1f})"
+        work = f"{100 * row.token_share:>10.1f} %" if which.labels else ""
+        yield (
+            f"{row.name:12} {row.texts:>7,} {100 * row.density:>13.1f} %{work}  {agreement:>32} "
+            f"{100 * row.lost:>9.2f} points"
+        )
+
+
+def _line(text: str) -> str:
+    """The start of a text on one line, without what a terminal would act upon."""
+    flat = " ".join(text[: 4 * LINE].split())
+    safe = "".join(" " if unicodedata.category(sign)[0] == "C" else sign for sign in flat)
+    return safe if len(safe) <= LINE else safe[: LINE - 1] + "…"

@@ -1,0 +1,176 @@
+"""The commands on recorded traces: query, report, present. Reads arguments, calls the store, prints."""
+
+import argparse
+import csv
+import json
+import sys
+import unicodedata
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from saa_core.deck import find_deck, read_deck, shipped
+from saa_core.deck.page import write_deck
+from saa_core.errors import StoreError
+from saa_core.files import replacing
+from saa_core.report import LANGUAGES, write_report
+from saa_core.store import ROWS, SECONDS, Store
+from saa_core.trace.trace import Trace
+
+FORMATS = ("table", "csv", "json", "parquet")
+WIDEST = 60
+"""Characters of a cell in a printed table; CSV and JSON hold all."""
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the commands to the parser of ``saa``."""
+    command = commands.add_parser(
+        "query",
+        help="select from the recorded traces",
+        description=(
+            "Runs one SELECT over the tables runs, layers, heads, tokens and events, which join on "
+            'id. saa query "DESCRIBE runs" lists the columns of a table.'
+        ),
+    )
+    command.add_argument("sql", metavar="SQL", help="one SELECT statement")
+    store_option(command)
+    command.add_argument("--format", choices=FORMATS, default="table")
+    command.add_argument("-o", "--out", help="file, in place of the terminal; Parquet needs one")
+    command.add_argument("--limit", type=int, default=ROWS, help="most rows")
+    command.add_argument("--timeout", type=float, default=SECONDS, help="seconds")
+    command.set_defaults(run=_query)
+
+    command = commands.add_parser("report", help="write a trace as one HTML file for any browser")
+    command.add_argument("trace", metavar="TRACE", help="trace file, or id in the store")
+    command.add_argument("-o", "--out", required=True, help="HTML file")
+    command.add_argument("--language", choices=LANGUAGES, default="en")
+    store_option(command)
+    command.set_defaults(run=_report)
+
+    command = commands.add_parser(
+        "present", help="write a presentation as one HTML file that works offline"
+    )
+    command.add_argument(
+        "deck", metavar="DECK", help=f".toml file, or one that ships: {', '.join(shipped())}"
+    )
+    command.add_argument("-o", "--out", required=True, help="HTML file")
+    command.add_argument("--language", choices=LANGUAGES, default="en")
+    store_option(command)
+    command.set_defaults(run=_present)
+
+
+def store_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--store", help="folder of traces (default: SAA_STORE)")
+
+
+def _query(options: argparse.Namespace) -> None:
+    if options.format == "parquet" and options.out is None:
+        raise StoreError(
+            "format='parquet' needs a file: give -o FILE, or choose table, csv or json"
+        )
+    store = Store(options.store)
+    found = store.query(options.sql, limit=options.limit, timeout=options.timeout)
+    for run, reason in store.broken().items():
+        print(f"saa: {run}.saa is not among the runs: {reason}", file=sys.stderr)
+    write = {"table": _table, "csv": _csv, "json": _json}.get(options.format)
+    if options.out is None and write is not None:
+        write(found, sys.stdout)
+        return
+    try:
+        with replacing(Path(options.out)) as part:
+            if write is None:
+                _parquet(found, part)
+            else:
+                with part.open("w", encoding="utf-8", newline="") as out:
+                    write(found, out)
+    except OSError as error:
+        raise StoreError(f"out={options.out!r} cannot be written: {error}") from error
+    print(f"query: {options.out}, {found.num_rows:,} rows")
+
+
+def _report(options: argparse.Namespace) -> None:
+    file = Path(options.trace)
+    trace = Trace.load(file) if file.suffix == ".saa" else Store(options.store).get(options.trace)
+    out = write_report(trace, Path(options.out), language=options.language, name=file.stem)
+    print(f"report: {out}")
+
+
+def _present(options: argparse.Namespace) -> None:
+    store = Store(options.store)
+    deck = read_deck(find_deck(options.deck), language=options.language, store=store)
+    print(f"presentation: {write_deck(deck, Path(options.out))}, {len(deck.steps)} steps")
+
+
+def _parquet(found: pa.Table, file: Path) -> None:
+    """Columns need names of their own there."""
+    names = found.column_names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise StoreError(
+            f"sql names two columns {', '.join(twice)}, which Parquet cannot hold; name them with AS"
+        )
+    pq.write_table(found, file, compression="zstd")
+
+
+def _table(found: pa.Table, out: TextIO) -> None:
+    numbers = [pa.types.is_integer(t) or pa.types.is_floating(t) for t in found.schema.types]
+    rows = [[_short(value) for value in row] for row in _rows(found)]
+    sizes = [
+        max(map(_width, (name, *(row[at] for row in rows))))
+        for at, name in enumerate(found.column_names)
+    ]
+
+    def line(cells: Iterable[str]) -> str:
+        padded = zip(cells, sizes, numbers, strict=True)
+        return "  ".join(_padded(*cell) for cell in padded).rstrip()
+
+    print(line(found.column_names), file=out)
+    print(line("-" * size for size in sizes), file=out)
+    for row in rows:
+        print(line(row), file=out)
+    print(f"({found.num_rows:,} rows)", file=out)
+
+
+def _csv(found: pa.Table, out: TextIO) -> None:
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(found.column_names)
+    for row in _rows(found):
+        writer.writerow([json.dumps(v) if isinstance(v, (list, dict)) else v for v in row])
+
+
+def _json(found: pa.Table, out: TextIO) -> None:
+    rows = [dict(zip(found.column_names, row, strict=True)) for row in _rows(found)]
+    print(json.dumps(rows, ensure_ascii=False, indent=1, default=str), file=out)
+
+
+def _rows(found: pa.Table) -> Iterable[list[object]]:
+    """Row by row; times as ISO 8601. By position: a SELECT may name two columns alike."""
+    columns = [column.to_pylist() for column in found.columns]
+    for row in zip(*columns, strict=True):
+        yield [value.isoformat() if isinstance(value, datetime) else value for value in row]
+
+
+def _short(value: object) -> str:
+    """A cell on one line."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        text = ", ".join(map(str, value))
+    else:
+        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = "".join(sign if sign.isprintable() else " " for sign in text)
+    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal: East Asian characters take two."""
+    return sum(1 + (unicodedata.east_asian_width(sign) in "WF") for sign in text)
+
+
+def _padded(text: str, size: int, number: bool) -> str:
+    gap = " " * (size - _width(text))
+    return gap + text if number else text + gap

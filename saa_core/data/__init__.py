@@ -1,0 +1,1 @@
+"""Texts, labels and models from outside: pinned downloads, corpora, labelled tables."""

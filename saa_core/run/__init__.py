@@ -1,0 +1,1 @@
+"""Running texts under a policy: one text, batches, times, operations, costs."""

@@ -1,0 +1,178 @@
+"""Text -> label, at the share of the work that a policy asks for, one text or many at a time.
+
+Where a guard asks for it, texts whose label is not clear are answered by the task's dense side. Batches are packed: texts of different lengths stand behind each other without padding, and tokens that
+their gate drops are not computed any more. Knows a model that was loaded for a task; knows nothing
+about files.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from saa_core.attach import Model
+from saa_core.errors import ModelError, PolicyError, TextError
+from saa_core.run.flops import flops_against_dense
+from saa_core.run.varlen import encode_all
+from saa_core.task import Task, margins
+from saa_core.types import Policy
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one text was taken for.
+
+    Args:
+        label: the most probable one.
+        probabilities: by label, in the task's order; they sum to 1.
+        tokens: length of the text, special tokens included.
+        token_share: tokens computed / tokens, mean over layers; 1 is dense.
+        flops_share: floating-point operations of all layers, token gates included, against dense;
+            over 1 where the dense side was asked as well. What single dropped pairs save is not
+            counted.
+        dense: True where a guard had the dense side answer.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    tokens: int
+    token_share: float
+    flops_share: float
+    dense: bool = False
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a batch of texts was taken for.
+
+    Args:
+        probabilities: [B, C].
+        needed: tokens that each layer computed, int64 [B, L]; what the dense side did is not in it.
+        done, full: operations that were done, the dense side's included, and those of dense alone,
+            int64 [B] each.
+        dense: texts that the dense side answered, bool [B].
+    """
+
+    probabilities: Tensor
+    needed: Tensor
+    done: Tensor
+    full: Tensor
+    dense: Tensor
+
+    @property
+    def flops_share(self) -> float:
+        """Operations of the whole batch against dense."""
+        return float(self.done.sum() / self.full.sum())
+
+
+def task_of(model: Model) -> Task:
+    """The task that a model was loaded for.
+
+    Raises:
+        ModelError: it was loaded for none.
+    """
+    if model.task is None:
+        raise ModelError(
+            f"model={model.spec.title!r} was loaded for no task; "
+            'use saa_core.load("minilm", task="questions"), for example'
+        )
+    return model.task
+
+
+def classify(
+    model: Model,
+    texts: Sequence[str],
+    policy: Policy | None = None,
+    *,
+    batch: int = 32,
+    cut: bool = False,
+) -> Iterator[Prediction]:
+    """Labels texts, in their order, ``batch`` at a time. All texts are checked before the first.
+
+    Args:
+        policy: ``tokens`` says which share of the token work to do; the task's default by default.
+            ``Policy(mass=1.0)`` drops nothing.
+        cut: cut texts to the length that the task was trained and measured with; a text that is too
+            long for the model is refused otherwise.
+
+    Raises:
+        ModelError: the model was loaded for no task.
+        TextError: a text is empty, not valid Unicode, or too long.
+        PolicyError: the policy drops tokens and the model is the task's dense side, ``texts`` is one
+            string, or ``batch`` is no whole number >= 1.
+    """
+    task = task_of(model)
+    if isinstance(texts, str):
+        raise PolicyError("texts is one string; give a list of texts")
+    if not isinstance(batch, int) or batch < 1:
+        raise PolicyError(f"batch={batch!r} must be a whole number >= 1")
+    policy = model.spec.policy if policy is None else policy
+    longest = task.longest if cut else None
+    ids = [token_ids(model, text, index, longest) for index, text in enumerate(texts)]
+    for start in range(0, len(ids), batch):
+        found = answers(model, ids[start : start + batch], policy, batch=batch)
+        shares = (found.done / found.full).tolist()
+        rows, own = found.probabilities.tolist(), found.needed.tolist()
+        for row, needed, flops, dense in zip(rows, own, shares, found.dense.tolist(), strict=True):
+            best = max(range(len(row)), key=row.__getitem__)
+            yield Prediction(
+                label=task.labels[best],
+                probabilities=dict(zip(task.labels, row, strict=True)),
+                tokens=needed[0],
+                token_share=sum(needed) / (needed[0] * len(needed)),
+                flops_share=flops,
+                dense=dense,
+            )
+
+
+def answers(
+    model: Model, ids: Sequence[Sequence[int]], policy: Policy | None = None, *, batch: int = 64
+) -> Answered:
+    """Answers for token ids, ``batch`` texts of similar length at a time; a guard's margin is kept.
+
+    Args:
+        policy: None drops nothing.
+
+    Raises:
+        ModelError: the model was loaded for no task.
+        TextError, PolicyError: see :func:`saa_core.run.varlen.encode`.
+    """
+    task = task_of(model)
+    means, needed = encode_all(model, ids, policy, batch=batch)
+    probabilities = task.probabilities(means).cpu().clone()  # to be written to
+    dropping = policy is not None and policy.tokens is not None and policy.tokens < 1
+    done, full = flops_against_dense(model, needed, gates=dropping)
+    asked = margins(probabilities) < task.least_margin(policy)
+    if bool(asked.any()):
+        other = model.dense_side
+        again = asked.nonzero()[:, 0].tolist()
+        sure = answers(other, [ids[index] for index in again], batch=batch)
+        probabilities[again] = sure.probabilities
+        done[again] += sure.full
+    return Answered(probabilities, needed, done, full, asked)
+
+
+def token_ids(model: Model, text: str, index: int, longest: int | None) -> list[int]:
+    """Of the text at ``index`` of a list, cut to ``longest`` tokens if that is given.
+
+    Raises:
+        TextError: the text is empty, not valid Unicode, or too long.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise TextError(f"texts[{index}] is empty; give at least one word")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TextError(
+            f"texts[{index}] has an invalid character (a lone surrogate) at position {error.start}"
+        ) from error
+    shorten = {} if longest is None else {"truncation": True, "max_length": longest}
+    ids: list[int] = model.tokenizer(text, verbose=False, **shorten)["input_ids"]
+    if len(ids) > model.max_length:
+        raise TextError(
+            f"texts[{index}] has {len(ids)} tokens, and {model.spec.name} takes at most "
+            f"{model.max_length}; shorten it, or let texts be cut",
+            limit=model.max_length,
+            length=len(ids),
+        )
+    return ids

@@ -1,0 +1,195 @@
+"""Dense against SAA on the clock: rounds interleaved in one process, raw samples kept.
+
+What is timed is a whole forward pass of the model (prefill, without the language-model head), and
+inside it the attention of all layers with gate, rule and mask building. Timed calls record
+nothing; compiling and warming up happen before the first round and are reported apart.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from saa_core.attach import Model
+from saa_core.attention import Call
+from saa_core.data import fetch
+from saa_core.errors import PolicyError
+from saa_core.native import compile_seconds
+from saa_core.run.text import encode, forward
+from saa_core.run.varlen import encode as encode_packed
+from saa_core.task import margins
+from saa_core.trace.record import versions
+from saa_core.types import Policy, Timing, quartiles
+
+Report = Callable[[str, int, int], None]
+TEXT = "examples/persuasion.txt"
+
+
+def measure(
+    model: Model,
+    lengths: Sequence[int] = (512, 2048),
+    policies: Sequence[Policy | None] = (None, Policy()),
+    *,
+    text: str | None = None,
+    repeats: int = 7,
+    warm_up: bool = True,
+    progress: Report | None = None,
+) -> list[Timing]:
+    """Times forward passes of each policy at each length.
+
+    Args:
+        lengths: in tokens; cut from ``text``, which is repeated where it is shorter.
+        policies: None is dense attention as the model does it without SAA.
+        text: an excerpt of a novel by default. ``lengths=()`` times the text as it is.
+        repeats: rounds; in each round every policy runs once, in turn.
+        warm_up: one more round before the first, which is not timed; False is for a text that has
+            just run under the same policies. Density and compile time are found out in it.
+        progress: called with (what, done, total).
+
+    Returns:
+        one Timing per length and policy, in that order.
+
+    Raises:
+        PolicyError: a length or the number of repeats cannot be used.
+        TextError: the text cannot be used.
+    """
+    if repeats < 1:
+        raise PolicyError(f"repeats={repeats!r} must be a whole number >= 1")
+    source = (fetch.assets() / TEXT).read_text(encoding="utf-8") if text is None else text
+    if text is not None and not lengths:
+        ids = encode(model, source)["input_ids"]
+        lengths = (len(ids),)
+    else:
+        ids = model.tokenize(source)
+    for length in lengths:
+        if not 1 <= length <= model.max_length:
+            raise PolicyError(
+                f"lengths holds {length!r}; {model.spec.name} takes 1 to {model.max_length} tokens"
+            )
+    found = []
+    turns = range(0 if warm_up else 1, repeats + 1)
+    total, done = len(lengths) * len(policies) * len(turns), 0
+    for length in lengths:
+        tokens = torch.tensor([(ids * (length // len(ids) + 1))[:length]], device=model.device)
+        tracks = [_Track(policy) for policy in policies]
+        for turn in turns:
+            # Every other round runs backwards, so that no side always comes first.
+            for track in tracks if turn % 2 else tracks[::-1]:
+                track.warm_up(model, tokens) if turn == 0 else track.round(model, tokens)
+                done += 1
+                if progress:
+                    progress(f"{length} tokens, {track.name}", done, total)
+        found += [track.timing(model, length) for track in tracks]
+    return found
+
+
+def crossover(timings: Sequence[Timing]) -> int | None:
+    """Shortest measured length from which the whole forward pass is faster, there and at every
+    longer one; None if it is not at the longest.
+
+    Args:
+        timings: dense and SAA in turn, lengths ascending, as :func:`measure` gives them.
+    """
+    found = None
+    for dense, sparse in zip(timings[-2::-2], timings[::-2], strict=True):
+        if sparse.ratio(dense)[0] <= 1:
+            break
+        found = dense.length
+    return found
+
+
+@dataclass
+class _Track:
+    """One policy's samples at one length."""
+
+    policy: Policy | None
+    samples: list[float] = field(default_factory=list)
+    attention: list[float] = field(default_factory=list)
+    stages: dict[str, list[float]] = field(default_factory=dict)
+    kernel: str = "dense"
+    compile_ms: float = 0.0
+    peak: int | None = None
+    density: float | None = None
+
+    @property
+    def name(self) -> str:
+        return "dense" if self.policy is None else f"saa {self.policy}"
+
+    def warm_up(self, model: Model, tokens: torch.Tensor) -> None:
+        compiled = len(compile_seconds)
+        call = Call(self.policy, record="summary")
+        _forward(model, tokens, call)
+        self.compile_ms = 1000 * sum(compile_seconds[compiled:])
+        self.kernel = call.kernel
+        self.density = float(torch.stack([r.density for r in call.layers.values()]).mean())
+
+    def round(self, model: Model, tokens: torch.Tensor) -> None:
+        _reset_peak(model.device)
+        call = Call(self.policy, clock=True)
+        started = time.perf_counter()
+        _forward(model, tokens, call)
+        self.kernel = call.kernel
+        self.samples.append(1000 * (time.perf_counter() - started))
+        self.attention.append(1000 * sum(call.seconds.values()))
+        for stage, seconds in call.seconds.items():
+            self.stages.setdefault(stage, []).append(1000 * seconds)
+        peak = _peak(model.device)
+        self.peak = max(filter(None, (peak, self.peak)), default=None)
+
+    def timing(self, model: Model, length: int) -> Timing:
+        return Timing(
+            name=self.name,
+            length=length,
+            samples_ms=tuple(self.samples),
+            attention_ms=tuple(self.attention),
+            stages_ms={stage: quartiles(values)[1] for stage, values in self.stages.items()},
+            device=str(model.device),
+            dtype=str(model.dtype).removeprefix("torch."),
+            threads=torch.get_num_threads(),
+            kernel=self.kernel,
+            compile_ms=self.compile_ms,
+            peak_bytes=self.peak,
+            versions=versions(),
+            density=self.density,
+        )
+
+
+def _forward(model: Model, tokens: torch.Tensor, call: Call) -> None:
+    if call.policy is not None and call.policy.tokens is not None:
+        means = encode_packed(model, tokens.tolist(), call.policy, call).means
+    else:
+        with torch.inference_mode():
+            means = forward(model, tokens, call).float().mean(1)
+    least = 0.0 if model.task is None else model.task.least_margin(call.policy)
+    if model.task is not None and least and float(margins(model.task.probabilities(means))) < least:
+        _forward(model.dense_side, tokens, Call(None))
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    elif model.device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the high-water mark
+    except OSError:
+        return
+
+
+def _peak(device: torch.device) -> int | None:
+    """Highest memory since the reset in bytes: of the device, or of the process on Linux."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None

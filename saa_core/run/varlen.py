@@ -1,0 +1,376 @@
+"""Runs an encoder on texts of different lengths without any padding, and drops tokens on the way.
+
+All tokens of a batch stand behind each other, so that linear layers meet only tokens that are still
+needed. A token that its gate drops stays dropped, keeps its state, and stays in the mean of its text.
+Inside the attention each text is by itself. Knows token ids and policies; knows nothing about texts,
+labels or training.
+
+Shapes: T tokens of all texts, A of them still needed, B texts, E hidden size, H heads, D head size, N
+tokens of one text.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from saa_core.attach import Model
+from saa_core.attention import Call, Plan, Watch, choose_kernel, decide
+from saa_core.errors import ModelError, PolicyError, TextError
+from saa_core.families import FAMILIES, family_of
+from saa_core.families.packing import PackedLayer, Packing
+from saa_core.gates.pair import PairGate
+from saa_core.gates.token import TokenGate
+from saa_core.kernels import KERNELS, native_refuses
+from saa_core.kernels import native as native_kernel
+from saa_core.trace.record import LayerRecord, record_layer
+from saa_core.types import TOKEN, Allowed, Decision, Policy, expand
+
+BLOCK = (32, 16)
+"""Blocks of queries and keys of which the kernel skips those that no text spans."""
+OVERTAKEN = {"AVX2": 32, "AVX512": 128}
+"""Mean tokens per text from which PyTorch overtakes the C++ kernel in float32, by what a CPU can do."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What came out of a batch.
+
+    Args:
+        states: final hidden states [T, E], dropped tokens as they were when they were dropped.
+        lengths: tokens per text, [B].
+        needed: tokens that each layer computed, per text, int64 [L, B].
+    """
+
+    states: Tensor
+    lengths: Tensor
+    needed: Tensor
+
+    @property
+    def token_share(self) -> float:
+        """Share of the token work that was done: tokens computed / tokens, mean over layers."""
+        return float(self.needed.sum() / (self.lengths.sum() * len(self.needed)))
+
+    @property
+    def means(self) -> Tensor:
+        """Mean of the final states of each text, dropped tokens included, [B, E]."""
+        sums = torch.zeros(len(self.lengths), self.states.shape[1], device=self.states.device)
+        text = torch.arange(len(self.lengths), device=sums.device).repeat_interleave(self.lengths)
+        sums = sums.index_add(0, text, self.states.float())
+        return sums / self.lengths[:, None]
+
+    def split(self) -> list[Tensor]:
+        """Final states per text, [N, E] each."""
+        return list(self.states.split(self.lengths.tolist()))
+
+
+def packing_of(model: Model) -> Packing:
+    """How a model is packed.
+
+    Raises:
+        ModelError: its family cannot be packed; lists those that can.
+    """
+    pack = family_of(model.hf).pack
+    if pack is None:
+        names = sorted(t for family in FAMILIES.values() if family.pack for t in family.model_types)
+        raise ModelError(
+            f"model={model.spec.name!r} cannot drop tokens; model types that can: {', '.join(names)}"
+        )
+    return pack(model.hf)
+
+
+def token_gates(packing: Packing) -> list[TokenGate | None]:
+    """The token gate in front of each layer, None where there is none."""
+    return [getattr(layer.module, "saa_token_gate", None) for layer in packing.layers]
+
+
+def drops_tokens(model: Model) -> bool:
+    """True where the model has token gates."""
+    pack = family_of(model.hf).pack
+    return pack is not None and any(token_gates(pack(model.hf)))
+
+
+def encode(
+    model: Model,
+    batch: Sequence[Sequence[int]],
+    policy: Policy | None = None,
+    call: Call | None = None,
+) -> Encoded:
+    """Final states of a batch of token ids, each with its special tokens.
+
+    Args:
+        policy: ``tokens`` says which share of the token work to do. Among the tokens that are left,
+            pairs are decided as everywhere, unless mass or budget is 1. None is dense.
+        call: what records the run, or clocks its attention; of one text only.
+
+    Raises:
+        TextError: the batch or a text in it is empty, or a text is too long.
+        PolicyError: tokens are to be dropped and the model has no token gates, or a person forces
+            pairs as well.
+        ModelError: the model's family cannot be packed.
+    """
+    packing = packing_of(model)
+    gates = token_gates(packing)
+    share = _share(model, policy, gates)
+    _check(model, batch)
+    recording = call is not None and call.record != "none"
+    if recording and len(batch) > 1:
+        raise PolicyError(f"batch holds {len(batch)} texts; only a single one can be recorded")
+    device = model.device
+    lengths = torch.tensor([len(ids) for ids in batch])
+    ids_T = torch.tensor([i for ids in batch for i in ids], device=device)
+    positions_T = torch.cat([torch.arange(len(ids)) for ids in batch]).to(device)
+    text_T = torch.arange(len(batch)).repeat_interleave(lengths).to(device)
+    special_T = special_tokens(model, ids_T) if share < 1 else None
+    pairwise = policy is not None and (policy.aim < 1 or policy.kernel != "auto")
+    with torch.inference_mode():
+        states_TE = x_AE = packing.embed(ids_T, positions_T)
+        alive_A, still = torch.arange(len(ids_T), device=device), lengths
+        needed = []
+        for layer, gate in zip(packing.layers, gates, strict=True):
+            score_T = torch.full((len(ids_T),), torch.nan, device=device)
+            if gate is not None and special_T is not None:
+                score_A = gate(x_AE.float(), share)
+                if recording:
+                    score_T[alive_A] = score_A
+                kept = ((score_A > 0) | special_T[alive_A]).nonzero()[:, 0]
+                if len(kept) < len(alive_A):
+                    states_TE = states_TE.index_copy(0, alive_A, x_AE)
+                    alive_A, x_AE = alive_A[kept], x_AE[kept]
+                    still = torch.bincount(text_T[alive_A], minlength=len(batch)).cpu()
+            needed.append(still)
+            q, k, v = _heads(layer, x_AE)
+            watch = Watch(call.seconds, device) if call is not None and call.clock else None
+            if pairwise or recording:
+                used = policy or Policy(mass=1.0)
+                each = (x.split(still.tolist(), 2) for x in (q, k, v))
+                parts = [
+                    decided(layer.attention, own, used, call, watch)
+                    for own in zip(*each, strict=True)
+                ]
+                mixed = torch.cat([part[0] for part in parts], 2)
+                if recording:
+                    assert call is not None
+                    whole = states_TE.index_copy(0, alive_A, x_AE)
+                    decision = None if policy is None else parts[0][1]
+                    record = spread_record(
+                        *_heads(layer, whole)[:2], decision, alive_A, score_T, call.record == "full"
+                    )
+                    call.layers[layer.attention.saa_gate.layer] = record  # type: ignore[union-attr, index]
+            else:
+                mixed = attend(q, k, v, still)
+            if watch:
+                watch.lap("kernel")
+            x_AE = layer.finish(x_AE, mixed[0].transpose(0, 1).flatten(1))
+        states_TE = states_TE.index_copy(0, alive_A, x_AE)
+    return Encoded(states_TE, lengths.to(device), torch.stack(needed))
+
+
+def encode_all(
+    model: Model, texts: Sequence[Sequence[int]], policy: Policy | None = None, *, batch: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Mean final states [texts, E] and tokens that each layer computed, int64 [texts, L], on the CPU.
+
+    Texts of similar length are computed together, ``batch`` at a time. Errors are those of
+    :func:`encode`.
+    """
+    layers = len(packing_of(model).layers)
+    means = torch.empty(len(texts), int(model.hf.config.hidden_size))
+    needed = torch.empty(len(texts), layers, dtype=torch.int64)
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    for start in range(0, len(order), batch):
+        part = order[start : start + batch]
+        encoded = encode(model, [texts[index] for index in part], policy)
+        means[part], needed[part] = encoded.means.cpu(), encoded.needed.T.cpu()
+    return means, needed
+
+
+def _share(model: Model, policy: Policy | None, gates: Sequence[TokenGate | None]) -> float:
+    """The share of the token work that a policy asks for; 1 drops nothing.
+
+    Raises:
+        PolicyError: the policy asks for what is not there, or not possible here.
+    """
+    if policy is None:
+        return 1.0
+    Call(policy)  # knows the kernels and rules
+    probed = policy.guard is not None and policy.guard.missed_mass is not None
+    for name, given in (("force", policy.force), ("tail", policy.tail), ("guard", probed)):
+        if given:
+            raise PolicyError(
+                f"{name}={getattr(policy, name)!r} cannot be used where tokens are packed; leave it out"
+            )
+    if policy.fallback != "never":
+        raise PolicyError(
+            f"fallback={policy.fallback!r} cannot be used where tokens are packed; choose 'never'"
+        )
+    share = 1.0 if policy.tokens is None else policy.tokens
+    if share < 1 and not any(gates):
+        raise PolicyError(
+            f"tokens={share!r}: model={model.spec.title!r} has no token gates; load it with a task, or "
+            "train some with saa train-task"
+        )
+    low, high = (0.0, 1.0) if model.task is None else model.task.shares
+    if share < 1 and not low <= share <= high:
+        raise PolicyError(
+            f"tokens={share!r}: the gates of {model.spec.title!r} were trained for shares from "
+            f"{low:g} to {high:g}; choose one of these, or 1 to drop nothing"
+        )
+    return share
+
+
+def decided(
+    attention: nn.Module,
+    heads: tuple[Tensor, ...],
+    policy: Policy,
+    call: Call | None,
+    watch: Watch | None = None,
+) -> tuple[Tensor, Decision]:
+    """Attention of one text under its pair gate: what is mixed [1, H, N, D], and the decision.
+
+    Args:
+        heads: queries, keys and values [1, H, N, D].
+        call: is told which kernel ran.
+        watch: is told what gate and rule took.
+    """
+    q, k, v = heads
+    gate: PairGate = attention.saa_gate  # type: ignore[assignment]
+    allowed = Allowed(q.shape[2], q.shape[2], False, q.device)
+    plan = Plan(allowed, None, policy, as_is=False)
+    decision = decide(gate, q, k, plan, watch)
+    if policy.kernel == "auto" and bool(decision.keep.all()):
+        if call is not None and call.kernel == "dense":
+            call.kernel_reason = "every pair of the tokens that are left is kept"
+        return scaled_dot_product_attention(q, k, v), decision
+    name, reason = choose_kernel(policy, plan.block, allowed, q)
+    if call is not None:
+        call.kernel, call.kernel_reason = name, reason
+    return KERNELS[name](q, k, v, decision, allowed, q.shape[-1] ** -0.5), decision
+
+
+def spread_record(
+    q_BHND: Tensor,
+    k_BHND: Tensor,
+    decision: Decision | None,
+    alive_A: Tensor,
+    score_N: Tensor,
+    full: bool,
+) -> LayerRecord:
+    """The record of one layer at the positions of the text, dropped tokens as empty rows and columns.
+
+    Args:
+        q_BHND, k_BHND: of all tokens, dropped ones from the state that they kept.
+        decision: among the tokens that are left; None is dense.
+    """
+    H, N, D = q_BHND.shape[1:]
+    allowed = Allowed(N, N, False, q_BHND.device)
+    alive = torch.zeros(1, N, dtype=torch.bool, device=q_BHND.device)
+    alive[0, alive_A] = True
+    wide = None
+    if decision is not None:
+        left, (bq, _) = len(alive_A), decision.block
+        inner = Allowed(left, left, False, q_BHND.device)
+        at = (slice(None), slice(None), alive_A[:, None], alive_A)
+        keep = torch.zeros(1, H, N, N, dtype=torch.bool, device=q_BHND.device)
+        keep[at] = decision.pair_keep(inner)
+        score = torch.zeros(1, H, N, N, device=q_BHND.device)
+        score[at] = expand(decision.score, decision.block, left, left)
+        codes = torch.full((1, 1, N, N), TOKEN, dtype=torch.uint8, device=q_BHND.device)
+        codes[at] = expand(decision.forced, decision.block, left, left)
+        bar = torch.full((1, H, N), torch.inf, device=q_BHND.device)
+        bar[:, :, alive_A] = decision.threshold.repeat_interleave(bq, 2)[:, :, :left]
+        wide = Decision((1, 1), keep, score, bar, codes, allowed.count((1, 1)), decision.target)
+    record = record_layer(
+        *(q_BHND, k_BHND, wide, allowed, D**-0.5), full=full, alive=alive, token_score=score_N[None]
+    )
+    if decision is None:
+        return record
+    # Scores of blocks, spread over their pairs, are no masses of single pairs any more.
+    return replace(record, predicted_mass=decision.predicted_mass.cpu())
+
+
+def _check(model: Model, batch: Sequence[Sequence[int]]) -> None:
+    if not batch or not all(len(ids) for ids in batch):
+        raise TextError("batch is empty, or a text in it has no tokens")
+    longest = max(len(ids) for ids in batch)
+    if longest > model.max_length:
+        raise TextError(
+            f"a text has {longest} tokens, and {model.spec.name} takes at most {model.max_length}",
+            limit=model.max_length,
+            length=longest,
+        )
+
+
+def special_tokens(model: Model, ids: Tensor) -> Tensor:
+    """Where the tokens stand that frame a text; they are never dropped. bool, shaped like ``ids``."""
+    names = ("cls_token_id", "sep_token_id", "pad_token_id", "bos_token_id", "eos_token_id")
+    frame = {getattr(model.tokenizer, name, None) for name in names} - {None}
+    return torch.isin(ids, torch.tensor(sorted(frame), device=ids.device))
+
+
+def _heads(layer: PackedLayer, x_AE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values [1, H, A, D]."""
+    heads = layer.attention.config.num_attention_heads  # type: ignore[union-attr]
+    q, k, v = (
+        part.unflatten(-1, (heads, -1)).transpose(0, 1)[None] for part in layer.project(x_AE)
+    )
+    return q, k, v
+
+
+def attend(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> Tensor:
+    """Attention of each text to itself; B is 1 and A holds all texts. [1, H, A, D].
+
+    One text goes to PyTorch. Several are one call of the C++ kernel with the span of each text as
+    what its queries may see. Where that cannot run they are padded to the longest text, and where
+    PyTorch overtakes it (long texts) each is a call of its own.
+    """
+    if len(lengths) == 1:
+        return scaled_dot_product_attention(q_BHAD, k_BHAD, v_BHAD)
+    if native_refuses(q_BHAD):
+        return _padded(q_BHAD, k_BHAD, v_BHAD, lengths)
+    longest = OVERTAKEN.get(torch.backends.cpu.get_cpu_capability(), math.inf)
+    overtaken = q_BHAD.dtype == torch.float32 and q_BHAD.shape[2] >= longest * len(lengths)
+    way = _each if overtaken else _spans
+    return way(q_BHAD, k_BHAD, v_BHAD, lengths)
+
+
+def _each(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> Tensor:
+    """By PyTorch, one text after the other."""
+    texts = (part.split(lengths.tolist(), 2) for part in (q_BHAD, k_BHAD, v_BHAD))
+    return torch.cat([scaled_dot_product_attention(*own) for own in zip(*texts, strict=True)], 2)
+
+
+def _spans(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> Tensor:
+    """By the C++ kernel: blocks that no text spans are skipped, and nothing is padded."""
+    H, A, D = q_BHAD.shape[1:]
+    ends = lengths.cumsum(0)
+    first = (ends - lengths).repeat_interleave(lengths).int()
+    last = (ends - 1).repeat_interleave(lengths).int()
+    allowed = Allowed(A, A, False, q_BHAD.device, bounds=(first[None], last[None]))
+    bq, bk = BLOCK
+    lowest = first[::bq] // bk
+    highest = torch.cat([last[bq - 1 :: bq], last[-1:]])[: len(lowest)] // bk
+    columns = torch.arange(-(-A // bk))
+    keep = (columns >= lowest[:, None]) & (columns <= highest[:, None])
+    none = torch.empty(0)
+    decision = Decision(BLOCK, keep.expand(1, H, *keep.shape), none, none, none, none)
+    return native_kernel(q_BHAD, k_BHAD, v_BHAD, decision, allowed, D**-0.5)
+
+
+def _padded(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> Tensor:
+    """By PyTorch: padded to the longest text inside the attention only."""
+    lengths = lengths.to(q_BHAD.device)
+    place = torch.arange(int(lengths.max()), device=lengths.device)
+    real_BN = place < lengths[:, None]
+
+    def spread(part: Tensor) -> Tensor:
+        wide = part.new_zeros(*real_BN.shape, part.shape[1], part.shape[3])
+        wide[real_BN] = part[0].transpose(0, 1)
+        return wide.transpose(1, 2)
+
+    q, k, v = (spread(part) for part in (q_BHAD, k_BHAD, v_BHAD))
+    out = scaled_dot_product_attention(q, k, v, attn_mask=real_BN[:, None, None])
+    return out.transpose(1, 2)[real_BN].transpose(0, 1)[None]

@@ -1,0 +1,1 @@
+"""The immutable record of one run: made, checked, stored, tabulated, summarised."""

@@ -1,0 +1,185 @@
+"""`saa tune`, on the real models: searched on some texts, certified on others, resumed, never tested twice."""
+
+import csv
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+import saa_core as saa
+from saa_core.certify.tune import STUDY, Trial, TuneConfig, candidates, split, tune
+from saa_core.cli.main import main as cli
+from saa_core.run.corpora import windows
+
+THINGS = ("mill", "bridge", "hall", "lighthouse", "station", "library", "harbour", "theatre")
+ASKED = (("When was", "In 1846"), ("Where was", "In Riga"), ("By whom was", "Mr Renn"))
+QUESTIONS = [
+    f"{ask} the {size} {thing} built? [SEP] {answer}"
+    for ask, answer in ASKED
+    for thing in THINGS
+    for size in ("old", "new")
+]
+
+
+@pytest.fixture
+def table(tmp_path):
+    file = tmp_path / "mine.csv"
+    with file.open("w", newline="") as stream:
+        csv.writer(stream).writerows([("text",), *((text,) for text in QUESTIONS)])
+    return file
+
+
+@pytest.fixture
+def little(tiny, smollm2):
+    """A language model that is quick; the real ones are tuned by the command line."""
+    return saa.attach(tiny(vocab_size=len(smollm2.tokenizer)), smollm2.tokenizer)
+
+
+def test_a_task_is_tuned_from_the_command_line(table, tmp_path, capsys):
+    out = tmp_path / "tuned"
+    command = ["tune", "--data", str(table), "--task", "questions", "--sla", "label_change=0.4"]
+    command += ["--delta", "0.3", "--trials", "6", "--minutes", "1", "--out", str(out)]
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    stored = saa.load_policy(out / "policy.json")
+    promise = stored.promise
+    assert stored.policy is not None
+    assert promise.chosen.work < 0.8, "half a dozen labels of fifteen may change"
+    assert stored.command.startswith("saa tune --data")
+    assert stored.data["searched"] + stored.data["certified"] == len(QUESTIONS)
+    assert promise.texts == stored.data["certified"]
+    assert str(promise) in printed
+    assert printed.index("all ") < printed.index("no such texts"), "slices, empty ones last"
+    rows = list(csv.DictReader((out / "front.csv").open()))
+    assert rows[0]["policy"] == "dense"
+    assert sum(row["chosen"] == "True" for row in rows) == 1
+    about = json.loads((out / "front.json").read_text())
+    assert len(about["trials"]) == 6
+    front = [(row["work"], row["loss"]) for row in about["trials"] if row["front"]]
+    for work, loss in front:
+        assert not any(w <= work and x <= loss and (w, x) != (work, loss) for w, x in front)
+    by_hand = {row["settings"]["tokens"] for row in about["trials"] if row["hand_set"]}
+    assert {0.5, 0.7} < by_hand, "round shares, and the default"
+    picture = ElementTree.parse(out / "front.svg").getroot()
+    assert len(picture.findall("{*}circle")) >= 7 + 1 + 4  # points, the ring, the legend
+    assert {row["name"] for row in json.loads((out / "slices.json").read_text())} >= {
+        "all",
+        "names",
+    }
+
+    arguments = [
+        "classify",
+        "--task",
+        "questions",
+        "--policy",
+        str(out / "policy.json"),
+        str(table),
+    ]
+    assert cli.main(arguments) == 0
+    assert "policy file: " in capsys.readouterr().err
+
+    assert cli.main(command) == 1
+    assert "is finished" in capsys.readouterr().err
+
+
+def test_an_interrupted_search_goes_on(little, novel, tmp_path):
+    texts = windows(little, novel[:12_000], 48)[:32]
+    sla = saa.Sla(perplexity=0.2, delta=0.4)
+    config = TuneConfig(minutes=5, trials=3, candidates=2)
+
+    def stop(step, done, total, remark):
+        if step == "search":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(little, texts, sla, tmp_path, config, progress=stop)
+    with pytest.raises(saa.PolicyError, match="other texts"):
+        tune(little, texts[:-1], sla, tmp_path, config)
+    steps = []
+    tuned = tune(little, texts, sla, tmp_path, config, progress=lambda *step: steps.append(step))
+    assert len(tuned.trials) == 4, "one before, three now"
+    assert len({trial.policy for trial in tuned.trials}) == 4, "nothing is tried twice"
+    assert all(trial.hand_set for trial in tuned.trials[:4])
+    assert {step[0] for step in steps} == {"search", "certify"}
+    assert len(tuned.promise.settings) <= 2
+    losses = [trial.loss for trial in tuned.trials]
+    assert tuned.promise.settings[0].policy == tuned.trials[losses.index(min(losses))].policy
+    assert tuned.certified == len(texts) - tuned.searched
+    with pytest.raises(saa.PolicyError, match="is finished"):
+        tune(little, texts, sla, tmp_path, config)
+    assert (tmp_path / STUDY).is_file()
+
+
+def test_what_is_searched_reaches_every_knob(little, novel, tmp_path):
+    texts = windows(little, novel[:12_000], 48)[:30]
+    config = TuneConfig(minutes=5, trials=40, candidates=1)
+    tuned = tune(little, texts, saa.Sla(missed_mass=0.4, delta=0.4), tmp_path, config)
+    drawn = [trial.policy for trial in tuned.trials if not trial.hand_set]
+    assert {policy.block for policy in drawn} == {(32, 16), (32, 32), (16, 16)}
+    assert {policy.budget_over for policy in drawn if policy.budget} == {"layer", "call"}
+    assert {policy.guard for policy in drawn} >= {None, saa.Guard(0.05)}
+    assert all(policy.granularity == "block" for policy in drawn)
+
+
+def test_the_parts_share_no_text():
+    found, rest = split(
+        ["One text.", "one  TEXT.", *(f"text {i}" for i in range(39)), " "], TuneConfig()
+    )
+    assert len(found) + len(rest) == 40
+    assert not set(found) & set(rest)
+    again, _ = split(
+        ["One text.", "one  TEXT.", *(f"text {i}" for i in range(39)), " "], TuneConfig()
+    )
+    assert again == found
+    with pytest.raises(saa.TextError, match="8 of each are needed"):
+        split(["a", "b", "c"], TuneConfig())
+
+
+def test_candidates_are_within_the_limit_safest_first():
+    trials = [
+        Trial(
+            saa.Policy(mass=0.99 - i / 100),
+            loss=i / 1000,
+            work=1 - i / 50,
+            front=True,
+            hand_set=False,
+        )
+        for i in range(20)
+    ]
+    sla = saa.Sla(perplexity=0.0115)
+    chosen = candidates(trials[::-1], sla, 4)
+    assert [trial.loss for trial in chosen] == [0.0, 0.003, 0.007, 0.01]
+    assert candidates(trials[15:], sla, 4) == [trials[15]], "the safest one is tried all the same"
+
+
+def test_windows_are_whole_and_lie_behind_each_other(smollm2, minilm, novel):
+    for model in (smollm2, minilm):
+        found = windows(model, novel[:3_000], 32)
+        at = 0
+        for part in found:
+            at = novel.index(part, at) + len(part)
+        assert all(abs(len(model.tokenizer(part)["input_ids"]) - 32) <= 2 for part in found)
+        with pytest.raises(saa.TextError, match="fewer than one window"):
+            windows(model, "Too short.", 32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--sla", "regret=0.1"], "label_change, missed_mass, perplexity"),
+        (["--sla", "perplexity"], "perplexity=0.01"),
+        (["--sla", "perplexity=2"], "perplexity=2.0"),
+        (["--sla", "perplexity=0.1", "--delta", "0"], "delta=0.0"),
+        (["--sla", "label_change=0.1"], "--task"),
+        (["--sla", "perplexity=0.1", "--minutes", "0"], "minutes=0.0"),
+        (["--sla", "perplexity=0.1", "--data", "gone.csv"], "gone.csv"),
+        (["--sla", "perplexity=0.1", "--column", "body"], "'body' is missing"),
+        (["--sla", "perplexity=0.1", "--model", "minilm"], "encoder"),
+    ],
+)
+def test_refusals_are_one_sentence(arguments, sentence, table, tmp_path, capsys, smollm2):
+    command = ["tune", "--data", str(table), "--out", str(tmp_path / "out"), *arguments]
+    assert cli.main(command) == 1
+    errors = capsys.readouterr().err
+    assert sentence in errors
+    assert "Traceback" not in errors
