@@ -145,7 +145,7 @@ def tokens_for(default: float, shares: tuple[float, float]) -> float | None:
 
 def policy_from_file(
     name: str, model: saa.Model, sliders: saa.Policy
-) -> tuple[saa.Policy, saa.Promise | None]:
+) -> tuple[saa.Policy, saa.Certificate | None]:
     """The policy of an uploaded file and what it promises; what the sliders say without one."""
     file = st.file_uploader(
         words("sidebar.policy_file"),

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from saa_core.trace.trace import Execution, InMemory, ModelInfo, Trace, pack
+from saa_core.trace.maps import InMemory, pack
+from saa_core.trace.recorded import Execution, ModelInfo
+from saa_core.trace.trace import Trace
 from saa_core.types import LOCAL, SINK, Policy
 
 
@@ -50,11 +52,11 @@ def synthetic(
         density=kept_share,
         predicted_mass=np.ones((layers, heads), np.float32),
         retained_mass=np.ones((layers, heads), np.float32),
-        received=draw.random((layers, heads, tokens), np.float32),
+        attention_received=draw.random((layers, heads, tokens), np.float32),
         first=np.zeros_like(last),
         last=last,
         forced=(np.zeros((1, 1, 1, 1), np.uint8) if policy is None else forced[None, None]),
-        plan=np.zeros(layers, np.int32),
+        layer_kind=np.zeros(layers, np.int32),
         targets=np.ones(layers, np.float32),
         labels=None if label is None else ("negative", "positive"),
         label_probs=probs if label != "negative" or probs is None else probs[::-1].copy(),

@@ -31,9 +31,10 @@ from saa_core.kernels import (
 from saa_core.kernels import (
     dense as dense_everywhere,
 )
+from saa_core.pairs import Allowed, Decision
 from saa_core.trace.record import LayerRecord, build_trace, record_layer
 from saa_core.trace.trace import Trace
-from saa_core.types import Allowed, Decision, Force, Policy
+from saa_core.types import Force, Policy
 
 RECORDS = ("none", "summary", "full")
 PREFIX = "saa_"
@@ -124,11 +125,11 @@ class Call:
         plan = self._plan(module, q_BHQD, k_BGKD, attention_mask)
         if self.observe is not None:
             self.observe(layer, q_BHQD, k_BGKD, plan.allowed, scale)
-        watch = Watch(self.seconds, q_BHQD.device) if self.clock else None
+        watch = StageTimer(self.seconds, q_BHQD.device) if self.clock else None
         decision, policy, dtype = None, plan.policy, q_BHQD.dtype
         guard = self._guard_for(module, layer, q_BHQD, policy)
-        if guard is not None and gate.known_inputs is not None:
-            guard.look_at(q_BHQD, plan.allowed, gate.known_inputs)
+        if guard is not None and gate.ood_detector is not None:
+            guard.look_at(q_BHQD, plan.allowed, gate.ood_detector)
             if watch:
                 watch.lap("guard")
         if not plan.as_is:
@@ -185,6 +186,8 @@ class Call:
         if key not in self._plans:
             allowed = Allowed(Q, K, causal and Q > 1, q_BHQD.device, _as_bool(mask))
             policy = self.policy
+            if policy is not None:
+                rules.check_layers(policy.force, module.config.num_hidden_layers)  # type: ignore
             if policy is not None and policy.falls_back(K):
                 self.kernel_reason = (
                     f"{K} tokens are fewer than the crossover of {policy.crossover}, and the "
@@ -231,14 +234,14 @@ class Plan:
         assert self.count is not None
         entries = tuple(entry for entry in policy.force if entry.layer in (None, layer))
         if entries not in self.by_person:
-            self.by_person[entries] = rules.forced_by_person(
+            self.by_person[entries] = rules.apply_overrides(
                 self.forced, self.count, self.allowed, entries, self.block, heads
             )
         return self.by_person[entries]
 
 
 def decide(
-    gate: PairGate, q_BHQD: Tensor, k_BGKD: Tensor, plan: Plan, watch: "Watch | None" = None
+    gate: PairGate, q_BHQD: Tensor, k_BGKD: Tensor, plan: Plan, watch: "StageTimer | None" = None
 ) -> Decision:
     """From queries and keys of one layer to what is kept: gate, forced blocks, rule."""
     policy = plan.policy
@@ -335,7 +338,7 @@ def _as_bool(mask: Tensor | None) -> Tensor | None:
     return mask == 0
 
 
-class Watch:
+class StageTimer:
     """Adds the time since the last lap to a stage; waits for the device where work is queued."""
 
     def __init__(self, seconds: dict[str, float], device: torch.device) -> None:

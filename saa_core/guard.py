@@ -6,12 +6,10 @@ needed are kept for all queries of the heads concerned; if fresh queries still m
 compute everything. The second sample meets the decision as it is executed, and only counts: it feeds
 an upper bound of the request's mean missed mass. When what was counted so far could no longer be made
 good by computing all later layers in full, just that is done. Where a text is far from those that the gates
-were trained on (inputs.py), both samples are twice as large in every layer.
+were trained on (gates/ood.py), both samples are twice as large in every layer.
 
-The bound is a bet (Waudby-Smith and Ramdas, arXiv 2010.09686): capital multiplied by 1 + bet * (limit -
-missed) per query is a fair game at best if the mean is at the limit, so it reaches 1 / delta with
-probability delta at most. Bets are fixed beforehand and the capital is the mean over several, so means
-may differ from layer to layer, and may depend on what was seen before.
+The bound is a bet (bounds.py): means may differ from layer to layer, and may depend on what was seen
+before.
 
 Knows queries, keys and decisions; knows nothing about gates, texts or models.
 
@@ -26,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saa_core.bounds import log_capital, upper_bound
 from saa_core.exact import attention_weights, per_block
-from saa_core.gates.ood import KnownInputs, features
-from saa_core.types import DENSE, PROBE, Allowed, Decision, Guard
+from saa_core.gates.ood import OodDetector, features
+from saa_core.pairs import Allowed, Decision
+from saa_core.types import DENSE, PROBE, Guard
 
-BETS = (0.3, 0.95)
-"""Bets, as shares of the highest one that cannot lose more than there is."""
 TOLERANCE = 0.6
 """A layer may miss this share of the limit more than planned before it is looked into."""
 CHANCE = 2.0
@@ -44,7 +42,6 @@ MOST_ADDED = 0.5
 """Share of the key blocks that may be added to a head; a head that needs more computes everything."""
 FAR_ROWS = 2
 """So many times the queries are drawn where a text is far from those of the training."""
-HALVINGS = 40
 
 
 @dataclass(frozen=True)
@@ -72,36 +69,6 @@ class Checked:
         return self.bound <= self.limit
 
 
-def log_capital(missed: Tensor, limit: Tensor | float) -> Tensor:
-    """Log of the capital after betting on each sample in turn.
-
-    Args:
-        missed: samples in [0, 1], [..., R].
-        limit: mean that is tested, broadcasts against [...].
-    """
-    limit = torch.as_tensor(limit, dtype=torch.float64)[..., None]
-    highest = 1 / (1 - limit).clamp(min=1e-9)
-    gain = highest * (limit - missed.double())
-    each = [torch.log1p(bet * gain).sum(-1) for bet in BETS]
-    return torch.stack(each).logsumexp(0) - math.log(len(BETS))
-
-
-def upper_bound(missed: Tensor, delta: float) -> Tensor:
-    """Upper bound of the mean, wrong with probability ``delta`` at most; float64 [...].
-
-    Args:
-        missed: samples in [0, 1], each from its own distribution, [..., R].
-    """
-    low = torch.zeros(missed.shape[:-1], dtype=torch.float64)
-    high = torch.ones_like(low)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        excluded = log_capital(missed, middle) >= -math.log(delta)
-        high = torch.where(excluded, middle, high)
-        low = torch.where(excluded, low, middle)
-    return high
-
-
 class Inspection:
     """The guard at work during one forward call.
 
@@ -125,7 +92,7 @@ class Inspection:
         self._reserve = dict[int, dict[str, Any]]()  # by text, the event that put it to rest
         self._draw = torch.Generator().manual_seed(guard.seed)
 
-    def look_at(self, q_BHQD: Tensor, allowed: Allowed, known: KnownInputs) -> None:
+    def look_at(self, q_BHQD: Tensor, allowed: Allowed, known: OodDetector) -> None:
         """Before the first layer: a batch that holds a text far from those of the training is looked at
         by more queries, in all of its layers."""
         real_BQ = allowed.real_queries.expand(len(q_BHQD), -1)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from saa_core import rules
-from saa_core.types import Allowed, Decision, Policy
+from saa_core.pairs import Allowed, Decision
+from saa_core.types import Policy
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, OPTConfig
 
 import saa_core as saa
-from saa_core.attach import bfloat16_is_fast
 from saa_core.cli.doctor import examine
 from saa_core.gates.files import read_gates
+from saa_core.loading import bfloat16_is_fast
 from tests.conftest import CONFIGS, TINY
 
 IDS = torch.arange(3, 83)[None] % 97

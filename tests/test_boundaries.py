@@ -97,10 +97,10 @@ def test_every_module_of_charts_is_listed():
     assert {path.stem for path in (ROOT / "app").glob("*_charts.py")} <= set(CHART)
 
 
-VALUES = "Call Comparison Force Guard Model Policy Promise REASONS Sla Spec Store StoredPolicy Timing Trace TrainConfig TrainStep JointConfig JointStep"
+VALUES = "Call Comparison Force Guard Model Policy Certificate REASONS RiskLimit Spec Store StoredPolicy Timing Trace TrainConfig TrainStep JointConfig JointStep"
 ERRORS = "DeckError FetchError GateError KernelError ModelError PolicyError SAAError StoreError TextError TraceError"
 FUNCTIONS = (
-    "attach choose_policy compare detach generate load load_policy measure run save_adapter save_gates "
+    "attach certify_policy compare detach generate load load_policy measure run save_adapter save_gates "
     "save_policy train_gates train_joint"
 )
 

@@ -8,8 +8,8 @@ import torch
 
 import saa_core as saa
 from saa_core.kernels import KERNELS, native_refuses
+from saa_core.pairs import Allowed
 from saa_core.run.classify import classify
-from saa_core.types import Allowed
 from tests.problems import problem
 
 pytestmark = [

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import saa_core as saa
-from saa_core.explain.damage import KINDS, damaged
-from saa_core.guard import BETS, Inspection, in_full, upper_bound
-from saa_core.types import Allowed, Decision
+from saa_core.bounds import BETS, upper_bound
+from saa_core.explain.damage import KINDS, damage_gates
+from saa_core.guard import Inspection, in_full
+from saa_core.pairs import Allowed, Decision
 
 
 def samples(kind: str, count: int, draw: random.Random) -> tuple[list[float], float]:
@@ -50,7 +51,7 @@ def test_the_bound_is_tight_where_little_is_missed():
 
 @pytest.mark.parametrize("how", KINDS)
 def test_a_damaged_gate_never_answers_badly_in_silence(how, smollm2, novel):
-    model = damaged(smollm2, how)
+    model = damage_gates(smollm2, how)
     text = novel[:900]
     guard = saa.Guard(missed_mass=0.05)
     trace = saa.run(model, text, saa.Policy(mass=0.97, guard=guard))
@@ -84,7 +85,7 @@ def test_a_good_gate_is_left_alone(smollm2, novel):
 
 
 def test_the_trace_says_which_pairs_the_guard_added(smollm2, novel, tmp_path):
-    model = damaged(smollm2, "negated", layers=[3])
+    model = damage_gates(smollm2, "negated", layers=[3])
     trace = saa.run(model, novel[:900], saa.Policy(mass=0.97, guard=saa.Guard()))
     event = trace.events[0]
     assert (event["layer"], event["suspected"]) == (3, "missed")
@@ -186,7 +187,7 @@ def test_what_a_guard_cannot_go_with_is_refused(minilm):
 def test_what_events_cost_is_what_was_added_to_the_gates_choice(how, smollm2, novel):
     """Shares of all allowed pairs, so the events of a run add up to the pairs with the guard's reasons."""
     policy = saa.Policy(mass=0.88 if how == "policy" else 0.97, guard=saa.Guard(0.05))
-    model = smollm2 if how == "policy" else damaged(smollm2, how, layers=[2, 7])
+    model = smollm2 if how == "policy" else damage_gates(smollm2, how, layers=[2, 7])
     trace = saa.run(model, novel[:500], policy)
     added = [event["added"] for event in trace.events[:-1]]
     assert added

@@ -15,11 +15,11 @@ import saa_core as saa
 from app.state.examples import gallery
 from saa_core.cli.main import main as cli
 from saa_core.data import fetch
-from saa_core.data.labelled import Example
+from saa_core.data.labelled import LabelledText
 from saa_core.run.classify import classify
 from saa_core.run.flops import encoder_flops
 from saa_core.run.varlen import encode, packing_of, token_gates
-from saa_core.train.batches import Lot
+from saa_core.train.batches import TokenizedTexts
 from saa_core.train.task import TaskTraining, rising
 from saa_core.train.tokens import Answers, TokenConfig
 
@@ -86,7 +86,7 @@ def test_the_command_reports_and_stores_what_each_share_costs(folder):
 
 
 def test_another_seed_of_the_gates_goes_on_from_the_same_teacher(folder, minilm, tmp_path):
-    rows = [Example(text, label, "train") for text, label in reviews(60)]
+    rows = [LabelledText(text, label, "train") for text, label in reviews(60)]
     rows += [replace(row, split=split) for row in rows[:20] for split in ("validation", "test")]
     model = saa.load("minilm", device="cpu")
     config = TokenConfig(steps=(9, 2), batch=8, longest=48, seed=1)
@@ -159,7 +159,7 @@ def test_a_trace_knows_the_label(tone, tmp_path):
     loaded = saa.Trace.load(trace.save(tmp_path / "t.saa"))
     assert loaded.label == trace.label
     dense = saa.run(tone, text)
-    assert dense.alive is None
+    assert dense.kept_tokens is None
     assert dense.token_share == 1
 
 
@@ -247,7 +247,7 @@ def chosen(model, texts, wrong, unsure):
     """The default where so many texts are wrong at some shares, with logits nearer together by a share."""
     training = object.__new__(TaskTraining)
     training.model = model
-    training.lots = {"validation": Lot([[1]] * texts, [1] * texts)}
+    training.lots = {"validation": TokenizedTexts([[1]] * texts, [1] * texts)}
 
     def answers(split, side, share):
         assert split == "validation"
@@ -271,7 +271,7 @@ def test_a_teacher_of_another_model_is_refused(folder, tmp_path, tiny, minilm):
     other = saa.attach(tiny("bert", vocab_size=40_000), minilm.tokenizer)
     config = TokenConfig(steps=(1, 1), batch=4, longest=32)
     rows = [
-        Example(text, label, s)
+        LabelledText(text, label, s)
         for text, label in reviews(9)
         for s in ("train", "validation", "test")
     ]
@@ -284,7 +284,7 @@ def test_a_teacher_of_another_model_is_refused(folder, tmp_path, tiny, minilm):
 def test_where_no_share_is_good_enough_the_dense_side_is_the_default(minilm, tmp_path):
     model = saa.load("minilm", device="cpu")
     known = [
-        Example(text, label, ("train", "validation", "test")[index % 3])
+        LabelledText(text, label, ("train", "validation", "test")[index % 3])
         for index, (text, label) in enumerate(reviews(90))
     ]
     config = TokenConfig(steps=(12, 2), batch=8, rate=3e-3, longest=48)
@@ -341,7 +341,7 @@ def test_texts_that_are_not_clear_go_to_the_dense_side(folder, tone):
     assert trace.label_probs == pytest.approx(saa.run(dense, texts[0]).label_probs, abs=1e-5)
     assert not saa.run(tone, texts[0], bare).events
     read = []
-    hook = tone.dense_side.hf.register_forward_hook(lambda *_: read.append(1))
+    hook = tone.reference_model.hf.register_forward_hook(lambda *_: read.append(1))
     saa.measure(tone, (), (bare, always), text=texts[0], repeats=2, warm_up=False)
     hook.remove()
     assert len(read) == 2, "what the dense side takes is timed where it is asked"

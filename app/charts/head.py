@@ -43,7 +43,7 @@ def head_values(trace: Trace, measure: str) -> NDArray[np.float64]:
 
 def _sink_share(trace: Trace) -> NDArray[np.float64]:
     sink = trace.policy.sink if trace.policy is not None else saa.Policy().sink
-    received = np.asarray(trace.received, np.float64)[:, :, :sink]
+    received = np.asarray(trace.attention_received, np.float64)[:, :, :sink]
     viewers = np.stack(
         [trace.allowed(layer, np.s_[:, :sink]).sum(0) for layer in range(trace.shape[0])]
     )

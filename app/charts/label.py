@@ -80,10 +80,10 @@ def bars_of_labels(sides: dict[str, Trace], colours: Sequence[str], words: Words
 
 def tokens_left(trace: Trace, layer: int, words: Words, dark: bool) -> alt.Chart:
     """Tokens that each layer computes; the chosen layer stands out."""
-    assert trace.alive is not None
+    assert trace.kept_tokens is not None
     rows = [
         {"layer": index, "tokens": int(alive.sum()), "chosen": index == layer}
-        for index, alive in enumerate(trace.alive)
+        for index, alive in enumerate(trace.kept_tokens)
     ]
     colours = palette(dark)
     return (

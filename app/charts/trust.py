@@ -20,7 +20,7 @@ def reliability(found: Reliability, words: Words, dark: bool) -> alt.LayerChart:
     kinds = {"before": words("trust.own_word"), "after": words("trust.corrected")}
     rows = pd.DataFrame(
         [
-            {"kind": kinds[name], "said": each.said, "true": each.true, "rows": each.rows}
+            {"kind": kinds[name], "said": each.predicted, "true": each.observed, "rows": each.rows}
             for name, diagram in (("before", found.before), ("after", found.after))
             for each in diagram.bins
         ]
@@ -59,7 +59,7 @@ def reliability(found: Reliability, words: Words, dark: bool) -> alt.LayerChart:
 
 
 def head_errors(found: Reliability, words: Words, dark: bool) -> alt.Chart:
-    """Calibration error of every head after the correction, in points."""
+    """LayerSlack error of every head after the correction, in points."""
     colours = palette(dark)
     rows = pd.DataFrame(
         [

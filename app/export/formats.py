@@ -40,7 +40,7 @@ Chart = alt.Chart | alt.LayerChart
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class View:
+class ExportedView:
     """What a page shows in one place.
 
     Args:
@@ -66,17 +66,17 @@ class View:
         return f"saa-{self.name}-{run}" if run else f"saa-{self.name}"
 
 
-def png(view: View) -> bytes:
+def png(view: ExportedView) -> bytes:
     """The chart as a picture. Raises SAAError; see drawing.py."""
     return draw(_specification(view), "png")
 
 
-def svg(view: View) -> bytes:
+def svg(view: ExportedView) -> bytes:
     """The chart as a drawing without scripts. Raises SAAError."""
     return draw(_specification(view), "svg")
 
 
-def parquet(view: View) -> bytes:
+def parquet(view: ExportedView) -> bytes:
     """The rows."""
     table = _rows(view)
     about = json.dumps(_about(view, table), ensure_ascii=False, default=str)
@@ -85,7 +85,7 @@ def parquet(view: View) -> bytes:
     return out.getvalue()
 
 
-def as_json(view: View) -> bytes:
+def as_json(view: ExportedView) -> bytes:
     """The rows, what their columns are and where they come from."""
     table = _rows(view)
     found = _about(view, table)
@@ -96,7 +96,7 @@ def as_json(view: View) -> bytes:
     return json.dumps(found, ensure_ascii=False, indent=1, default=str, allow_nan=False).encode()
 
 
-KINDS: dict[str, tuple[Callable[[View], bytes], str]] = {
+KINDS: dict[str, tuple[Callable[[ExportedView], bytes], str]] = {
     "png": (png, "image/png"),
     "svg": (svg, "image/svg+xml"),
     "json": (as_json, "application/json"),
@@ -105,7 +105,7 @@ KINDS: dict[str, tuple[Callable[[View], bytes], str]] = {
 """How a file is made, and its media type, by ending."""
 
 
-def kinds(view: View) -> list[str]:
+def kinds(view: ExportedView) -> list[str]:
     """The endings that a view has: a table has no picture."""
     return [kind for kind in KINDS if view.chart is not None or kind not in ("png", "svg")]
 
@@ -147,7 +147,7 @@ def picture(image: bytes, queries: int, keys: int, axes: tuple[str, str]) -> Cha
     )
 
 
-def _specification(view: View) -> str:
+def _specification(view: ExportedView) -> str:
     """The chart as Vega-Lite, with a title, a ground and a font; interaction is left out."""
     found = _chart(view).to_dict()
     found.setdefault("width", WIDTH)
@@ -183,12 +183,12 @@ def _drawable(value: Any) -> Any:
     return [_drawable(part) for part in value] if isinstance(value, list) else value
 
 
-def _chart(view: View) -> Chart:
+def _chart(view: ExportedView) -> Chart:
     assert view.chart is not None
     return view.chart() if callable(view.chart) else view.chart
 
 
-def _rows(view: View) -> pa.Table:
+def _rows(view: ExportedView) -> pa.Table:
     rows = view.rows
     if rows is None:
         rows = rows_of(_chart(view))
@@ -207,7 +207,7 @@ def rows_of(chart: Chart) -> pd.DataFrame:
     return found.sort_index().drop(columns=CURSOR, errors="ignore")
 
 
-def _about(view: View, table: pa.Table) -> dict[str, Any]:
+def _about(view: ExportedView, table: pa.Table) -> dict[str, Any]:
     known = {} if view.chart is None else columns(_chart(view))
     for field in table.schema:
         if field.metadata:

@@ -17,11 +17,11 @@ import streamlit as st
 import torch
 
 import saa_core as saa
-from saa_core.certify.degradation import Measured
+from saa_core.certify.degradation import Degradation
 from saa_core.certify.policy_file import read_policy
 from saa_core.certify.slices import Rare, one_by_one
 from saa_core.data import fetch
-from saa_core.explain.damage import damaged
+from saa_core.explain.damage import damage_gates
 from saa_core.explain.difference import Difference, difference
 from saa_core.explain.effects import Effect, effects
 from saa_core.explain.pair import LayerInputs
@@ -42,7 +42,7 @@ WARM_UP = {"short": 60, "long": 620}
 """Tokens of the texts that are run once before the first real one. Above 512 tokens the block
 kernel runs, and its first run compiles."""
 
-Report = Callable[[str, float], None]
+StepReport = Callable[[str, float], None]
 """Called with the step's name (a key of the text files) and the share that is done."""
 
 
@@ -87,7 +87,7 @@ class Choice:
     policy: saa.Policy
     recording: Any = None
     stored: str | None = None
-    promise: saa.Promise | None = None
+    promise: saa.Certificate | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Trial:
+class GuardTrial:
     """What is tried on a text: its run again, with a guard and without, and maybe a damaged gate.
 
     Args:
@@ -125,11 +125,11 @@ class Trial:
 
 
 @dataclass(frozen=True, eq=False)
-class Tried:
+class GuardTrialResult:
     """What came out of a trial; ``alike`` is the agreement with dense of (blind, guarded): the share of
     positions with the same most likely next token, or the cosine of the embeddings of an encoder."""
 
-    trial: Trial
+    trial: GuardTrial
     blind: saa.Trace
     guarded: saa.Trace
     alike: tuple[float, float]
@@ -159,7 +159,7 @@ def shipped() -> dict[str, Source]:
 
 
 @dataclass
-class Shop:
+class ModelRegistry:
     """What all sessions share: loaded models and the lock that keeps runs apart."""
 
     models: dict[str, saa.Model] = field(default_factory=dict)
@@ -169,8 +169,8 @@ class Shop:
 
 
 @st.cache_resource(show_spinner=False)
-def shop() -> Shop:
-    return Shop()
+def shop() -> ModelRegistry:
+    return ModelRegistry()
 
 
 def identify(model: str, gates: str) -> str:
@@ -250,7 +250,7 @@ class Client:
             raise saa.TraceError("a recorded trace has no model to ask")
         return _inputs(self.model(result.request.model), result.trace, layer)
 
-    def run(self, request: Request, report: Report, earlier: Result | None = None) -> Result:
+    def run(self, request: Request, report: StepReport, earlier: Result | None = None) -> Result:
         """Runs a text dense and with SAA and compares the two; times and words are still to come.
 
         Dense is the original model, also where an adapter was merged into the one with SAA.
@@ -283,7 +283,7 @@ class Client:
             flops_share=_flops_share(model, trace),
         )
 
-    def time(self, result: Result, report: Report) -> Result:
+    def time(self, result: Result, report: StepReport) -> Result:
         """The result with the times of both sides, measured in turns."""
         assert result.request is not None
         model = self.model(result.request.model)
@@ -301,7 +301,7 @@ class Client:
         trace = replace(result.trace, timing=(dense_timing, timing))
         return replace(result, trace=trace, dense_timing=dense_timing, timing=timing)
 
-    def sweep(self, result: Result, report: Report) -> list[Point]:
+    def sweep(self, result: Result, report: StepReport) -> list[Point]:
         """The text of a result under settings from sparse to nearly dense."""
         assert result.request is not None
         model = self.model(result.request.model)
@@ -315,7 +315,7 @@ class Client:
                 found.append(next(steps))
         return found
 
-    def attempt(self, trial: Trial, dense: saa.Trace, report: Report) -> Tried:
+    def attempt(self, trial: GuardTrial, dense: saa.Trace, report: StepReport) -> GuardTrialResult:
         """Runs a text without a guard and with one, under a gate that may be damaged.
 
         A damaged gate is another model, made for this trial alone: it shares the weights of the loaded
@@ -331,7 +331,7 @@ class Client:
         request = trial.request
         model = self.model(request.model)
         if trial.damage is not None:
-            model = damaged(model, trial.damage)
+            model = damage_gates(model, trial.damage)
         policies = [replace(request.policy, guard=guard) for guard in (None, trial.guard)]
         with shop().lock:
             report("blind", 0.1)
@@ -349,10 +349,10 @@ class Client:
                 progress=lambda _what, done, total: report("time", 0.6 + 0.4 * done / total),
             )
         alike = tuple(_alike(dense, trace) for trace in (blind, guarded))
-        return Tried(trial, blind, guarded, alike, *timings)
+        return GuardTrialResult(trial, blind, guarded, alike, *timings)
 
     def latency(
-        self, name: str, policy: saa.Policy, lengths: tuple[int, ...], report: Report
+        self, name: str, policy: saa.Policy, lengths: tuple[int, ...], report: StepReport
     ) -> list[saa.Timing]:
         """Dense and SAA in turn at several lengths of a novel, on this machine."""
         model = self.model(name)
@@ -391,11 +391,11 @@ class Client:
 
     def rare(
         self, name: str, policy: saa.Policy, quantity: str, texts: Sequence[Rare]
-    ) -> Iterator[Measured]:
+    ) -> Iterator[Degradation]:
         """What a policy costs on each of these texts, one after the other.
 
         Raises:
-            SAAError: see :class:`saa_core.certify.degradation.LossMeter`.
+            SAAError: see :class:`saa_core.certify.degradation.DegradationMeter`.
         """
         steps = one_by_one(texts, self.model(name), policy, quantity, self.original(name))
         while True:
@@ -405,7 +405,7 @@ class Client:
                 return
             yield found
 
-    def compare(self, sides: tuple[Side, Side], report: Report) -> Compared:
+    def compare(self, sides: tuple[Side, Side], report: StepReport) -> Compared:
         """Runs both sides, unless this visitor has just run them, and lays them over each other.
 
         Raises:
@@ -484,9 +484,9 @@ def _flops_share(model: saa.Model, trace: saa.Trace) -> float | None:
     asked = next((event for event in trace.events if event["suspected"] == "margin"), None)
     if asked is not None:
         return 1.0 + float(asked["spent"])
-    if trace.alive is None or trace.policy is None or trace.policy.tokens is None:
+    if trace.kept_tokens is None or trace.policy is None or trace.policy.tokens is None:
         return 1.0
-    needed = torch.from_numpy(trace.alive.sum(1))[None]
+    needed = torch.from_numpy(trace.kept_tokens.sum(1))[None]
     done, dense = flops_against_dense(model, needed, gates=trace.policy.tokens < 1)
     return float(done / dense)
 

@@ -15,7 +15,13 @@ from app.components.shared.continuations import continuations
 from app.components.shared.keeping import keep_run
 from app.components.shared.maps import maps
 from app.components.shared.measured import measured
-from app.components.shared.outcome import ask, outcome, stale, timed, written
+from app.components.shared.outcome import (
+    add_times,
+    ask,
+    outcome,
+    warn_if_stale,
+    write_continuations,
+)
 from app.state import session
 from app.state.ending import end_page
 from app.state.examples import gallery
@@ -68,12 +74,12 @@ trace = result.trace
 found = numbers.figures(result)
 if not trace.model.trained:
     st.error(words("untrained.banner", model=text.plain(trace.model.name)))
-stale(result, choice, words)
+warn_if_stale(result, choice, words)
 top = st.empty()
 with top.container():
     headline(found, result, words)
 if result.request is not None and result.timing is None:
-    result = timed(result, client, words)
+    result = add_times(result, client, words)
     found = numbers.figures(result)
     with top.container():
         headline(found, result, words)
@@ -89,7 +95,7 @@ if writes:
     with continued.container():
         continuations(result, words)
     if at_once:
-        result = written(result, continued, client, words)
+        result = write_continuations(result, continued, client, words)
 
 # Or, of a task: the labels, and what was crossed out on the way.
 crossed.labels(result, words)
@@ -107,4 +113,4 @@ measured(found, result, words)
 keep_run(result, words)
 
 if writes and not at_once:
-    written(result, continued, client, words)
+    write_continuations(result, continued, client, words)

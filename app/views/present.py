@@ -19,9 +19,9 @@ try:
     if deck is None:
         end_page()
     step = slides.step_shown(deck, words)
-    slides.said(step, words)
+    slides.draw_text(step, words)
     if step.view is not None:
-        slides.shown(deck, step.view, words)
+        slides.draw_view(deck, step.view, words)
     slides.download(deck, words)
 except Exception as error:
     failure(error, words)

@@ -8,7 +8,7 @@ import streamlit as st
 
 from app import text
 from app.components.shared.message import failure
-from app.components.shared.outcome import ask, outcome, stale
+from app.components.shared.outcome import ask, outcome, warn_if_stale
 from app.components.trust import rare, trust
 from app.state import session
 from app.state.examples import gallery
@@ -38,7 +38,7 @@ elif result.trace.labels is not None:
     st.info(words("trust.task"))
     trust.of_this_run(result.trace, words)
 else:
-    stale(result, choice, words)
+    warn_if_stale(result, choice, words)
     trust.of_this_run(result.trace, words)
     st.subheader(words("trust.try_header"), anchor="try")
     st.caption(

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import saa_core as saa
 from benchmarks.tasks.understanding import shipped_seeds
-from saa_core.deck.figures import Measured
+from saa_core.deck.figures import MeasuredFigure
 from saa_core.files import write_json
 from saa_core.store import ids
 
@@ -117,7 +117,7 @@ def record() -> None:
             top_probs=None,
         )
         if trace.keys > LONG:
-            trace = replace(trace, received=None)
+            trace = replace(trace, attention_received=None)
         for old in DECKS.glob("*.saa"):
             if ids.name_of(old.stem) == run.name:
                 old.unlink()
@@ -125,7 +125,7 @@ def record() -> None:
         print(f"{trace.save(file)}: {trace.label or ''} {trace.sparsity:.3f} dropped")
 
 
-def measured() -> dict[str, Measured]:
+def measured() -> dict[str, MeasuredFigure]:
     """Figures that decks name, from the results of other benchmarks."""
     prefill = _row("prefill", PREFILL)
     perplexity = _row("frontier", PERPLEXITY)
@@ -133,7 +133,7 @@ def measured() -> dict[str, Measured]:
     task = _row("understanding", own)
     timed = _machine("prefill", prefill)
     return {
-        "prefill": Measured(
+        "prefill": MeasuredFigure(
             prefill["prefill_ratio"],
             "times",
             source="python -m benchmarks.speed.prefill --adapter saa-joint",
@@ -141,7 +141,7 @@ def measured() -> dict[str, Measured]:
             high=prefill["prefill_ratio_quartiles"][1],
             **timed,
         ),
-        "perplexity": Measured(
+        "perplexity": MeasuredFigure(
             perplexity["ppl_increase_pct"],
             "change",
             source="python -m benchmarks.quality.frontier --adapter saa-joint",
@@ -154,19 +154,19 @@ def measured() -> dict[str, Measured]:
     }
 
 
-def _of_task(row: dict[str, Any], where: dict[str, Any]) -> dict[str, Measured]:
+def _of_task(row: dict[str, Any], where: dict[str, Any]) -> dict[str, MeasuredFigure]:
     """What a task's default costs and saves on its test texts."""
     where = {**where, "source": "python -m benchmarks.tasks.understanding"}
     changed = _wilson(row["changed"], row["texts"])
     times = {
-        name: Measured(row[ratio], "times", low=row[spread][0], high=row[spread][1], **where)
+        name: MeasuredFigure(row[ratio], "times", low=row[spread][0], high=row[spread][1], **where)
         for name, ratio, spread in (
             ("task_batch", "throughput_ratio_b32", "throughput_quartiles"),
             ("task_single", "latency_ratio_b1", "latency_quartiles"),
         )
     }
     return times | {
-        "task_changed": Measured(
+        "task_changed": MeasuredFigure(
             100 * row["changed"],
             "percent",
             low=100 * changed[0],
@@ -174,7 +174,7 @@ def _of_task(row: dict[str, Any], where: dict[str, Any]) -> dict[str, Measured]:
             spread="interval",
             **where,
         ),
-        "task_difference": Measured(
+        "task_difference": MeasuredFigure(
             100 * (row["accuracy"] - row["dense_accuracy"]),
             "points",
             low=100 * row["difference_lo"],

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from saa_core.gates.pair import POOLED, Grid, PairGate, pool_keys, pool_queries
+from saa_core.pairs import Allowed
 from saa_core.train.distil import block_mass
-from saa_core.types import Allowed, Policy
+from saa_core.types import Policy
 
 SLICE = 16
 """Query blocks whose true mass is computed at once."""

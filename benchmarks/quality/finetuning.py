@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import saa_core as saa
-from saa_core.attach import bfloat16_is_fast
 from saa_core.data import labelled
 from saa_core.files import write_json
+from saa_core.loading import bfloat16_is_fast
 from saa_core.run.varlen import encode_all, packing_of
-from saa_core.train.batches import Lot, lot, order, padded
+from saa_core.train.batches import TokenizedTexts, lot, order, padded
 from saa_core.train.distil import schedule
 from saa_core.train.evaluate import interval
 from saa_core.train.masked import masked, mean_states
@@ -40,7 +40,7 @@ def means(model: saa.Model, ids: Tensor, mask: Tensor) -> Tensor:
     return mean_states(states, mask)
 
 
-def right(model: saa.Model, head: nn.Linear, examples: Lot) -> list[float]:
+def right(model: saa.Model, head: nn.Linear, examples: TokenizedTexts) -> list[float]:
     """1 per text that is right, else 0."""
     states, _ = encode_all(model, examples.ids)
     with torch.no_grad():
@@ -49,7 +49,12 @@ def right(model: saa.Model, head: nn.Linear, examples: Lot) -> list[float]:
 
 
 def full(
-    name: str, rate: float, seed: int, config: dict[str, Any], lots: dict[str, Lot], labels: int
+    name: str,
+    rate: float,
+    seed: int,
+    config: dict[str, Any],
+    lots: dict[str, TokenizedTexts],
+    labels: int,
 ) -> tuple[list[float], list[float]]:
     """Fine-tunes every weight; returns what was right on validation and on test texts."""
     model = saa.load(name, device="cpu")

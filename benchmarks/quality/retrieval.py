@@ -24,7 +24,7 @@ import torch
 import saa_core as saa
 from saa_core.data import corpus
 from saa_core.files import write_json
-from saa_core.run.text import forward
+from saa_core.run.execute import forward
 from saa_core.train.evaluate import interval
 
 RESULTS = Path(__file__).parent.parent / "results"

@@ -24,7 +24,8 @@ from pathlib import Path
 import torch
 
 import saa_core as saa
-from saa_core.audit.audit import Audit, audit
+from saa_core.audit import audit
+from saa_core.audit.audit import Audit
 from saa_core.data import fetch
 from saa_core.files import write_json
 from saa_core.run.corpora import texts_of

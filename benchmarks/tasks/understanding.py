@@ -100,7 +100,7 @@ def ratios(
     return quartiles([slow / fast for slow, fast in pairs]), best
 
 
-def tested(task: str, name: str, options: argparse.Namespace) -> list[labelled.Example]:
+def tested(task: str, name: str, options: argparse.Namespace) -> list[labelled.LabelledText]:
     """Test texts of the task itself, of another task, or of a user's table."""
     source = options.data or name
     known = labelled.read(source)

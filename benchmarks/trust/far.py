@@ -18,7 +18,7 @@ import altair as alt
 import saa_core as saa
 from benchmarks.trust.trust import ENGLISH, SHIFTED, fitting, one, requests
 from saa_core.files import write_json
-from saa_core.train.ood import described
+from saa_core.train.ood import describe_inputs
 
 RESULTS = Path(__file__).parent.parent / "results"
 MODELS = {"smollm2": {}, "smollm2 + saa-joint": {"adapter": "saa-joint"}, "minilm": {}}
@@ -28,12 +28,12 @@ WORDS = 6
 
 def distances(model: saa.Model, kind: str, length: int, count: int) -> dict[str, Any]:
     """Distance of each text over its limit, in the order of the texts."""
-    known = model.gates[0].known_inputs
+    known = model.gates[0].ood_detector
     assert known is not None
     count = min(count, WORDS) if kind == "one word" else count
     texts = [fitting(model, text, length) for text in requests(model, kind, length, count)]
     ids = [model.tokenize(text)[:length] for text in texts]
-    found = known.distance(described(model, ids)).tolist()
+    found = known.distance(describe_inputs(model, ids)).tolist()
     ratios = [value / known.limit(len(own)) for value, own in zip(found, ids, strict=True)]
     return {
         "count": len(ratios),
@@ -45,11 +45,11 @@ def distances(model: saa.Model, kind: str, length: int, count: int) -> dict[str,
 def twice(model: saa.Model, text: str, policy: saa.Policy) -> dict[str, Any]:
     """One far request with the samples as they are everywhere, and twice as large."""
     gate = model.gates[0]
-    known, gate.known_inputs = gate.known_inputs, None
+    known, gate.ood_detector = gate.ood_detector, None
     try:
         once = one(model, text, policy)
     finally:
-        gate.known_inputs = known
+        gate.ood_detector = known
     return {"once": once, "twice": one(model, text, policy)}
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.trust.promise      # writes benchmarks/results/promise.json and .svg
 
-Per shipped task at Sla(label_change=0.01), on texts of its validation and test splits, and for the
-language model at Sla(perplexity=0.01), on windows of texts that no gate was trained on. What a
+Per shipped task at RiskLimit(label_change=0.01), on texts of its validation and test splits, and for the
+language model at RiskLimit(perplexity=0.01), on windows of texts that no gate was trained on. What a
 setting of the ladder costs on every text is measured once, when the first split asks for it, and kept under
 ``--cache``, so that an interrupted run goes on and splits cost nothing. A promise counts as kept where the mean loss
 on the other half is within the limit, which is stricter than promised by that half's own chance.
@@ -23,8 +23,8 @@ import altair as alt
 from tqdm import tqdm
 
 import saa_core as saa
-from saa_core.certify.certificate import ladder_for, promise_from
-from saa_core.certify.degradation import LossMeter, Measured
+from saa_core.certify.certificate import certificate_from, ladder_for
+from saa_core.certify.degradation import Degradation, DegradationMeter
 from saa_core.certify.limits import QUANTITIES
 from saa_core.certify.policy_file import fingerprint
 from saa_core.certify.slices import by_slice
@@ -53,8 +53,8 @@ class Ladder:
         cache: Path,
     ) -> None:
         self.policies = policies
-        self.found = list[Measured]()
-        self._meter = functools.cache(lambda: LossMeter(model, texts, quantity, baseline))
+        self.found = list[Degradation]()
+        self._meter = functools.cache(lambda: DegradationMeter(model, texts, quantity, baseline))
         known = "\0".join([fingerprint(model), quantity, *texts]).encode("utf-8", "surrogatepass")
         digest = hashlib.sha256(known).hexdigest()[:12]
         self._file = cache / f"{name.replace(' ', '_')}-{digest}.json"
@@ -63,24 +63,24 @@ class Ladder:
             self._stored = json.loads(self._file.read_text("utf-8"))
         self._shown = tqdm(total=len(policies), desc=name, unit="setting")
 
-    def __iter__(self) -> Iterator[Measured]:
+    def __iter__(self) -> Iterator[Degradation]:
         for place, policy in enumerate(self.policies):
             if place == len(self.found):
                 self.found.append(self._measured(policy))
                 self._shown.update()
             yield self.found[place]
 
-    def _measured(self, policy: Policy) -> Measured:
+    def _measured(self, policy: Policy) -> Degradation:
         key = json.dumps(asdict(policy), sort_keys=True)
         if key not in self._stored:
             measured = self._meter().of(policy)
             self._stored[key] = {"losses": measured.losses, "work": measured.work}
             write_json(self._file, self._stored)
-        return Measured(policy, *map(tuple, self._stored[key].values()))
+        return Degradation(policy, *map(tuple, self._stored[key].values()))
 
 
 def judged(
-    name: str, sla: saa.Sla, ladder: Ladder, texts: list[str], splits: int
+    name: str, sla: saa.RiskLimit, ladder: Ladder, texts: list[str], splits: int
 ) -> dict[str, Any]:
     """The splits, how often the promise was kept, and the slices of the setting chosen on all texts."""
     rows = []
@@ -88,7 +88,7 @@ def judged(
         order = list(range(len(texts)))
         random.Random(seed).shuffle(order)
         half = len(order) // 2
-        promise = promise_from(sla, (each.part(order[:half]) for each in ladder))
+        promise = certificate_from(sla, (each.part(order[:half]) for each in ladder))
         loss, work = 0.0, 1.0
         if promise.policy is not None:
             chosen = next(each for each in ladder if each.policy == promise.policy)
@@ -104,7 +104,7 @@ def judged(
                 "kept": loss <= sla.limit,
             }
         )
-    whole = promise_from(sla, ladder)
+    whole = certificate_from(sla, ladder)
     shown = next((each for each in ladder.found if each.policy == whole.policy), ladder.found[0])
     return {
         "name": name,
@@ -133,7 +133,9 @@ def judged(
 
 def tasks(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One row per task and, after it, the next."""
-    sla = saa.Sla(label_change=options.label_change, delta=options.delta, margin=options.margin)
+    sla = saa.RiskLimit(
+        label_change=options.label_change, delta=options.delta, margin=options.margin
+    )
     for task in fetch.shipped("tasks", "minilm") if options.tasks is None else options.tasks:
         model, dense = (
             saa.load("minilm", task=task, side=side, device="cpu") for side in ("sparse", "dense")
@@ -149,7 +151,7 @@ def tasks(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def language_model(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One row for each adapter that is asked for; "none" is the model as it is."""
-    sla = saa.Sla(perplexity=options.perplexity, delta=options.delta, margin=options.margin)
+    sla = saa.RiskLimit(perplexity=options.perplexity, delta=options.delta, margin=options.margin)
     for adapter in options.adapters:
         original = saa.load("smollm2", device="cpu")
         model = original
@@ -207,8 +209,8 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--label-change", type=float, default=0.01)
     parser.add_argument("--perplexity", type=float, default=0.01)
-    parser.add_argument("--delta", type=float, default=saa.Sla.delta)
-    parser.add_argument("--margin", type=float, default=saa.Sla.margin)
+    parser.add_argument("--delta", type=float, default=saa.RiskLimit.delta)
+    parser.add_argument("--margin", type=float, default=saa.RiskLimit.margin)
     parser.add_argument("--cache", type=Path, default=cache_dir() / "promise")
     parser.add_argument("--out", type=Path, default=RESULTS / "promise.json")
     options = parser.parse_args()

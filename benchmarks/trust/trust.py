@@ -21,7 +21,7 @@ import altair as alt
 
 import saa_core as saa
 from saa_core.data import corpus
-from saa_core.explain.damage import KINDS, damaged
+from saa_core.explain.damage import KINDS, damage_gates
 from saa_core.files import write_json
 from saa_core.train.evaluate import spread
 from saa_core.types import quartiles
@@ -96,7 +96,7 @@ def summary(rows: Iterable[dict[str, Any]], limit: float) -> str:
 
 def other_gates(model: saa.Model, other: saa.Model) -> saa.Model:
     """The model with the gates of another one of the same shape."""
-    found = damaged(model, "zero")
+    found = damage_gates(model, "zero")
     for gate, trained in zip(found.gates, other.gates, strict=True):
         gate.load_state_dict(trained.state_dict())
     return found
@@ -195,7 +195,9 @@ def main() -> None:
             about = {"text": kind, "shifted": kind in options.shifted, "length": length}
             run("requests", about, model, requests(model, kind, length, options.count))
     other = saa.load(options.model, adapter=options.adapter, device="cpu")
-    broken = {kind: damaged(model, kind) for kind in KINDS} | {OTHER: other_gates(model, other)}
+    broken = {kind: damage_gates(model, kind) for kind in KINDS} | {
+        OTHER: other_gates(model, other)
+    }
     for length in options.lengths:
         texts = requests(model, options.english[0], length, options.damaged)
         for kind, used in broken.items():

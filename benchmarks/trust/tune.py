@@ -2,8 +2,8 @@
 
     python -m benchmarks.trust.tune --minutes 20     # writes benchmarks/results/tune.json and .svg
 
-A task with labels at Sla(label_change=..), and the language model on windows of texts that no gate was
-trained on at Sla(perplexity=..). Each is tuned for --minutes on one part of the texts, as `saa tune` does it;
+A task with labels at RiskLimit(label_change=..), and the language model on windows of texts that no gate was
+trained on at RiskLimit(perplexity=..). Each is tuned for --minutes on one part of the texts, as `saa tune` does it;
 then the tuned policy, the shipped default and some hand-set ones are measured on the other part, which
 neither the search nor the certification saw. "Better" is a policy that keeps to the limit there with less
 work. A domain whose policy stands under --folder is not tuned again, only compared.
@@ -21,10 +21,10 @@ import altair as alt
 
 import saa_core as saa
 from benchmarks.trust.promise import cut
-from saa_core.certify.degradation import LossMeter, Measured
+from saa_core.certify.degradation import Degradation, DegradationMeter
 from saa_core.certify.policy_file import save_policy
 from saa_core.certify.tune import TuneConfig, tune
-from saa_core.certify.tune_files import described, write_results
+from saa_core.certify.tune_files import describe_policy, write_results
 from saa_core.cli.bars import Bars
 from saa_core.data import corpus, labelled
 from saa_core.files import cache_dir, write_json
@@ -43,7 +43,7 @@ class Domain:
     name: str
     model: saa.Model
     baseline: saa.Model
-    sla: saa.Sla
+    sla: saa.RiskLimit
     texts: list[str]
     held: list[str]
     by_hand: dict[str, saa.Policy]
@@ -60,7 +60,7 @@ def task_domain(options: argparse.Namespace) -> Domain:
     texts = [each.text for each in labelled.read(source) if each.split != "train"]
     default = model.spec.policy
     by_hand = {f"tokens {s:g}": replace(default, tokens=s, guard=None) for s in SHARES}
-    sla = saa.Sla(label_change=options.label_change)
+    sla = saa.RiskLimit(label_change=options.label_change)
     return _domain(f"minilm + {model.task.name}", model, dense, sla, texts, by_hand, options)
 
 
@@ -71,7 +71,7 @@ def text_domain(options: argparse.Namespace) -> Domain:
     windows = [part for d in documents for part in cut(model, d.text, options.length)]
     default = model.spec.policy
     by_hand = {f"mass {m:g}": replace(default, mass=m, guard=None) for m in MASSES}
-    sla = saa.Sla(perplexity=options.perplexity)
+    sla = saa.RiskLimit(perplexity=options.perplexity)
     name = f"smollm2, {', '.join(Path(each).name for each in options.data)}"
     return _domain(name, model, model, sla, windows, by_hand, options)
 
@@ -80,7 +80,7 @@ def _domain(
     name: str,
     model: saa.Model,
     baseline: saa.Model,
-    sla: saa.Sla,
+    sla: saa.RiskLimit,
     texts: list[str],
     by_hand: dict[str, saa.Policy],
     options: argparse.Namespace,
@@ -123,17 +123,17 @@ def tuned(domain: Domain, folder: Path, options: argparse.Namespace) -> saa.Stor
 
 def compared(domain: Domain, stored: saa.StoredPolicy) -> Iterator[dict[str, Any]]:
     """Loss and work of each policy on the texts that compare."""
-    meter = LossMeter(domain.model, domain.held, domain.sla.quantity, domain.baseline)
+    meter = DegradationMeter(domain.model, domain.held, domain.sla.quantity, domain.baseline)
     for name, policy in {TUNED: stored.policy, **domain.by_hand}.items():
         if policy is None:  # stays dense
-            measured = Measured(saa.Policy(mass=1.0), (0.0,) * len(meter), (1.0,) * len(meter))
+            measured = Degradation(saa.Policy(mass=1.0), (0.0,) * len(meter), (1.0,) * len(meter))
         else:
             measured = meter.of(policy)
         loss = float(domain.sla.clipped(measured.losses).mean())
         low, high = domain.sla.interval(measured.losses)
         yield {
             "name": name,
-            "policy": "dense" if policy is None else described(policy),
+            "policy": "dense" if policy is None else describe_policy(policy),
             "loss": loss,
             "low": low,
             "high": high,

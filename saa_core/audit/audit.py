@@ -3,7 +3,7 @@
 Each side of a text has an id that follows from what ran, so that what is stored already is passed over,
 and a run that was killed ends with the rows of one that was not. Holds a handful of runs in memory,
 however many texts there are. Knows a model and a store; knows nothing of files or tables of figures
-(audit_figures.py).
+(figures.py).
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from saa_core.attach import Model
+from saa_core.audit.outcome import compare_with_dense
 from saa_core.certify.degradation import baseline_for
 from saa_core.certify.slices import slices_of
 from saa_core.errors import PolicyError, TextError
+from saa_core.model import Model
 from saa_core.run.text import encode, run
 from saa_core.store import Store
-from saa_core.trace.audited import audited
 from saa_core.trace.trace import Trace
 from saa_core.types import Policy
 
@@ -131,7 +131,7 @@ class Audit:
         if run_id in missing:
             dense = waiting[dense_id] if dense_id in waiting else self.store.get(dense_id)
             trace = run(self.model, text, self.policy, record="summary")
-            found = audited(self.key, slices_of(text), dense, trace)
+            found = compare_with_dense(self.key, slices_of(text), dense, trace)
             waiting[run_id] = replace(trace, hidden=None, audited=found)
         return Done(run_id, dense_id, bool(missing))
 

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from saa_core.certify.limits import binomial_interval
+from saa_core.bounds import binomial_interval
 from saa_core.certify.slices import SLICES
 from saa_core.errors import StoreError, choice
 from saa_core.store import Store

@@ -1,6 +1,6 @@
 """Chooses the sparsest policy of which a user's own texts show that it keeps to what was promised.
 
-    promise = choose_policy(model, texts, Sla(perplexity=0.01))
+    promise = certify_policy(model, texts, RiskLimit(perplexity=0.01))
     run(model, text, promise.policy)         # None: stay dense
 
 The ladder of settings is fixed before the texts are seen, and goes from safe to sparse. What comes out
@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from saa_core.attach import Model
-from saa_core.certify.degradation import LossMeter, Measured
-from saa_core.certify.limits import Sla
+from saa_core.certify.degradation import Degradation, DegradationMeter
+from saa_core.certify.limits import RiskLimit
 from saa_core.errors import PolicyError
+from saa_core.model import Model
 from saa_core.run.varlen import drops_tokens
 from saa_core.types import Guard, Policy
 
@@ -31,7 +31,7 @@ class Setting:
     """What one policy of the ladder did on the texts.
 
     Args:
-        loss: mean of what counts (see :class:`Sla`).
+        loss: mean of what counts (see :class:`RiskLimit`).
         low, high: 95 % interval of the true mean, for this setting alone.
         work: share of dense, mean over texts.
         p_value: of the hypothesis that the true mean is over the tested limit.
@@ -48,7 +48,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Promise:
+class Certificate:
     """The chosen policy, what it promises, and what that rests on.
 
     Args:
@@ -61,7 +61,7 @@ class Promise:
         needed: about how many texts would have been needed where there were too few.
     """
 
-    sla: Sla
+    sla: RiskLimit
     policy: Policy | None
     texts: int
     settings: tuple[Setting, ...]
@@ -100,15 +100,15 @@ class Promise:
         return f"stay dense ({self.sla}): {why}"
 
 
-def choose_policy(
+def certify_policy(
     model: Model,
     texts: Sequence[str],
-    sla: Sla,
+    sla: RiskLimit,
     *,
     ladder: Sequence[Policy] | None = None,
     baseline: Model | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Promise:
+) -> Certificate:
     """Tests a ladder of policies, safest first, on texts like those that will come.
 
     Args:
@@ -119,28 +119,28 @@ def choose_policy(
         progress: called with settings that were tested, and how many there are at most.
 
     Raises:
-        ModelError, TextError, PolicyError: see :class:`LossMeter`.
+        ModelError, TextError, PolicyError: see :class:`DegradationMeter`.
     """
     steps = list(ladder_for(model, sla) if ladder is None else ladder)
     if not steps:
         raise PolicyError("ladder is empty; give at least one policy")
-    meter = LossMeter(model, texts, sla.quantity, baseline)
+    meter = DegradationMeter(model, texts, sla.quantity, baseline)
 
-    def measured() -> Iterable[Measured]:
+    def measured() -> Iterable[Degradation]:
         for index, policy in enumerate(steps):
             found = meter.of(policy)
             if progress:
                 progress(index + 1, len(steps))
             yield found
 
-    return promise_from(sla, measured())
+    return certificate_from(sla, measured())
 
 
-def promise_from(sla: Sla, measured: Iterable[Measured]) -> Promise:
+def certificate_from(sla: RiskLimit, measured: Iterable[Degradation]) -> Certificate:
     """Tests what was measured, in the order in which it comes, until the first failure; takes the
     certified setting that works least."""
     settings = list[Setting]()
-    last: Measured | None = None
+    last: Degradation | None = None
     for found in measured:
         last = found
         p_value = sla.p_value(found.losses)
@@ -158,14 +158,14 @@ def promise_from(sla: Sla, measured: Iterable[Measured]) -> Promise:
     if not certified:
         needed = sla.needed(last.losses)
         reason: Reason = "over the limit" if needed is None else "few texts"
-        return Promise(sla, None, len(last.losses), tuple(settings), reason, needed)
+        return Certificate(sla, None, len(last.losses), tuple(settings), reason, needed)
     best = min(certified, key=lambda setting: setting.work)
     if best.work >= 1.0:
-        return Promise(sla, None, len(last.losses), tuple(settings), "no saving")
-    return Promise(sla, best.policy, len(last.losses), tuple(settings), "certified")
+        return Certificate(sla, None, len(last.losses), tuple(settings), "no saving")
+    return Certificate(sla, best.policy, len(last.losses), tuple(settings), "certified")
 
 
-def ladder_for(model: Model, sla: Sla) -> list[Policy]:
+def ladder_for(model: Model, sla: RiskLimit) -> list[Policy]:
     """Settings from safe to sparse, everything else as the model's default has it.
 
     For labels of a task that drops tokens: the default's share of the token work with fewer and fewer

@@ -12,21 +12,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saa_core.attach import Model
 from saa_core.attention import Call
 from saa_core.certify.limits import QUANTITIES
 from saa_core.errors import ModelError, PolicyError, TextError, choice
 from saa_core.guard import LOOKED
+from saa_core.model import Model
 from saa_core.run.classify import answers, task_of, token_ids
-from saa_core.run.text import encode, forward
-from saa_core.train.evaluate import loss
+from saa_core.run.execute import execute
+from saa_core.run.text import encode
+from saa_core.train.evaluate import next_token_loss
 from saa_core.types import Policy
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Measured:
+class Degradation:
     """One policy on all texts.
 
     Args:
@@ -44,16 +45,16 @@ class Measured:
     def mean_work(self) -> float:
         return sum(self.work) / len(self.work)
 
-    def part(self, indices: Sequence[int]) -> "Measured":
+    def part(self, indices: Sequence[int]) -> "Degradation":
         """The same of some of the texts."""
-        return Measured(
+        return Degradation(
             self.policy,
             tuple(self.losses[index] for index in indices),
             tuple(self.work[index] for index in indices),
         )
 
 
-class LossMeter:
+class DegradationMeter:
     """Measures policies on the same texts, dense against sparse.
 
     Args:
@@ -91,7 +92,7 @@ class LossMeter:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def of(self, policy: Policy, progress: Progress | None = None) -> Measured:
+    def of(self, policy: Policy, progress: Progress | None = None) -> Degradation:
         """One policy on all texts.
 
         Raises:
@@ -110,38 +111,31 @@ class LossMeter:
             if progress:
                 progress(index + 1, len(self.ids))
         losses, work = zip(*found, strict=True)
-        return Measured(policy, losses, work)
+        return Degradation(policy, losses, work)
 
-    def _label_changes(self, policy: Policy) -> Measured:
+    def _label_changes(self, policy: Policy) -> Degradation:
         if self._labels is None:
             self._labels = answers(self.baseline, self.ids).probabilities.argmax(-1)
         found = answers(self.model, self.ids, policy)
         changed = (found.probabilities.argmax(-1) != self._labels).float()
-        return Measured(policy, tuple(changed.tolist()), tuple((found.done / found.full).tolist()))
+        return Degradation(
+            policy, tuple(changed.tolist()), tuple((found.done / found.full).tolist())
+        )
 
     def _one(self, index: int, ids: list[int], policy: Policy) -> tuple[float, float]:
         """Loss and work of one text; what a guard could not show to be within its limit is rerun
         densely, as :func:`saa_core.run` does it."""
-        tokens = torch.tensor([ids], device=self.model.device)
         perplexity = self.quantity == "perplexity"
-        call = Call(policy, record="summary" if perplexity else "full")
-        if perplexity:
-            sparse = loss(self.model, tokens, call)
-        else:
-            with torch.inference_mode():
-                forward(self.model, tokens, call)
-        checked = call.checked()
-        rerun = checked is not None and not checked.met
-        work = 1.0 + _density(call) if rerun else _density(call)
-        work += _probed(call, len(ids))
+        found = execute(self.model, [ids], policy, "summary" if perplexity else "full")
+        first = found.call if found.rejected is None else found.rejected
+        work = found.reruns + _density(first) + _probed(first, len(ids))
         if not perplexity:
-            return 0.0 if rerun else _missed(call), work
-        if rerun:
-            sparse = loss(self.model, tokens, Call())
+            return 0.0 if found.reruns else _missed(found.call), work
         dense = self._dense[index]
         if dense is None:
-            dense = self._dense[index] = loss(self.baseline, tokens, Call())
-        difference = sparse - dense
+            states = execute(self.baseline, [ids]).states
+            dense = self._dense[index] = next_token_loss(self.baseline, states, ids)
+        difference = next_token_loss(self.model, found.states, ids) - dense
         return math.expm1(min(difference, 50.0)), work
 
 
@@ -185,7 +179,7 @@ def _dense_side(model: Model, baseline: Model | None) -> Model:
     """
     task = task_of(model)
     if baseline is None:
-        return model.dense_side
+        return model.reference_model
     if task_of(baseline).labels != task.labels:
         raise ModelError(
             f"baseline={baseline.spec.title!r} tells apart {', '.join(task_of(baseline).labels)}, and "

@@ -3,31 +3,29 @@
 Settings are tested one after the other, safest first, each at the level delta, until one fails: a fixed
 sequence, which keeps the chance that *any* setting passes wrongly within delta (Angelopoulos et al.,
 "Learn then Test", arXiv 2110.01052). The p-value of a changed label is the exact binomial one; that of
-other losses comes from a bet (Waudby-Smith and Ramdas, arXiv 2010.09686; see guard.py).
+other losses comes from a bet (Waudby-Smith and Ramdas, arXiv 2010.09686; see bounds.py).
 
 Knows losses and limits; knows nothing about models, texts or policies.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 import numpy as np
 import torch
 
+from saa_core.bounds import binomial_interval, binomial_tail, log_capital, upper_bound
 from saa_core.errors import PolicyError
-from saa_core.guard import log_capital, upper_bound
 
 QUANTITIES = ("label_change", "missed_mass", "perplexity")
 CLIP = 10.0
 """A text whose perplexity grows by more than so many times the limit counts as if by just that."""
 MOST_TEXTS = 1_000_000
-HALVINGS = 40
 
 
 @dataclass(frozen=True)
-class Sla:
+class RiskLimit:
     """A limit for what sparse attention may cost, and how surely it is kept. Exactly one of the three:
 
     Args:
@@ -54,7 +52,7 @@ class Sla:
         given = [name for name in QUANTITIES if getattr(self, name) is not None]
         if len(given) != 1:
             raise PolicyError(
-                f"Sla has {len(given)} limits ({', '.join(given) or 'none'}); give exactly one of: "
+                f"RiskLimit has {len(given)} limits ({', '.join(given) or 'none'}); give exactly one of: "
                 f"{', '.join(QUANTITIES)}"
             )
         for name in (*given, "delta"):
@@ -133,49 +131,3 @@ class Sla:
                 return size
             size = max(size + 1, math.ceil(1.02 * size))
         return None
-
-
-def fixed_sequence(p_values: Iterable[float], delta: float) -> int:
-    """How many settings pass, tested in this order until the first one fails; stops asking there."""
-    return sum(1 for _ in takewhile(lambda p: p <= delta, p_values))
-
-
-def binomial_tail(events: int, total: int, rate: float) -> float:
-    """Probability of at most so many events among ``total`` at this rate."""
-    if events >= total or rate <= 0.0:
-        return 1.0
-    if rate >= 1.0:
-        return 0.0
-    logs = [
-        math.lgamma(total + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(total - k + 1)
-        + k * math.log(rate)
-        + (total - k) * math.log1p(-rate)
-        for k in range(events + 1)
-    ]
-    highest = max(logs)
-    return min(1.0, math.exp(highest) * math.fsum(math.exp(x - highest) for x in logs))
-
-
-def binomial_interval(events: int, total: int, delta: float) -> tuple[float, float]:
-    """Interval of the rate that misses it with probability delta at most (Clopper and Pearson)."""
-
-    def root(over: Callable[[float], bool]) -> float:
-        low, high = 0.0, 1.0
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            low, high = (low, middle) if over(middle) else (middle, high)
-        return (low + high) / 2
-
-    low = (
-        0.0
-        if events == 0
-        else root(lambda rate: 1.0 - binomial_tail(events - 1, total, rate) > delta / 2)
-    )
-    high = (
-        1.0
-        if events == total
-        else root(lambda rate: binomial_tail(events, total, rate) <= delta / 2)
-    )
-    return low, high

@@ -13,15 +13,15 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from saa_core.attach import Model
-from saa_core.certify.certificate import Promise, Setting
-from saa_core.certify.limits import Sla
+from saa_core.certify.certificate import Certificate, Setting
+from saa_core.certify.limits import RiskLimit
 from saa_core.errors import PolicyError
 from saa_core.files import write_json
+from saa_core.model import Model
 from saa_core.run.varlen import drops_tokens, packing_of, token_gates
 from saa_core.trace.record import versions
 from saa_core.types import Policy
@@ -45,7 +45,7 @@ class StoredPolicy:
     policy: Policy | None
     model: str | None = None
     gates: str | None = None
-    promise: Promise | None = None
+    promise: Certificate | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
     command: str | None = None
     created: str | None = None
@@ -88,16 +88,23 @@ def fingerprint(model: Model) -> str:
         parts += filter(None, token_gates(packing_of(model)))
     parts += [] if model.task is None else [model.task.head]
     for part in parts:
-        digest.update(repr(getattr(part, "calibration", None)).encode())
+        slack = getattr(part, "calibration", None)
+        # Spelt out: files of earlier versions hold it under the name that the class had then.
+        told = repr(slack) if slack is None else f"Calibration({_arguments(slack)})"
+        digest.update(told.encode())
         for name, tensor in sorted(part.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
+def _arguments(value: Any) -> str:
+    return ", ".join(f"{field.name}={getattr(value, field.name)!r}" for field in fields(value))
+
+
 def save_policy(
     file: str | os.PathLike[str],
-    chosen: Promise | Policy | None,
+    chosen: Certificate | Policy | None,
     model: Model | None = None,
     *,
     data: Mapping[str, Any] | None = None,
@@ -106,12 +113,12 @@ def save_policy(
     """Writes a policy file.
 
     Args:
-        chosen: what :func:`choose_policy` gave, or a policy without a promise, or None for dense.
+        chosen: what :func:`certify_policy` gave, or a policy without a promise, or None for dense.
         model: the one that it was chosen for.
         data: what the texts were, in plain values.
     """
-    promise = chosen if isinstance(chosen, Promise) else None
-    policy = chosen.policy if isinstance(chosen, Promise) else chosen
+    promise = chosen if isinstance(chosen, Certificate) else None
+    policy = chosen.policy if isinstance(chosen, Certificate) else chosen
     stored = StoredPolicy(
         policy=policy,
         model=None if model is None else model.spec.title,
@@ -166,14 +173,14 @@ def _policy(about: Any) -> Policy | None:
     return None if about is None else Policy(**about)
 
 
-def _promise(about: dict[str, Any]) -> Promise:
+def _promise(about: dict[str, Any]) -> Certificate:
     settings = tuple(
         Setting(**{**each, "policy": Policy(**each["policy"])}) for each in about["settings"]
     )
-    return Promise(
+    return Certificate(
         **{
             **about,
-            "sla": Sla(**about["sla"]),
+            "sla": RiskLimit(**about["sla"]),
             "policy": _policy(about["policy"]),
             "settings": settings,
         }

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from saa_core.attach import Model
-from saa_core.certify.degradation import LossMeter, Measured
-from saa_core.certify.limits import Sla
+from saa_core.certify.degradation import Degradation, DegradationMeter
+from saa_core.certify.limits import RiskLimit
 from saa_core.data import fetch
 from saa_core.errors import TextError
+from saa_core.model import Model
 from saa_core.run.text import encode
 from saa_core.types import Policy
 
@@ -67,7 +67,7 @@ class SliceLoss:
 
     Args:
         texts: how many there are; with none the figures are None.
-        loss: mean of what counts (see :class:`Sla`); low and high are its 95 % interval.
+        loss: mean of what counts (see :class:`RiskLimit`); low and high are its 95 % interval.
     """
 
     name: str
@@ -77,13 +77,15 @@ class SliceLoss:
     high: float | None
 
 
-def by_slice(texts: Sequence[str], measured: Measured, sla: Sla) -> list[SliceLoss]:
+def by_slice(texts: Sequence[str], measured: Degradation, sla: RiskLimit) -> list[SliceLoss]:
     """The slices, worst first; those without texts last. "all" is among them."""
     members = {name: [i for i, t in enumerate(texts) if has(t)] for name, has in SLICES.items()}
     return _worst_first({"all": list(range(len(texts))), **members}, measured, sla)
 
 
-def _worst_first(members: dict[str, list[int]], measured: Measured, sla: Sla) -> list[SliceLoss]:
+def _worst_first(
+    members: dict[str, list[int]], measured: Degradation, sla: RiskLimit
+) -> list[SliceLoss]:
     found = []
     for name, indices in members.items():
         if not indices:
@@ -131,17 +133,17 @@ def _fits(model: Model, text: str) -> bool:
 
 def one_by_one(
     rare: Sequence[Rare], model: Model, policy: Policy, quantity: str, baseline: Model | None
-) -> Iterator[Measured]:
+) -> Iterator[Degradation]:
     """A policy on one text after the other, for those who want to stop in between.
 
     Raises:
-        ModelError, TextError, PolicyError: see :class:`LossMeter`.
+        ModelError, TextError, PolicyError: see :class:`DegradationMeter`.
     """
     for each in rare:
-        yield LossMeter(model, [each.text], quantity, baseline).of(policy)
+        yield DegradationMeter(model, [each.text], quantity, baseline).of(policy)
 
 
-def by_rare_slice(rare: Sequence[Rare], measured: Measured, sla: Sla) -> list[SliceLoss]:
+def by_rare_slice(rare: Sequence[Rare], measured: Degradation, sla: RiskLimit) -> list[SliceLoss]:
     """The same for the rare-case set, where each text says itself what it stands for; "all" is among
     them."""
     members: dict[str, list[int]] = {"all": list(range(len(rare)))}

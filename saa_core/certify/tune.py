@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from saa_core.attach import Model
-from saa_core.certify.certificate import Promise, promise_from
-from saa_core.certify.degradation import LossMeter, Measured
-from saa_core.certify.limits import Sla
+from saa_core.certify.certificate import Certificate, certificate_from
+from saa_core.certify.degradation import Degradation, DegradationMeter
+from saa_core.certify.limits import RiskLimit
 from saa_core.certify.policy_file import fingerprint
 from saa_core.certify.slices import SliceLoss, by_slice
 from saa_core.data.labelled import normalised
 from saa_core.errors import PolicyError, SAAError, TextError
+from saa_core.model import Model
 from saa_core.run.varlen import drops_tokens
 from saa_core.types import Guard, Policy
 
@@ -82,11 +82,11 @@ class TuneConfig:
 
 
 @dataclass(frozen=True)
-class Trial:
+class TuneTrial:
     """One setting that the search tried: means over the texts that it was given.
 
     Args:
-        loss: of what counts (see :class:`Sla`).
+        loss: of what counts (see :class:`RiskLimit`).
         work: share of dense.
         front: no other trial has less of the one without more of the other.
         hand_set: put in by hand and not by the search.
@@ -111,8 +111,8 @@ class Tuned:
         searched, certified: number of texts in each part.
     """
 
-    promise: Promise
-    trials: tuple[Trial, ...]
+    promise: Certificate
+    trials: tuple[TuneTrial, ...]
     slices: tuple[SliceLoss, ...]
     searched: int
     certified: int
@@ -121,7 +121,7 @@ class Tuned:
 def tune(
     model: Model,
     texts: Sequence[str],
-    sla: Sla,
+    sla: RiskLimit,
     folder: Path,
     config: TuneConfig | None = None,
     *,
@@ -134,7 +134,7 @@ def tune(
         texts: requests; each counts once.
         folder: holds the study. One of other texts, another model or promise is refused, and one that
             has come to its end: to test again what the same texts have judged would void the promise.
-        baseline: see :class:`LossMeter`.
+        baseline: see :class:`DegradationMeter`.
 
     Raises:
         PolicyError, ModelError, TextError: an argument cannot be used.
@@ -145,7 +145,7 @@ def tune(
     report = progress or (lambda step, done, total, remark: None)
     started = time.monotonic()
     found, rest = split(texts, config)
-    meter = LossMeter(model, found, sla.quantity, baseline)
+    meter = DegradationMeter(model, found, sla.quantity, baseline)
     study = _study(folder, config, _identity(model, found, rest, sla, config))
     half = 30.0 * config.minutes
     per_text = _search(study, meter, sla, config, started + half, report)
@@ -155,8 +155,8 @@ def tune(
     affordable = int(left / max(per_text, 1e-6) / min(3, len(chosen)))
     # Fewer than this could certify nothing, however good the setting: better a little late.
     rest = rest[: max(LEAST_TEXTS, 2 * (sla.needed() or 0), affordable)]
-    certifier = LossMeter(model, rest, sla.quantity, baseline)
-    measured = list[Measured]()
+    certifier = DegradationMeter(model, rest, sla.quantity, baseline)
+    measured = list[Degradation]()
     deadline = time.monotonic() + left
 
     def certify() -> Any:
@@ -167,7 +167,7 @@ def tune(
             report("certify", index + 1, len(chosen), str(trial.policy))
             yield measured[-1]
 
-    promise = promise_from(sla, certify())
+    promise = certificate_from(sla, certify())
     study.set_user_attr("certified", True)
     shown = next((each for each in measured if each.policy == promise.policy), measured[0])
     slices = by_slice(rest, shown, sla)
@@ -191,7 +191,7 @@ def split(texts: Sequence[str], config: TuneConfig) -> tuple[list[str], list[str
     return once[:count], once[count:]
 
 
-def candidates(trials: Sequence[Trial], sla: Sla, most: int) -> list[Trial]:
+def candidates(trials: Sequence[TuneTrial], sla: RiskLimit, most: int) -> list[TuneTrial]:
     """Settings of the front to certify, safest first: those within the tested limit on the texts of
     the search, thinned evenly; the safest of all where there are none."""
     once = {trial.policy: trial for trial in trials if trial.front}
@@ -204,7 +204,7 @@ def candidates(trials: Sequence[Trial], sla: Sla, most: int) -> list[Trial]:
 
 
 def _identity(
-    model: Model, found: list[str], rest: list[str], sla: Sla, config: TuneConfig
+    model: Model, found: list[str], rest: list[str], sla: RiskLimit, config: TuneConfig
 ) -> dict[str, Any]:
     """What a folder's study must share with the one that goes on with it."""
     digest = hashlib.sha256("\0".join([*found, "", *rest]).encode("utf-8", "surrogatepass"))
@@ -254,8 +254,8 @@ def _study(folder: Path, config: TuneConfig, identity: dict[str, Any]) -> Any:
 
 def _search(
     study: Any,
-    meter: LossMeter,
-    sla: Sla,
+    meter: DegradationMeter,
+    sla: RiskLimit,
     config: TuneConfig,
     deadline: float,
     report: Progress,
@@ -284,11 +284,11 @@ def _search(
             return (now - began) / tried / len(meter)
 
 
-def _by_tokens(model: Model, sla: Sla) -> bool:
+def _by_tokens(model: Model, sla: RiskLimit) -> bool:
     return sla.quantity == "label_change" and model.task is not None and drops_tokens(model)
 
 
-def _suggested(trial: Any, model: Model, sla: Sla, config: TuneConfig) -> Policy:
+def _suggested(trial: Any, model: Model, sla: RiskLimit, config: TuneConfig) -> Policy:
     """The policy of a trial: share of the token work, and the margin under which the dense side is asked,
     for a task that drops tokens; otherwise mass or
     budget (the same for every layer, or per layer as calibrated), blocks, and guard."""
@@ -318,7 +318,7 @@ def _suggested(trial: Any, model: Model, sla: Sla, config: TuneConfig) -> Policy
     )
 
 
-def _hand_set(model: Model, sla: Sla, config: TuneConfig) -> list[dict[str, Any]]:
+def _hand_set(model: Model, sla: RiskLimit, config: TuneConfig) -> list[dict[str, Any]]:
     """What one would set by hand: the default and round figures around it."""
     default = model.spec.policy
     if _by_tokens(model, sla):
@@ -336,7 +336,7 @@ def _hand_set(model: Model, sla: Sla, config: TuneConfig) -> list[dict[str, Any]
     ]
 
 
-def _trials(study: Any, model: Model, sla: Sla, config: TuneConfig) -> list[Trial]:
+def _trials(study: Any, model: Model, sla: RiskLimit, config: TuneConfig) -> list[TuneTrial]:
     """The finished trials of the folder, of this run and of those before."""
     finished = [trial for trial in study.trials if trial.values is not None]
     values = [trial.values for trial in finished]
@@ -347,7 +347,9 @@ def _trials(study: Any, model: Model, sla: Sla, config: TuneConfig) -> list[Tria
             other[0] <= work and other[1] <= loss and other != trial.values for other in values
         )
         policy = _suggested(_Known(trial.params), model, sla, config)
-        found.append(Trial(policy, loss, work, not beaten, bool(trial.user_attrs.get("hand_set"))))
+        found.append(
+            TuneTrial(policy, loss, work, not beaten, bool(trial.user_attrs.get("hand_set")))
+        )
     return found
 
 

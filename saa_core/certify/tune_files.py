@@ -41,7 +41,7 @@ def write_results(folder: Path, tuned: Tuned) -> None:
     write_json(folder / "slices.json", [asdict(each) for each in tuned.slices])
 
 
-def described(policy: Policy) -> str:
+def describe_policy(policy: Policy) -> str:
     """What the search moved, in words."""
     parts = [str(policy)]
     if policy.budget is not None:
@@ -62,7 +62,7 @@ def rows_of(tuned: Tuned) -> list[dict[str, Any]]:
         setting = tested.get(trial.policy)
         rows.append(
             {
-                "policy": described(trial.policy),
+                "policy": describe_policy(trial.policy),
                 "work": round(trial.work, 6),
                 "loss": round(trial.loss, 6),
                 "front": trial.front,

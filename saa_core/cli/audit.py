@@ -10,10 +10,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from saa_core.attach import Model, load
 from saa_core.audit.audit import Audit
 from saa_core.audit.figures import About, SliceFigures, about, by_slice, cases
 from saa_core.errors import PolicyError, TextError
+from saa_core.loading import load
+from saa_core.model import Model
 from saa_core.run.corpora import texts_of
 from saa_core.store import Store
 from saa_core.types import Policy

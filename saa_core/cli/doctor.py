@@ -10,15 +10,16 @@ from dataclasses import dataclass
 import torch
 
 from saa_core import native, rules
-from saa_core.attach import bfloat16_is_fast, pick_device
 from saa_core.data import fetch
 from saa_core.errors import SAAError
 from saa_core.files import cache_dir, store_dir
 from saa_core.gates.files import read_gates
 from saa_core.kernels import KERNELS, dense, flex_unavailable
+from saa_core.loading import bfloat16_is_fast, pick_device
 from saa_core.native import find_compiler
+from saa_core.pairs import Allowed, Decision
 from saa_core.trace.record import versions
-from saa_core.types import Allowed, Decision, Policy
+from saa_core.types import Policy
 
 
 @dataclass(frozen=True)

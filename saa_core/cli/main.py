@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from saa_core.attach import Model, attach, detach, save_gates
+from saa_core.attach import attach, detach, save_gates
 from saa_core.certify.policy_file import load_policy
 from saa_core.cli import audit as cli_audit
 from saa_core.cli import ood as cli_inputs
@@ -30,6 +30,7 @@ from saa_core.data import corpus, fetch
 from saa_core.errors import PolicyError, SAAError, TextError
 from saa_core.files import write_json
 from saa_core.kernels import KERNELS
+from saa_core.model import Model
 from saa_core.run.text import run
 from saa_core.run.timing import measure
 from saa_core.store import Store

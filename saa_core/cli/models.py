@@ -5,8 +5,10 @@ import sys
 
 import torch
 
-from saa_core.attach import Model, load, save_gates
+from saa_core.attach import save_gates
 from saa_core.cli.bars import Bars
+from saa_core.loading import load
+from saa_core.model import Model
 
 
 def model_options(command: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from saa_core.cli.bars import Bars
 from saa_core.cli.models import load_model, model_options, write_gates
 from saa_core.data import corpus
-from saa_core.train.ood import FIT_WINDOWS, LENGTHS, LIMIT_WINDOWS, known_inputs, parts
+from saa_core.train.ood import FIT_WINDOWS, LENGTHS, LIMIT_WINDOWS, fit_detector, parts
 
 
 def register(commands: Any) -> None:
@@ -36,7 +36,7 @@ def _inputs(options: argparse.Namespace) -> None:
     fitted, limited, judged = parts(corpus.documents(options.data))
     model = load_model(options)
     with closing(Bars("window")) as bars:
-        found = known_inputs(
+        found = fit_detector(
             model,
             fitted,
             limited,

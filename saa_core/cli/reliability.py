@@ -61,11 +61,11 @@ def reliability_lines(found: Reliability) -> Iterator[str]:
     yield f"  all rows together {_points(found.before)} -> {_points(found.after)}"
     for name, figure in (("mean over heads", _mean), ("worst head", _worst)):
         yield f"  {name:17} {figure(found.before):.2f} -> {figure(found.after):.2f}"
-    yield "  said %   true %   corrected %   true %   rows"
+    yield "  predicted %   observed %   calibrated %   observed %   rows"
     for before, after in zip(found.before.bins, found.after.bins, strict=True):
         yield (
-            f"{100 * before.said:8.1f} {100 * before.true:8.1f} {100 * after.said:13.1f}"
-            f"{100 * after.true:9.1f} {before.rows:6}"
+            f"{100 * before.predicted:8.1f} {100 * before.observed:8.1f} {100 * after.predicted:13.1f}"
+            f"{100 * after.observed:9.1f} {before.rows:6}"
         )
 
 

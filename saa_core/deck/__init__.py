@@ -1,6 +1,6 @@
 """A presentation: steps in words, recorded figures and maps of recorded traces, read from a TOML file.
 
-Knows files and traces; never loads a model, so that what is shown is what was recorded. The file:
+Knows files and traces; never loads a model, so that what is format_figure is what was recorded. The file:
 
     [deck]
     title = { en = "...", ja = "..." }   # or one text for every language
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from saa_core.data.fetch import assets
-from saa_core.deck.figures import Figure, read_measured, shown, trace_figure, words
+from saa_core.deck.figures import Figure, format_figure, read_measured, trace_figure, words
 from saa_core.errors import DeckError, SAAError, choice
 from saa_core.report import LANGUAGES
 from saa_core.store import Store, ids
@@ -52,7 +52,7 @@ class Recording:
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class DeckView:
     """A map, and where to begin on it; query and key are positions of tokens."""
 
     recording: Recording
@@ -70,7 +70,7 @@ class Step:
     text: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     figures: tuple[Figure, ...] = ()
-    view: View | None = None
+    view: DeckView | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,14 +150,14 @@ def deck_of_runs(runs: Sequence[str], title: str, store: Store, *, language: str
         wanted = ["label"] if trace.label is not None else []
         wanted += ["pairs_dropped"]
         wanted += ["attention_kept"] if trace.retained_mass is not None else []
-        wanted += ["tokens_computed"] if trace.alive is not None else []
+        wanted += ["tokens_computed"] if trace.kept_tokens is not None else []
         about = notes.get(run)
         steps.append(
             Step(
                 title=_beginning(trace),
                 notes=_paragraphs(about.note) if about else (),
                 figures=tuple(
-                    shown(names[of], trace_figure(trace, of, recording.recorded), language)
+                    format_figure(names[of], trace_figure(trace, of, recording.recorded), language)
                     for of in wanted
                 ),
                 view=_view(recording, {}),
@@ -186,7 +186,7 @@ class _Source:
             raise DeckError("look says where on a map to begin, and there is none; set trace too")
         figures = entry.get("figure", [])
         if not isinstance(figures, list):
-            raise DeckError("figure must be written as [[step.figure]]")
+            raise DeckError("figure must be format_value as [[step.figure]]")
         return Step(
             title=self.text(entry, "title"),
             text=_paragraphs(self.text(entry, "text", "")),
@@ -204,13 +204,13 @@ class _Source:
             raise DeckError(f"figure {label!r} needs exactly one of: measured, of")
         if "measured" in entry:
             measured = read_measured(self.folder / "measured.json", str(entry["measured"]))
-            return shown(label, measured, self.language)
+            return format_figure(label, measured, self.language)
         name = entry.get("trace", trace)
         if name is None:
             raise DeckError(f"figure {label!r} is of a trace; name it with trace")
         recording = self.recording(name)
         found = trace_figure(recording.trace, str(entry["of"]), recording.recorded)
-        return shown(label, found, self.language)
+        return format_figure(label, found, self.language)
 
     def recording(self, name: object) -> Recording:
         """A trace beside the file, the newest of that name, or of the store."""
@@ -264,7 +264,7 @@ def _opened(file: Path, _changed: int) -> Recording:
     return Recording(file.stem, file, ids.recorded(file), trace)
 
 
-def _view(recording: Recording, look: object) -> View:
+def _view(recording: Recording, look: object) -> DeckView:
     """Where to begin; a step that does not say begins in the middle layer, at the last token."""
     if not isinstance(look, Mapping):
         raise DeckError(f"look={look!r} must be a table")
@@ -277,7 +277,7 @@ def _view(recording: Recording, look: object) -> View:
         value = start[name]
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
             raise DeckError(f"look: {name}={value!r} does not exist; choose 0 to {count - 1}")
-    return View(recording, **start)
+    return DeckView(recording, **start)
 
 
 def _beginning(trace: Trace) -> str:

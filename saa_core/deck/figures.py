@@ -18,14 +18,15 @@ import numpy as np
 
 from saa_core.errors import DeckError, choice
 from saa_core.report import LANGUAGES
-from saa_core.trace.trace import Array, Trace
+from saa_core.trace.maps import Array
+from saa_core.trace.trace import Trace
 
 UNITS = ("times", "percent", "change", "points", "count", "text")
 SPREADS = ("quartiles", "interval", "heads")
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredFigure:
     """A figure as it was recorded.
 
     Args:
@@ -68,7 +69,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure as it is shown: everything is text."""
+    """A figure as it is format_figure: everything is text."""
 
     label: str
     value: str
@@ -91,25 +92,25 @@ def words(language: str) -> Mapping[str, Any]:
     return found
 
 
-def shown(label: str, measured: Measured, language: str) -> Figure:
+def format_figure(label: str, measured: MeasuredFigure, language: str) -> Figure:
     """A figure with its unit, its spread, and when and where it was recorded."""
     say = words(language)
 
-    def written(value: float | str) -> str:
+    def format_value(value: float | str) -> str:
         text: str = say["units"][measured.unit].format(value=value)
         return text.replace("-", "−") if measured.unit in ("change", "points") else text
 
     spread = ""
     if measured.low is not None and measured.high is not None:
-        ends = {"low": written(measured.low), "high": written(measured.high)}
+        ends = {"low": format_value(measured.low), "high": format_value(measured.high)}
         spread = say["spreads"][measured.spread].format(**ends)
     recorded = say["recorded_figure"].format(
         date=measured.recorded, device=measured.device, cpu=measured.cpu, threads=measured.threads
     )
-    return Figure(label, written(measured.value), spread, recorded, measured.source)
+    return Figure(label, format_value(measured.value), spread, recorded, measured.source)
 
 
-def read_measured(file: Path, name: str) -> Measured:
+def read_measured(file: Path, name: str) -> MeasuredFigure:
     """One entry of a JSON file of measured figures.
 
     Raises:
@@ -122,12 +123,12 @@ def read_measured(file: Path, name: str) -> Measured:
     if not isinstance(table, dict) or name not in table:
         raise DeckError(choice("measured", name, table if isinstance(table, dict) else ()))
     try:
-        return Measured(**table[name])
+        return MeasuredFigure(**table[name])
     except TypeError as error:
         raise DeckError(f"measured figures {file}: {name}: {error}") from error
 
 
-def trace_figure(trace: Trace, of: str, recorded: datetime) -> Measured:
+def trace_figure(trace: Trace, of: str, recorded: datetime) -> MeasuredFigure:
     """A figure of a recorded trace.
 
     Args:
@@ -142,7 +143,7 @@ def trace_figure(trace: Trace, of: str, recorded: datetime) -> Measured:
     if found is None:
         raise DeckError(f"of={of!r}: this trace of {trace.model.name} does not hold it")
     policy = "dense" if trace.policy is None else str(trace.policy)
-    return Measured(
+    return MeasuredFigure(
         **found,
         recorded=f"{recorded:%Y-%m-%d}",
         device=trace.execution.device,
@@ -200,4 +201,4 @@ FIGURES: dict[str, Callable[[Trace], dict[str, Any] | None]] = {
     "tokens": _tokens,
     "tokens_computed": _tokens_computed,
 }
-"""What of a trace can be shown as a figure."""
+"""What of a trace can be format_figure as a figure."""

@@ -7,7 +7,7 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
-from saa_core.deck import Deck, Step, View
+from saa_core.deck import Deck, DeckView, Step
 from saa_core.deck.figures import Figure, words
 from saa_core.files import write_text
 from saa_core.report.maps import POLICY, embedded, has_maps, map_data, map_panel, part, report_words
@@ -93,7 +93,7 @@ def _figure(figure: Figure, language: str) -> str:
     )
 
 
-def _panel(view: View, language: str) -> str:
+def _panel(view: DeckView, language: str) -> str:
     """The map of a step, under what ran and when it was recorded."""
     say, trace = words(language), view.recording.trace
     ran = say["recorded_map"].format(

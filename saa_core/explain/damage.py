@@ -12,9 +12,9 @@ from itertools import chain
 
 import torch
 
-from saa_core.attach import Model
 from saa_core.errors import PolicyError, choice
 from saa_core.gates.pair import PairGate
+from saa_core.model import Model
 
 SCALE = 1e4
 """What "scaled" multiplies every weight with."""
@@ -56,7 +56,7 @@ KINDS = (*EACH, "swapped")
 swapped: the first layer has the gate of the last one, and so on."""
 
 
-def damaged(
+def damage_gates(
     model: Model, kind: str, seed: int = 0, *, layers: Collection[int] | None = None
 ) -> Model:
     """A model with damaged gates that shares every other weight with ``model``, which is not changed.

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from saa_core.errors import TraceError
-from saa_core.trace.trace import WHOLE, Array, Part, Trace
+from saa_core.trace.maps import WHOLE, Array, MapPart
+from saa_core.trace.trace import Trace
 from saa_core.types import BELOW, DENSE, GATE, REASONS
 
 MOST = 10_000_000
@@ -59,7 +60,7 @@ def count(trace: Trace, layer: int) -> int:
     return int(np.count_nonzero(trace.allowed_count(layer)))
 
 
-def decisions(trace: Trace, layer: int, head: int, part: Part = WHOLE) -> pa.Table:
+def decisions(trace: Trace, layer: int, head: int, part: MapPart = WHOLE) -> pa.Table:
     """One row per decision of a head, queries in order.
 
     The columns are those of SCHEMA, whose fields say what they hold. Tokens are null where they were not

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from saa_core.errors import TraceError
 from saa_core.trace.align import Alignment, align
-from saa_core.trace.trace import Array, Trace
+from saa_core.trace.maps import Array
+from saa_core.trace.trace import Trace
 
 OUTSIDE, NEITHER, BOTH, ONLY_FIRST, ONLY_SECOND = range(5)
 """Codes of :func:`difference_map`."""
@@ -202,7 +203,7 @@ class _Cells:
 
     def count(self, layer: int) -> Array:
         """Pairs per cell that both may compute, int64 [R, C]."""
-        kinds = (int(self.traces[0].plan[layer]), int(self.traces[1].plan[layer]))
+        kinds = (int(self.traces[0].layer_kind[layer]), int(self.traces[1].layer_kind[layer]))
         if kinds not in self._counts:
             seen = [
                 trace.allowed(layer)[np.ix_(at, at)]

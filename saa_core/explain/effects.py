@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from saa_core.attach import Model
 from saa_core.errors import PolicyError, TraceError
+from saa_core.model import Model
 from saa_core.run.text import run
-from saa_core.trace.trace import Trace, compare
+from saa_core.trace.compare import compare
+from saa_core.trace.trace import Trace
 from saa_core.types import Force
 
 BLOCKS = 48

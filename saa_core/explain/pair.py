@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saa_core.attach import Model
 from saa_core.attention import Call
 from saa_core.errors import TraceError
 from saa_core.gates.pair import PairGate, grid, pool_keys, pool_queries
-from saa_core.run.text import forward
+from saa_core.model import Model
+from saa_core.pairs import Allowed
+from saa_core.run.execute import forward
 from saa_core.trace.trace import Trace
-from saa_core.types import EXCLUDED, TOKEN, Allowed
+from saa_core.types import EXCLUDED, TOKEN
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from saa_core.attach import Model
+from saa_core.model import Model
 from saa_core.run.text import run
-from saa_core.trace.trace import Trace, compare
+from saa_core.trace.compare import compare
+from saa_core.trace.trace import Trace
 from saa_core.types import Policy
 
 MASSES = (0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.99)

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from saa_core.errors import GateError
-from saa_core.gates.ood import KnownInputs
-from saa_core.gates.pair import POOLED, Calibration, GateConfig, PairGate
+from saa_core.gates.ood import OodDetector
+from saa_core.gates.pair import POOLED, GateConfig, LayerSlack, PairGate
 from saa_core.gates.reliability import Reliability
 
 GATE_FORMAT = 1
@@ -28,11 +28,11 @@ class StoredGates:
 
     about: dict[str, Any]
     layers: list[GateConfig]
-    calibration: list[Calibration]
+    calibration: list[LayerSlack]
     weights: dict[str, torch.Tensor]
     folder: Path
     reliability: tuple[Reliability, ...] = ()
-    inputs: KnownInputs | None = None
+    inputs: OodDetector | None = None
 
     @property
     def rank(self) -> int:
@@ -71,8 +71,10 @@ class StoredGates:
             gate.config = self.layers[index]
             if self.calibration:
                 gate.calibration = self.calibration[index]
-            gate.mass_maps = {found.pairwise: found.maps[index] for found in self.reliability}
-        gates[0].known_inputs = self.inputs
+            gate.mass_calibrators = {
+                found.pairwise: found.maps[index] for found in self.reliability
+            }
+        gates[0].ood_detector = self.inputs
 
 
 def _shape(layers: list[GateConfig]) -> str:
@@ -108,7 +110,7 @@ def read_gates(folder: str | os.PathLike[str]) -> StoredGates:
         raise GateError(f"gates={str(folder)!r}: gates.safetensors does not belong to gates.json")
     try:
         layers = [GateConfig(**layer) for layer in about["layers"]]
-        calibration = [Calibration(**layer) for layer in about.get("calibration", [])]
+        calibration = [LayerSlack(**layer) for layer in about.get("calibration", [])]
         _shape(layers)
         if len(calibration) not in (0, len(layers)):
             raise ValueError(f"calibration of {len(calibration)} layers for {len(layers)}")
@@ -119,7 +121,7 @@ def read_gates(folder: str | os.PathLike[str]) -> StoredGates:
         inputs = None
         if "inputs" in about:
             mean, whiten = (weights[f"inputs.{name}"].float() for name in ("mean", "whiten"))
-            inputs = KnownInputs(mean, whiten, **about["inputs"])
+            inputs = OodDetector(mean, whiten, **about["inputs"])
             if len(mean) != layers[0].heads * layers[0].head_size:
                 raise ValueError("inputs are not of these heads")
     except (TypeError, ValueError, KeyError, IndexError) as error:

@@ -51,7 +51,7 @@ def distance(features_BF: Tensor, mean_F: Tensor, whiten_FF: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class KnownInputs:
+class OodDetector:
     """What the texts that gates were trained on look like, and from where on another one is far.
 
     Args:

@@ -23,10 +23,11 @@ from torch.nn.functional import pad
 
 from saa_core import native
 from saa_core.errors import PolicyError
-from saa_core.gates.ood import KnownInputs
-from saa_core.gates.reliability import MassMap
+from saa_core.gates.ood import OodDetector
+from saa_core.gates.reliability import MassCalibrator
 from saa_core.native.scoring import scores
-from saa_core.types import Allowed, Policy
+from saa_core.pairs import Allowed
+from saa_core.types import Policy
 
 DISTANCE_BUCKETS = 28
 POOLED = 16
@@ -62,7 +63,7 @@ class GateConfig:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class LayerSlack:
     """What was measured of one layer, so that one policy serves sensitive and robust layers.
 
     Args:
@@ -88,9 +89,11 @@ class PairGate(nn.Module):
         super().__init__()
         self.config = config
         self.layer = layer
-        self.calibration = Calibration()
-        self.mass_maps: dict[bool, MassMap] = {}  # pair by pair (True) and in blocks (False)
-        self.known_inputs: KnownInputs | None = None  # of the first layer's gate
+        self.calibration = LayerSlack()
+        self.mass_calibrators: dict[
+            bool, MassCalibrator
+        ] = {}  # pair by pair (True) and in blocks (False)
+        self.ood_detector: OodDetector | None = None  # of the first layer's gate
         H, G, D, R = config.heads, config.key_heads, config.head_size, config.rank
         self.query = nn.Parameter(torch.randn(H, 2 * D, R) * 0.02)
         self.key = nn.Parameter(torch.randn(G, 3 * D, R) * 0.02)
@@ -117,15 +120,15 @@ class PairGate(nn.Module):
     def target(self, policy: Policy, block: tuple[int, int]) -> float:
         """What the policy's rule aims at in this layer, where such blocks are decided."""
         fits = self.calibration.pairwise == (block == (1, 1))
-        calibration = self.calibration if fits else Calibration()
+        calibration = self.calibration if fits else LayerSlack()
         if policy.budget is None:
             return max(0.0, 1.0 - (1.0 - policy.aim) * calibration.slack)
         share = calibration.share if policy.budget_over == "call" else 1.0
         return min(policy.aim * share, 1.0)
 
-    def mass_map(self, block: tuple[int, int]) -> MassMap | None:
+    def mass_map(self, block: tuple[int, int]) -> MassCalibrator | None:
         """What predicted mass was found to be worth where such blocks are decided; None if unknown."""
-        return self.mass_maps.get(block == (1, 1))
+        return self.mass_calibrators.get(block == (1, 1))
 
     def forward(self, q_BHQD: Tensor, k_BGKD: Tensor, allowed: Allowed, grid: "Grid") -> Tensor:
         """Predicted attention mass per block, averaged over the block's queries.

@@ -21,8 +21,8 @@ SURE = 1e-6
 
 
 @dataclass(frozen=True)
-class MassMap:
-    """Predicted mass -> true mass in one layer: a straight line between their log-odds, head by head.
+class MassCalibrator:
+    """Predicted -> observed mass in one layer: a straight line between their log-odds, head by head.
 
     Args:
         offset, slope: of the line, H each. Slopes are positive, so that more predicted is never less.
@@ -52,20 +52,26 @@ class MassMap:
 
 @dataclass(frozen=True)
 class Bin:
-    """Query rows for which about the same mass was said: what was said and what was true, means."""
+    """One calibration bin: mean predicted mass, mean observed mass, row count."""
 
-    said: float
-    true: float
+    predicted: float
+    observed: float
     rows: int
+
+    @staticmethod
+    def from_json(about: Mapping[str, Any]) -> "Bin":
+        """A stored bin; before version 0.2 its means were called "said" and "true"."""
+        names = {"said": "predicted", "true": "observed"}
+        return Bin(**{names.get(name, name): value for name, value in about.items()})
 
 
 @dataclass(frozen=True)
 class Diagram:
-    """What was said against what was true, on texts that no map was fitted to.
+    """A reliability diagram: predicted against observed mass, on texts that no calibrator was fitted to.
 
     Args:
-        bins: all layers and heads together, as many rows in each, in the order of ``said``.
-        error: expected calibration error of the bins: mean distance of said and true, in [0, 1].
+        bins: all layers and heads together, as many rows in each, in the order of ``predicted``.
+        error: expected calibration error: mean distance of predicted and observed, in [0, 1].
         heads: the same error head by head, from bins of its own, [L][H].
     """
 
@@ -74,7 +80,7 @@ class Diagram:
     heads: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:
-        found = tuple(Bin(**x) if isinstance(x, Mapping) else x for x in self.bins)
+        found = tuple(Bin.from_json(x) if isinstance(x, Mapping) else x for x in self.bins)
         object.__setattr__(self, "bins", found)
         object.__setattr__(self, "heads", tuple(tuple(layer) for layer in self.heads))
 
@@ -91,13 +97,13 @@ class Reliability:
     """
 
     pairwise: bool
-    maps: tuple[MassMap, ...]
+    maps: tuple[MassCalibrator, ...]
     before: Diagram
     after: Diagram
     about: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        maps = tuple(MassMap(**x) if isinstance(x, Mapping) else x for x in self.maps)
+        maps = tuple(MassCalibrator(**x) if isinstance(x, Mapping) else x for x in self.maps)
         object.__setattr__(self, "maps", maps)
         for name in ("before", "after"):
             value: Any = getattr(self, name)

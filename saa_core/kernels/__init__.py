@@ -14,7 +14,7 @@ from saa_core.kernels.flex import flex, flex_refuses, flex_unavailable
 from saa_core.kernels.gather import gather
 from saa_core.kernels.native import native, native_refuses
 from saa_core.kernels.reference import reference
-from saa_core.types import Allowed, Decision
+from saa_core.pairs import Allowed, Decision
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Decision, Allowed, float], Tensor]
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from saa_core.types import Allowed
+from saa_core.pairs import Allowed
 
 
 def dense(q_BHQD: Tensor, k_BGKD: Tensor, v_BGKD: Tensor, allowed: Allowed, scale: float) -> Tensor:

@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 
 from saa_core.errors import KernelError
 from saa_core.native import compile_seconds, find_compiler
-from saa_core.types import Allowed, Decision
+from saa_core.pairs import Allowed, Decision
 
 SMALLEST_TILE = 16
 """Finer tiles are slower than dense attention on a CPU."""

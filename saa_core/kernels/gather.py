@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from saa_core.types import Allowed, Decision
+from saa_core.pairs import Allowed, Decision
 
 
 def gather(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saa_core.errors import KernelError
 from saa_core.native import call, rows, structure, unavailable
-from saa_core.types import Allowed, Decision
+from saa_core.pairs import Allowed, Decision
 
 MULTIPLE = 16
 """Of the size of key blocks and heads; the floats of a vector (4, 8 or 16) divide it."""

@@ -6,7 +6,7 @@ It saves nothing. It has no limits on shapes, devices or block sizes, and it is 
 import torch
 from torch import Tensor
 
-from saa_core.types import Allowed, Decision
+from saa_core.pairs import Allowed, Decision
 
 
 def reference(

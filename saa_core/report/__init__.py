@@ -21,7 +21,8 @@ from saa_core.report.maps import (
     report_words,
 )
 from saa_core.trace.check import check
-from saa_core.trace.trace import Array, Trace
+from saa_core.trace.maps import Array
+from saa_core.trace.trace import Trace
 
 __all__ = ["LANGUAGES", "percent", "report", "script", "spread", "write_report"]
 
@@ -99,7 +100,7 @@ def _rows(trace: Trace, words: Mapping[str, Any]) -> Iterable[str]:
     if trace.retained_mass is not None:
         mean = percent(float(trace.retained_mass.mean()))
         rows.append(("retained", f"{mean} ({words['half']} {spread(trace.retained_mass)})"))
-    if trace.alive is not None:
+    if trace.kept_tokens is not None:
         rows.append(("token_share", percent(trace.token_share)))
     if trace.label is not None and trace.label_probs is not None:
         rows.append(("label", f"{trace.label} ({percent(float(trace.label_probs.max()))})"))

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from saa_core.errors import TraceError, choice
-from saa_core.trace.trace import Array, Trace
+from saa_core.trace.maps import Array
+from saa_core.trace.trace import Trace
 from saa_core.types import KEPT, REASONS
 
 LANGUAGES = ("en", "ja")
@@ -56,8 +57,8 @@ def map_panel(trace: Trace, words: dict[str, Any]) -> str:
     if not has_maps(trace):
         return f"<p>{escape(words['summary'])}</p>"
     panel, absent = part("maps.html"), set[str]()
-    absent |= {"tokens_shade"} if trace.received is None else set()
-    absent |= {"tokens_dropped"} if trace.alive is None else set()
+    absent |= {"tokens_shade"} if trace.attention_received is None else set()
+    absent |= {"tokens_dropped"} if trace.kept_tokens is None else set()
     for key, value in (words | dict.fromkeys(absent, "")).items():
         if isinstance(value, str):
             panel = panel.replace(f"[[{key}]]", escape(value, quote=True))
@@ -67,17 +68,17 @@ def map_panel(trace: Trace, words: dict[str, Any]) -> str:
 def map_data(trace: Trace, words: Mapping[str, Any]) -> dict[str, Any]:
     """What the script draws from: maps bit-packed and compressed, layer by layer."""
     tokens = trace.tokens or tuple(map(str, trace.token_ids))
-    received = None if trace.received is None else trace.received.mean((0, 1))
+    received = None if trace.attention_received is None else trace.attention_received.mean((0, 1))
     full = trace.policy is not None and trace.layers is not None
     return {
         "tokens": list(tokens),
         "received": None if received is None else np.round(received, 5).tolist(),
-        "alive": None if trace.alive is None else trace.alive.astype(int).tolist(),
+        "alive": None if trace.kept_tokens is None else trace.kept_tokens.astype(int).tolist(),
         "density": np.round(trace.density, 4).tolist(),
         "block": list(trace.block) if trace.policy is not None else [1, 1],
         "first": trace.first.tolist(),
         "last": trace.last.tolist(),
-        "plan": trace.plan.tolist(),
+        "plan": trace.layer_kind.tolist(),
         "forced": [_packed(kind) for kind in trace.forced] if full else None,
         "forcedHeads": trace.forced.shape[1],
         "keep": [_packed(_bits(trace, layer)) for layer in range(trace.shape[0])] if full else None,

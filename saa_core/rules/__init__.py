@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from saa_core.rules.budget import budget
-from saa_core.rules.forced import forced, forced_by_person
+from saa_core.rules.forced import apply_overrides, check_layers, forced
 from saa_core.rules.mass import mass
 
 Rule = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
@@ -21,4 +21,4 @@ RULES: dict[str, Rule] = {
     "mass": mass,
 }
 
-__all__ = ["RULES", "Rule", "budget", "forced", "forced_by_person", "mass"]
+__all__ = ["RULES", "Rule", "apply_overrides", "budget", "check_layers", "forced", "mass"]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from saa_core.errors import PolicyError
-from saa_core.types import EXCLUDED, FORCED, LOCAL, SINK, TAIL, Allowed, Force, Policy
+from saa_core.pairs import Allowed
+from saa_core.types import EXCLUDED, FORCED, LOCAL, SINK, TAIL, Force, Policy
 
 ROWS = 1024
 """Queries whose distances to all keys are held at once."""
@@ -45,7 +46,16 @@ def forced(allowed: Allowed, policy: Policy, block: tuple[int, int], count: Tens
     return (codes * (count > 0)).to(torch.uint8)
 
 
-def forced_by_person(
+def check_layers(entries: Sequence[Force], layers: int) -> None:
+    """Raises PolicyError where a person's override names a layer that does not exist."""
+    for entry in entries:
+        if entry.layer is not None and entry.layer >= layers:
+            raise PolicyError(
+                f"force: layer={entry.layer} does not exist; choose 0 to {layers - 1}"
+            )
+
+
+def apply_overrides(
     codes: Tensor,
     count: Tensor,
     allowed: Allowed,

@@ -8,13 +8,14 @@ about files.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from saa_core.attach import Model
 from saa_core.errors import ModelError, PolicyError, TextError
+from saa_core.model import Model
+from saa_core.run.execute import execute
 from saa_core.run.flops import flops_against_dense
-from saa_core.run.varlen import encode_all
-from saa_core.task import Task, margins
+from saa_core.task import Task
 from saa_core.types import Policy
 
 
@@ -137,19 +138,20 @@ def answers(
         ModelError: the model was loaded for no task.
         TextError, PolicyError: see :func:`saa_core.run.varlen.encode`.
     """
-    task = task_of(model)
-    means, needed = encode_all(model, ids, policy, batch=batch)
-    probabilities = task.probabilities(means).cpu().clone()  # to be written to
+    task_of(model)
     dropping = policy is not None and policy.tokens is not None and policy.tokens < 1
+    order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+    parts = [order[start : start + batch] for start in range(0, len(order), batch)]
+    found = [execute(model, [ids[i] for i in part], policy, packed=True) for part in parts]
+    back = torch.tensor([index for part in parts for index in part]).argsort()
+    probabilities = torch.cat(
+        [each.probabilities for each in found if each.probabilities is not None]
+    )
+    asked = torch.cat([each.asked for each in found if each.asked is not None])
+    needed = torch.cat([each.needed for each in found if each.needed is not None]).cpu()
+    probabilities, asked, needed = probabilities[back], asked[back], needed[back]
     done, full = flops_against_dense(model, needed, gates=dropping)
-    asked = margins(probabilities) < task.least_margin(policy)
-    if bool(asked.any()):
-        other = model.dense_side
-        again = asked.nonzero()[:, 0].tolist()
-        sure = answers(other, [ids[index] for index in again], batch=batch)
-        probabilities[again] = sure.probabilities
-        done[again] += sure.full
-    return Answered(probabilities, needed, done, full, asked)
+    return Answered(probabilities, needed, done + full * asked, full, asked)
 
 
 def token_ids(model: Model, text: str, index: int, longest: int | None) -> list[int]:

@@ -6,9 +6,9 @@ Knows files and a model's tokenizer. However long a file is, only a part of it i
 from collections.abc import Iterator
 from pathlib import Path
 
-from saa_core.attach import Model
 from saa_core.data import labelled
 from saa_core.errors import PolicyError, TextError
+from saa_core.model import Model
 
 PIECE = 1_000_000
 """Characters of a plain text file that are cut at once."""

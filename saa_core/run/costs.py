@@ -56,7 +56,7 @@ class Assumptions:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredLength:
     """Times of one request on one machine, in ms, dense and SAA taken in turn.
 
     Args:
@@ -118,15 +118,15 @@ class Saving:
     verdict: str
 
 
-def measured(timings: Sequence[Timing]) -> list[Measured]:
+def measured(timings: Sequence[Timing]) -> list[MeasuredLength]:
     """What :func:`saa_core.measure` gave for (None, policy): dense and SAA in turn, by length."""
     return [
-        Measured(dense.length, dense.samples_ms, sparse.samples_ms)
+        MeasuredLength(dense.length, dense.samples_ms, sparse.samples_ms)
         for dense, sparse in zip(timings[::2], timings[1::2], strict=True)
     ]
 
 
-def saving(found: Measured, assumed: Assumptions) -> Saving:
+def saving(found: MeasuredLength, assumed: Assumptions) -> Saving:
     """Machines and cost per month of both sides.
 
     The unmeasured part of a request is what ``share`` leaves over of dense's median, and the same on

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from saa_core.attach import Model
+from saa_core.model import Model
 from saa_core.run.varlen import packing_of, token_gates
 
 _counted: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()

@@ -1,7 +1,7 @@
 """Dense against SAA on the clock: rounds interleaved in one process, raw samples kept.
 
-What is timed is a whole forward pass of the model (prefill, without the language-model head), and
-inside it the attention of all layers with gate, rule and mask building. Timed calls record
+What is timed is a whole forward pass of the model (prefill, without the language-model head), what
+guard or margin have done again included, and inside it the attention of all layers with gate, rule and mask building. Timed calls record
 nothing; compiling and warming up happen before the first round and are reported apart.
 """
 
@@ -12,18 +12,16 @@ from pathlib import Path
 
 import torch
 
-from saa_core.attach import Model
-from saa_core.attention import Call
 from saa_core.data import fetch
 from saa_core.errors import PolicyError
+from saa_core.model import Model
 from saa_core.native import compile_seconds
-from saa_core.run.text import encode, forward
-from saa_core.run.varlen import encode as encode_packed
-from saa_core.task import margins
+from saa_core.run.execute import execute
+from saa_core.run.text import encode
 from saa_core.trace.record import versions
 from saa_core.types import Policy, Timing, quartiles
 
-Report = Callable[[str, int, int], None]
+TimingProgress = Callable[[str, int, int], None]
 TEXT = "examples/persuasion.txt"
 
 
@@ -35,7 +33,7 @@ def measure(
     text: str | None = None,
     repeats: int = 7,
     warm_up: bool = True,
-    progress: Report | None = None,
+    progress: TimingProgress | None = None,
 ) -> list[Timing]:
     """Times forward passes of each policy at each length.
 
@@ -72,12 +70,12 @@ def measure(
     turns = range(0 if warm_up else 1, repeats + 1)
     total, done = len(lengths) * len(policies) * len(turns), 0
     for length in lengths:
-        tokens = torch.tensor([(ids * (length // len(ids) + 1))[:length]], device=model.device)
+        cut = (ids * (length // len(ids) + 1))[:length]
         tracks = [_Track(policy) for policy in policies]
         for turn in turns:
             # Every other round runs backwards, so that no side always comes first.
             for track in tracks if turn % 2 else tracks[::-1]:
-                track.warm_up(model, tokens) if turn == 0 else track.round(model, tokens)
+                track.warm_up(model, cut) if turn == 0 else track.round(model, cut)
                 done += 1
                 if progress:
                     progress(f"{length} tokens, {track.name}", done, total)
@@ -117,23 +115,24 @@ class _Track:
     def name(self) -> str:
         return "dense" if self.policy is None else f"saa {self.policy}"
 
-    def warm_up(self, model: Model, tokens: torch.Tensor) -> None:
+    def warm_up(self, model: Model, ids: list[int]) -> None:
         compiled = len(compile_seconds)
-        call = Call(self.policy, record="summary")
-        _forward(model, tokens, call)
+        found = execute(model, [ids], self.policy, "summary")
+        _synchronize(model.device)
         self.compile_ms = 1000 * sum(compile_seconds[compiled:])
-        self.kernel = call.kernel
-        self.density = float(torch.stack([r.density for r in call.layers.values()]).mean())
+        first = found.call if found.rejected is None else found.rejected
+        self.kernel = first.kernel
+        self.density = float(torch.stack([r.density for r in first.layers.values()]).mean())
 
-    def round(self, model: Model, tokens: torch.Tensor) -> None:
+    def round(self, model: Model, ids: list[int]) -> None:
         _reset_peak(model.device)
-        call = Call(self.policy, clock=True)
         started = time.perf_counter()
-        _forward(model, tokens, call)
-        self.kernel = call.kernel
+        found = execute(model, [ids], self.policy, clock=True)
+        _synchronize(model.device)
         self.samples.append(1000 * (time.perf_counter() - started))
-        self.attention.append(1000 * sum(call.seconds.values()))
-        for stage, seconds in call.seconds.items():
+        self.kernel = (found.rejected or found.call).kernel
+        self.attention.append(1000 * sum(found.seconds.values()))
+        for stage, seconds in found.seconds.items():
             self.stages.setdefault(stage, []).append(1000 * seconds)
         peak = _peak(model.device)
         self.peak = max(filter(None, (peak, self.peak)), default=None)
@@ -156,18 +155,10 @@ class _Track:
         )
 
 
-def _forward(model: Model, tokens: torch.Tensor, call: Call) -> None:
-    if call.policy is not None and call.policy.tokens is not None:
-        means = encode_packed(model, tokens.tolist(), call.policy, call).means
-    else:
-        with torch.inference_mode():
-            means = forward(model, tokens, call).float().mean(1)
-    least = 0.0 if model.task is None else model.task.least_margin(call.policy)
-    if model.task is not None and least and float(margins(model.task.probabilities(means))) < least:
-        _forward(model.dense_side, tokens, Call(None))
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-    elif model.device.type == "mps":
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
         torch.mps.synchronize()
 
 

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from saa_core.attach import Model
-from saa_core.attention import Call, Plan, Watch, choose_kernel, decide
+from saa_core.attention import Call, Plan, StageTimer, choose_kernel, decide
 from saa_core.errors import ModelError, PolicyError, TextError
 from saa_core.families import FAMILIES, family_of
 from saa_core.families.packing import PackedLayer, Packing
@@ -26,8 +25,10 @@ from saa_core.gates.pair import PairGate
 from saa_core.gates.token import TokenGate
 from saa_core.kernels import KERNELS, native_refuses
 from saa_core.kernels import native as native_kernel
+from saa_core.model import Model
+from saa_core.pairs import Allowed, Decision, expand
 from saa_core.trace.record import LayerRecord, record_layer
-from saa_core.types import TOKEN, Allowed, Decision, Policy, expand
+from saa_core.types import TOKEN, Policy
 
 BLOCK = (32, 16)
 """Blocks of queries and keys of which the kernel skips those that no text spans."""
@@ -143,7 +144,7 @@ def encode(
                     still = torch.bincount(text_T[alive_A], minlength=len(batch)).cpu()
             needed.append(still)
             q, k, v = _heads(layer, x_AE)
-            watch = Watch(call.seconds, device) if call is not None and call.clock else None
+            watch = StageTimer(call.seconds, device) if call is not None and call.clock else None
             if pairwise or recording:
                 used = policy or Policy(mass=1.0)
                 each = (x.split(still.tolist(), 2) for x in (q, k, v))
@@ -227,7 +228,7 @@ def decided(
     heads: tuple[Tensor, ...],
     policy: Policy,
     call: Call | None,
-    watch: Watch | None = None,
+    watch: StageTimer | None = None,
 ) -> tuple[Tensor, Decision]:
     """Attention of one text under its pair gate: what is mixed [1, H, N, D], and the decision.
 
@@ -284,7 +285,10 @@ def spread_record(
         bar[:, :, alive_A] = decision.threshold.repeat_interleave(bq, 2)[:, :, :left]
         wide = Decision((1, 1), keep, score, bar, codes, allowed.count((1, 1)), decision.target)
     record = record_layer(
-        *(q_BHND, k_BHND, wide, allowed, D**-0.5), full=full, alive=alive, token_score=score_N[None]
+        *(q_BHND, k_BHND, wide, allowed, D**-0.5),
+        full=full,
+        kept_tokens=alive,
+        token_score=score_N[None],
     )
     if decision is None:
         return record

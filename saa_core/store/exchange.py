@@ -41,7 +41,7 @@ class Imported:
 def write(file: Path, traces: Mapping[str, Path], about: Mapping[str, Note]) -> Path:
     """Writes trace files and notes, by id; the file appears whole or not at all."""
     with replacing(file) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(NOTES, notes.written(about))
+        archive.writestr(NOTES, notes.dump_notes(about))
         for run, trace in traces.items():
             archive.write(trace, f"traces/{run}.saa")
     return file
@@ -87,7 +87,7 @@ def _unpack(archive: zipfile.ZipFile, file: Path, folder: Path) -> dict[str, Pat
         own = entry.filename == f"traces/{name.stem}.saa" and ids.is_id(name.stem)
         if not own:
             raise StoreError(
-                f"file {file.name} was not written by an export: it holds {entry.filename!r}"
+                f"file {file.name} was not dump_notes by an export: it holds {entry.filename!r}"
             )
         if name.stem in found:
             raise StoreError(f"file {file.name} holds two traces of the id {name.stem!r}")

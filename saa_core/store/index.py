@@ -29,7 +29,7 @@ FAN = 8
 
 
 @dataclass(frozen=True)
-class Part:
+class IndexPart:
     """Rows of so many runs, in one folder."""
 
     name: str
@@ -40,7 +40,7 @@ class Part:
 class Manifest:
     """The parts that count. Another writer's manifest differs in the parts' names."""
 
-    parts: tuple[Part, ...] = ()
+    parts: tuple[IndexPart, ...] = ()
 
 
 class Index:
@@ -57,7 +57,9 @@ class Index:
         try:
             about = json.loads(self.file.read_text("utf-8"))
             number = about["saa_store"]
-            parts = tuple(Part(str(part["name"]), int(part["runs"])) for part in about["parts"])
+            parts = tuple(
+                IndexPart(str(part["name"]), int(part["runs"])) for part in about["parts"]
+            )
         except FileNotFoundError:
             return Manifest()
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -72,10 +74,10 @@ class Index:
             )
         return Manifest(parts) if number == FORMAT else Manifest()
 
-    def path(self, part: Part, table: str) -> Path:
+    def path(self, part: IndexPart, table: str) -> Path:
         return self.tables / part.name / f"{table}.parquet"
 
-    def ids(self, part: Part) -> list[str] | None:
+    def ids(self, part: IndexPart) -> list[str] | None:
         """The runs of a part; None if any of its tables is missing or broken."""
         if part.name in self._ids:
             return self._ids[part.name]
@@ -122,7 +124,7 @@ class Index:
                 if folder.name not in counted:
                     shutil.rmtree(folder, ignore_errors=True)
 
-    def _rows(self, part: Part, wanted: set[str]) -> Tables:
+    def _rows(self, part: IndexPart, wanted: set[str]) -> Tables:
         values = pa.array(sorted(wanted), pa.string())
         found = {}
         for name in SCHEMAS:
@@ -130,7 +132,7 @@ class Index:
             found[name] = table.filter(pc.is_in(table["id"], values))
         return Tables(**found)
 
-    def _write(self, rows: Tables) -> Part:
+    def _write(self, rows: Tables) -> IndexPart:
         name = uuid.uuid4().hex
         folder = self.staging / name
         folder.mkdir()
@@ -142,7 +144,7 @@ class Index:
         self.tables.mkdir(exist_ok=True)
         folder.rename(self.tables / name)
         flush(self.tables)
-        return Part(name, rows.runs.num_rows)
+        return IndexPart(name, rows.runs.num_rows)
 
     def _set(self, manifest: Manifest) -> None:
         about = {"saa_store": FORMAT, "parts": [asdict(part) for part in manifest.parts]}

@@ -51,7 +51,7 @@ def parsed(raw: object) -> dict[str, Note]:
     return found
 
 
-def written(notes: Mapping[str, Note]) -> str:
+def dump_notes(notes: Mapping[str, Note]) -> str:
     """Notes as JSON."""
     about = {run: asdict(note) for run, note in sorted(notes.items())}
     return json.dumps(about, ensure_ascii=False, indent=1)
@@ -69,4 +69,4 @@ def read(file: Path) -> dict[str, Note]:
 
 def write(file: Path, notes: Mapping[str, Note], staging: Path) -> None:
     with replacing(file, staging) as part:
-        part.write_text(written(notes), encoding="utf-8")
+        part.write_text(dump_notes(notes), encoding="utf-8")

@@ -59,7 +59,7 @@ def _figures(trace: "Trace") -> dict[str, bool]:
     if density.ndim != 2 or not density.size or not keys:
         return {"density": False}
     layers, heads = density.shape
-    needed = (trace.predicted_mass, trace.first, trace.last, trace.forced, trace.plan)
+    needed = (trace.predicted_mass, trace.first, trace.last, trace.forced, trace.layer_kind)
     if any(part is None for part in (*needed, trace.targets)):
         return {"figures, first, last, forced, plan and targets": False}
     M, S = (-(-keys // size) if size > 0 else 0 for size in trace.block)
@@ -74,15 +74,16 @@ def _figures(trace: "Trace") -> dict[str, bool]:
         "targets": trace.targets.shape == (layers,),
         "number of tokens": trace.tokens is None or len(trace.tokens) == keys,
         "number of offsets": trace.offsets is None or len(trace.offsets) == keys,
-        "received": trace.received is None or trace.received.shape == (layers, heads, keys),
-        "alive": trace.alive is None or trace.alive.shape == (layers, keys),
+        "attention_received": trace.attention_received is None
+        or trace.attention_received.shape == (layers, heads, keys),
+        "kept_tokens": trace.kept_tokens is None or trace.kept_tokens.shape == (layers, keys),
         "token_score": trace.token_score is None or trace.token_score.shape == (layers, keys),
         "labels": (trace.labels is None) == (trace.label_probs is None)
         and (trace.label_probs is None or trace.label_probs.shape == (len(trace.labels or ()),)),
         "first and last": trace.first.shape == trace.last.shape == (kinds, keys),
-        "plan": trace.plan.shape == (layers,)
-        and trace.plan.dtype.kind in "iu"
-        and bool(((trace.plan >= 0) & (trace.plan < kinds)).all()),
+        "layer_kind": trace.layer_kind.shape == (layers,)
+        and trace.layer_kind.dtype.kind in "iu"
+        and bool(((trace.layer_kind >= 0) & (trace.layer_kind < kinds)).all()),
         "forced": trace.forced.ndim == 4
         and len(trace.forced) == kinds
         and trace.forced.shape[1] in (1, heads)

@@ -5,13 +5,12 @@ could have written is escaped. Knows a trace's figures and maps only.
 """
 
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from saa_core.trace.trace import Trace
+from saa_core.trace.recorded import Recorded
 
 CELLS = 48
 """Most cells along a side of the map; larger traces are averaged."""
@@ -19,7 +18,7 @@ LEAST, MOST = (247, 250, 253), (8, 64, 129)
 """Colours of nothing and everything, readable on light and dark pages."""
 
 
-def html(trace: "Trace") -> str:
+def html(trace: Recorded) -> str:
     """The trace in a few hundred lines of HTML."""
     layers, heads = trace.shape
     gate = f"{trace.model.gate}, trained" if trace.model.trained else "UNTRAINED"
@@ -49,7 +48,7 @@ def html(trace: "Trace") -> str:
     return f"<div><table>{table}</table><div>{''.join(pictures)}</div></div>"
 
 
-def kept_share(trace: "Trace") -> NDArray[Any]:
+def kept_share(trace: Recorded) -> NDArray[Any]:
     """Share of layers and heads that keep each pair, averaged to at most CELLS x CELLS cells."""
     total: NDArray[Any] | None = None
     for layer in range(trace.shape[0]):

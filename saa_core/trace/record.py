@@ -19,9 +19,12 @@ from torch import Tensor
 
 from saa_core.errors import TraceError
 from saa_core.exact import attention_weights
-from saa_core.gates.reliability import MassMap
-from saa_core.trace.trace import Array, Execution, InMemory, ModelInfo, Trace, pack
-from saa_core.types import Allowed, Decision, Policy, expand
+from saa_core.gates.reliability import MassCalibrator
+from saa_core.pairs import Allowed, Decision, expand
+from saa_core.trace.maps import Array, InMemory, pack
+from saa_core.trace.recorded import Execution, ModelInfo
+from saa_core.trace.trace import Trace
+from saa_core.types import Policy
 
 SLICE = 256
 """Queries per slice; bounds memory to B * H * SLICE * K floats."""
@@ -39,10 +42,10 @@ class LayerRecord:
         retained_mass: the share of the true softmax that is kept, mean over queries, [B, H];
             None in a summary.
         retained_rows: the same query by query, [B, H, Q].
-        received: share of attention that each token receives, mean over the queries that may see
+        attention_received: share of attention that each token receives, mean over the queries that may see
             it, [B, H, K]; None in a summary.
         decision: None for a dense call or in a summary.
-        alive: tokens that the layer computed, bool [B, K]; None where none can be dropped.
+        kept_tokens: tokens that the layer computed, bool [B, K]; None where none can be dropped.
         token_score: log-odds that a token is still needed, by the gate in front of the layer,
             [B, K]; NaN where it was not asked.
     """
@@ -50,10 +53,10 @@ class LayerRecord:
     density: Tensor
     predicted_mass: Tensor
     retained_mass: Tensor | None
-    received: Tensor | None
+    attention_received: Tensor | None
     decision: Decision | None
     allowed: Allowed
-    alive: Tensor | None = None
+    kept_tokens: Tensor | None = None
     token_score: Tensor | None = None
     retained_rows: Tensor | None = None
     calibrated_mass: Tensor | None = None
@@ -68,14 +71,14 @@ def record_layer(
     scale: float,
     *,
     full: bool,
-    alive: Tensor | None = None,
+    kept_tokens: Tensor | None = None,
     token_score: Tensor | None = None,
-    mass_map: MassMap | None = None,
+    mass_map: MassCalibrator | None = None,
 ) -> LayerRecord:
     """Figures of one layer, and with ``full`` the decision itself and the true attention mass.
 
     Args:
-        alive, token_score: see :class:`LayerRecord`. The retained mass is the mean over the queries
+        kept_tokens, token_score: see :class:`LayerRecord`. The retained mass is the mean over the queries
             that are computed.
     """
     B, H = q_BHQD.shape[:2]
@@ -86,8 +89,8 @@ def record_layer(
     retained = rows = received = None
     if full:
         asked = allowed
-        if alive is not None:
-            pairs = alive[:, None, :, None] & allowed.pairs
+        if kept_tokens is not None:
+            pairs = kept_tokens[:, None, :, None] & allowed.pairs
             asked = Allowed(allowed.queries, allowed.keys, False, allowed.device, pairs)
         rows, received = true_mass(q_BHQD, k_BGKD, decision, asked, scale)
         retained = rows.sum(2) / asked.pairs.any(-1).sum(-1).clamp(min=1).cpu()
@@ -95,10 +98,10 @@ def record_layer(
         density=ones if decision is None else decision.density.cpu(),
         predicted_mass=ones if decision is None else decision.predicted_mass.cpu(),
         retained_mass=retained,
-        received=received,
+        attention_received=received,
         decision=decision if full else None,
         allowed=allowed,
-        alive=alive,
+        kept_tokens=kept_tokens,
         token_score=token_score,
         retained_rows=rows,
         calibrated_mass=calibrated,
@@ -187,14 +190,16 @@ def build_trace(
         predicted_mass=_stack([record.predicted_mass for record in records], item),
         calibrated_mass=_rows([record.calibrated_mass for record in records], item, np.float32),
         retained_mass=_stack([record.retained_mass for record in records], item) if full else None,
-        received=_stack([record.received for record in records], item) if full else None,
+        attention_received=_stack([record.attention_received for record in records], item)
+        if full
+        else None,
         first=first,
         last=last,
         forced=forced,
-        plan=plan,
+        layer_kind=plan,
         targets=np.array([1.0 if d is None else d.target for d in decisions], np.float32),
         layers=InMemory(packed) if packed else None,
-        alive=_rows([record.alive for record in records], item, bool),
+        kept_tokens=_rows([record.kept_tokens for record in records], item, bool),
         token_score=_rows([record.token_score for record in records], item, np.float32),
     )
 

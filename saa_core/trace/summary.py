@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saa_core.trace.trace import Array, Trace
+from saa_core.trace.maps import Array
+from saa_core.trace.trace import Trace
 
 FEW, MOST = 0.10, 0.90
 """Share of the far pairs up to which a layer counts as looking only nearby, and from which it counts

@@ -8,15 +8,13 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from saa_core.trace.recorded import Recorded
 from saa_core.types import Timing
-
-if TYPE_CHECKING:
-    from saa_core.trace.trace import Trace
 
 SEPARATOR = " + "
 """Between a model's name and its adapter or task (``Spec.title``)."""
@@ -121,7 +119,7 @@ class Tables:
 SCHEMAS = {"runs": RUNS, "heads": HEADS, "tokens": TOKENS, "events": EVENTS}
 
 
-def tables(trace: "Trace", run: str, recorded: datetime | None) -> Tables:
+def tables(trace: Recorded, run: str, recorded: datetime | None) -> Tables:
     """The tables of one trace.
 
     Args:
@@ -146,7 +144,7 @@ def joined(parts: list[Tables]) -> Tables:
     )
 
 
-def _runs(trace: "Trace", run: str, recorded: datetime) -> pa.Table:
+def _runs(trace: Recorded, run: str, recorded: datetime) -> pa.Table:
     policy, execution, (layers, heads) = trace.policy, trace.execution, trace.shape
     result: dict[str, Any] = next(
         (dict(event) for event in trace.events if event.get("suspected") == "result"), {}
@@ -196,7 +194,7 @@ def _runs(trace: "Trace", run: str, recorded: datetime) -> pa.Table:
     return pa.Table.from_pylist([row], RUNS)
 
 
-def _content(trace: "Trace") -> bytes:
+def _content(trace: Recorded) -> bytes:
     """What was run: the text, or the token ids of a call without one."""
     if trace.text is None:
         return trace.token_ids.astype("<i8").tobytes()
@@ -208,7 +206,7 @@ def _timings(timing: tuple[Timing, ...]) -> tuple[Timing | None, Timing | None]:
     return dense, next((entry for entry in timing if entry.name != "dense"), None)
 
 
-def _heads(trace: "Trace", run: str) -> pa.Table:
+def _heads(trace: Recorded, run: str) -> pa.Table:
     layers, heads = trace.shape
     count = layers * heads
     retained = trace.retained_mass
@@ -224,7 +222,7 @@ def _heads(trace: "Trace", run: str) -> pa.Table:
     return pa.Table.from_pydict(columns, HEADS)
 
 
-def _tokens(trace: "Trace", run: str) -> pa.Table:
+def _tokens(trace: Recorded, run: str) -> pa.Table:
     count = trace.keys
     nothing = [None] * count
     offsets = trace.offsets
@@ -235,15 +233,19 @@ def _tokens(trace: "Trace", run: str) -> pa.Table:
         "token_id": trace.token_ids,
         "start": nothing if offsets is None else [start for start, _ in offsets],
         "end": nothing if offsets is None else [end for _, end in offsets],
-        "received": nothing if trace.received is None else trace.received.mean((0, 1)),
-        "layers_computed": nothing if trace.alive is None else trace.alive.sum(0, dtype=np.int16),
+        "received": nothing
+        if trace.attention_received is None
+        else trace.attention_received.mean((0, 1)),
+        "layers_computed": nothing
+        if trace.kept_tokens is None
+        else trace.kept_tokens.sum(0, dtype=np.int16),
         "next_token_id": nothing if trace.top_ids is None else trace.top_ids[:, 0],
         "next_probability": nothing if trace.top_probs is None else trace.top_probs[:, 0],
     }
     return pa.Table.from_pydict(columns, TOKENS)
 
 
-def _events(trace: "Trace", run: str) -> pa.Table:
+def _events(trace: Recorded, run: str) -> pa.Table:
     named = [name for name in EVENTS.names if name not in ("id", "event", "details")]
     rows = [
         {"id": run, "event": at, "details": json.dumps(dict(event))}

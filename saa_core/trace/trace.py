@@ -9,22 +9,32 @@ Shapes: L layers, H heads, Q, K positions, M, S query and key blocks, N tokens, 
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from saa_core.errors import PolicyError, TraceError
 from saa_core.files import replacing
-from saa_core.trace.align import Alignment
 from saa_core.trace.audited import Audited
-from saa_core.trace.notebook import html
+from saa_core.trace.maps import (
+    WHOLE,
+    Array,
+    HeadMaps,
+    InMemory,
+    LayerMaps,
+    Layers,
+    MapPart,
+    OnDisk,
+    StoredMaps,
+)
+from saa_core.trace.recorded import Execution, ModelInfo
 from saa_core.types import BELOW, DENSE, GATE, NOT_ALLOWED, Policy, Timing
 
 if TYPE_CHECKING:
@@ -34,91 +44,6 @@ TRACE_FORMAT = 3
 """2: layers may differ in what is allowed and forced (``plan``). 3: whole tokens may be dropped
 (``alive``, ``token_score``, ``label_probs``). Files of formats 1 and 2 are still read."""
 KNOWN_FORMATS = ("1", "2", "3")
-Array = NDArray[Any]
-Part = tuple[slice, slice]
-WHOLE: Part = (slice(None), slice(None))
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a run was executed: kernel and why it was chosen, device, dtype of the weights, threads."""
-
-    kernel: str
-    reason: str
-    device: str
-    dtype: str
-    threads: int
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """Which model and gate ran. ``trained`` is False where the decisions mean nothing."""
-
-    name: str
-    family: str = ""
-    gate: str = "untrained"
-    trained: bool = False
-
-
-@dataclass(frozen=True)
-class Packed:
-    """One layer's maps as stored: keep bit-packed, scores as float16, thresholds as float32."""
-
-    keep: Array
-    score: Array
-    threshold: Array
-
-
-@dataclass(frozen=True)
-class LayerMaps:
-    """One layer's decision per block: keep [H, M, S], score [H, M, S], threshold [H, M]."""
-
-    keep: Array
-    score: Array
-    threshold: Array
-
-
-@dataclass(frozen=True)
-class HeadMaps:
-    """One head's decision per block: keep [M, S], score [M, S], threshold [M]."""
-
-    keep: Array
-    score: Array
-    threshold: Array
-
-
-class Layers(Protocol):
-    """Where packed maps come from: memory or a file."""
-
-    def read(self, layer: int) -> Packed: ...
-
-
-@dataclass(frozen=True)
-class InMemory:
-    """Maps of a trace that was just recorded."""
-
-    packed: Mapping[int, Packed]
-
-    def read(self, layer: int) -> Packed:
-        return self.packed[layer]
-
-
-@dataclass(frozen=True)
-class OnDisk:
-    """Maps of a trace file, read layer by layer."""
-
-    file: Path
-
-    def read(self, layer: int) -> Packed:
-        try:
-            with safe_open(self.file, framework="np") as stored:
-                return Packed(
-                    keep=stored.get_tensor(f"layer.{layer}.keep"),
-                    score=stored.get_tensor(f"layer.{layer}.score"),
-                    threshold=stored.get_tensor(f"layer.{layer}.threshold"),
-                )
-        except (OSError, SafetensorError) as error:
-            raise TraceError(f"trace {self.file}: layer {layer} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,22 +62,22 @@ class Trace:
         calibrated_mass: what such estimates were found to be worth on held-out texts, [L, H]; None where
             nobody has measured it (:class:`saa_core.gates.reliability.Reliability`).
         retained_mass: the share of the true attention mass that is kept, [L, H]; None in a summary.
-        received: share of attention that each token receives, [L, H, K]; None in a summary.
-        plan: which of U kinds each layer is, in what is allowed and forced, int32 [L].
+        attention_received: share of attention that each token receives, [L, H, K]; None in a summary.
+        layer_kind: which of U kinds each layer is, in what is allowed and forced, int32 [L].
         first, last: first and last key that each query may see, int32 [U, Q]; last < first: none.
         forced: reason code of blocks that are kept, or excluded, in any case, uint8
             [U, 1 or H, M, S]; 0 = none. [U, 1, 1, 1] where there is no policy.
         targets: what the rule aimed at in each layer, calibration included, [L].
         hidden: final hidden states, [N, E], or None.
         top_ids, top_probs: the five most likely next tokens at each position, [N, 5], or None.
-        alive: tokens that each layer computed, bool [L, N]; None where none can be dropped.
+        kept_tokens: tokens that each layer computed, bool [L, N]; None where none can be dropped.
         token_score: log-odds that a token is still needed, by the gate in front of each layer, [L, N];
             NaN where no gate was asked. None where none can be dropped.
         labels, label_probs: of a classification task, and the probability of each; None without one.
         timing: measured latencies of this text, if they were measured.
         events: what the guard did.
         audited: what an audit found about this run; None of a run of no audit.
-        head: hidden states to logits; only in the process that ran the model, never stored.
+        lm_head: hidden states to logits; only in the process that ran the model, never stored.
     """
 
     text: str | None
@@ -167,17 +92,17 @@ class Trace:
     density: Array
     predicted_mass: Array
     retained_mass: Array | None
-    received: Array | None
+    attention_received: Array | None
     first: Array
     last: Array
     forced: Array
-    plan: Array
+    layer_kind: Array
     targets: Array
     calibrated_mass: Array | None = None
     hidden: Array | None = None
     top_ids: Array | None = None
     top_probs: Array | None = None
-    alive: Array | None = None
+    kept_tokens: Array | None = None
     token_score: Array | None = None
     labels: tuple[str, ...] | None = None
     label_probs: Array | None = None
@@ -185,8 +110,8 @@ class Trace:
     events: tuple[Mapping[str, Any], ...] = ()
     audited: Audited | None = None
     layers: Layers | None = field(default=None, repr=False)
-    head: Callable[[Array], Array] | None = field(default=None, repr=False)
-    _last: list[tuple[int, Packed]] = field(default_factory=list, repr=False, init=False)
+    lm_head: Callable[[Array], Array] | None = field(default=None, repr=False)
+    _last: list[tuple[int, StoredMaps]] = field(default_factory=list, repr=False, init=False)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -210,17 +135,17 @@ class Trace:
     def allowed_pairs(self) -> Array:
         """Number of allowed pairs of one head, by layer, int64 [L]."""
         counts = np.maximum(self.last.astype(np.int64) - self.first + 1, 0).sum(1)
-        found: Array = counts[self.plan]
+        found: Array = counts[self.layer_kind]
         return found
 
-    def allowed(self, layer: int, part: Part = WHOLE) -> Array:
+    def allowed(self, layer: int, part: MapPart = WHOLE) -> Array:
         """Pairs that the dense model would compute in a layer, bool [Q, K], or a part of them.
 
         Raises:
             TraceError: the layer does not exist.
         """
         self._check("layer", layer, self.shape[0])
-        kind, (rows, columns) = self.plan[layer], part
+        kind, (rows, columns) = self.layer_kind[layer], part
         k = np.arange(self.keys, dtype=np.int32)[columns]
         first, last = self.first[kind][rows], self.last[kind][rows]
         found: Array = (k >= first[:, None]) & (k <= last[:, None])
@@ -228,7 +153,7 @@ class Trace:
 
     def allowed_count(self, layer: int) -> Array:
         """Allowed pairs per decided block, int64 [M, S]."""
-        (bq, bk), kind = self.block, self.plan[layer]
+        (bq, bk), kind = self.block, self.layer_kind[layer]
         starts = np.arange(0, self.keys, bk)
         first, last = self.first[kind][:, None], self.last[kind][:, None] + 1
         seen = np.minimum(starts + bk, last) - np.maximum(starts, first)
@@ -249,7 +174,7 @@ class Trace:
             np.stack([head.threshold for head in heads]),
         )
 
-    def _packed(self, layer: int) -> Packed:
+    def _packed(self, layer: int) -> StoredMaps:
         """One layer as stored; the last one is kept, since views ask for it again and again."""
         if self.layers is None:
             raise TraceError("this trace is a summary; record it with record='full' to see maps")
@@ -276,17 +201,17 @@ class Trace:
             packed.threshold[head],
         )
 
-    def keep_map(self, layer: int, head: int, part: Part = WHOLE) -> Array:
+    def keep_map(self, layer: int, head: int, part: MapPart = WHOLE) -> Array:
         """Kept pairs, bool [Q, K], or those of a part of the map, such as ``np.s_[:64, 100:]``."""
         kept = self._expand(self.decision(layer, head).keep, part)
         return kept & self.allowed(layer, part)
 
-    def score_map(self, layer: int, head: int, part: Part = WHOLE) -> Array:
+    def score_map(self, layer: int, head: int, part: MapPart = WHOLE) -> Array:
         """Predicted mass of the block that each pair lies in, float32 [Q, K]; 0 if not allowed."""
         score = self._expand(self.decision(layer, head).score, part)
         return np.where(self.allowed(layer, part), score, np.float32(0))
 
-    def reason_map(self, layer: int, head: int, part: Part = WHOLE) -> Array:
+    def reason_map(self, layer: int, head: int, part: MapPart = WHOLE) -> Array:
         """Why each pair is kept or dropped, codes into ``REASONS``, uint8 [Q, K]."""
         allowed = self.allowed(layer, part)
         if self.policy is None:
@@ -299,14 +224,14 @@ class Trace:
 
     def forced_codes(self, layer: int, head: int) -> Array:
         """Reason codes of the blocks on which the gate had no say, uint8 [M, S]; 0 = none."""
-        codes = self.forced[self.plan[layer]]
+        codes = self.forced[self.layer_kind[layer]]
         found: Array = codes[head if len(codes) > 1 else 0]
         return found
 
     @property
     def token_share(self) -> float:
         """Share of the token work that was done: tokens computed / tokens, mean over layers."""
-        return 1.0 if self.alive is None else float(self.alive.mean())
+        return 1.0 if self.kept_tokens is None else float(self.kept_tokens.mean())
 
     @property
     def label(self) -> str | None:
@@ -315,11 +240,37 @@ class Trace:
             return None
         return self.labels[int(self.label_probs.argmax())]
 
+    @property
+    def plan(self) -> Array:
+        """Deprecated name of ``layer_kind``."""
+        _warn_renamed("plan", "layer_kind")
+        return self.layer_kind
+
+    @property
+    def received(self) -> Array | None:
+        """Deprecated name of ``attention_received``."""
+        _warn_renamed("received", "attention_received")
+        return self.attention_received
+
+    @property
+    def alive(self) -> Array | None:
+        """Deprecated name of ``kept_tokens``."""
+        _warn_renamed("alive", "kept_tokens")
+        return self.kept_tokens
+
+    @property
+    def head(self) -> Callable[[Array], Array] | None:
+        """Deprecated name of ``lm_head``."""
+        _warn_renamed("head", "lm_head")
+        return self.lm_head
+
     def _repr_html_(self) -> str:
         """What a notebook shows."""
+        from saa_core.trace.notebook import html  # only a notebook needs it
+
         return html(self)
 
-    def _expand(self, blocks: Array, part: Part) -> Array:
+    def _expand(self, blocks: Array, part: MapPart) -> Array:
         """A part of the map, pair by pair, from the blocks that it touches."""
         rows, columns = part
         if self.block == (1, 1) or self.policy is None:
@@ -354,7 +305,11 @@ class Trace:
     def save(self, file: str | os.PathLike[str]) -> Path:
         """Writes the trace to one file, under a temporary name first; returns its path."""
         path = Path(file)
-        arrays = {name: getattr(self, name) for name in ARRAYS if getattr(self, name) is not None}
+        arrays = {
+            stored: getattr(self, name)
+            for name, stored in ARRAYS.items()
+            if getattr(self, name) is not None
+        }
         if self.policy is not None and self.layers is not None:
             for layer in range(self.shape[0]):
                 packed = self.layers.read(layer)
@@ -399,9 +354,11 @@ class Trace:
                     )
                 about = json.loads(metadata["json"])
                 names = set(stored.keys())
-                arrays = {name: stored.get_tensor(name) for name in ARRAYS if name in names}
+                arrays = {
+                    name: stored.get_tensor(kept) for name, kept in ARRAYS.items() if kept in names
+                }
             if version == "1":
-                arrays["plan"] = np.zeros(len(arrays["density"]), np.int32)
+                arrays["layer_kind"] = np.zeros(len(arrays["density"]), np.int32)
                 aim = 1.0 if about["policy"] is None else about["policy"]["mass"]
                 arrays["targets"] = np.full(len(arrays["density"]), aim, np.float32)
                 arrays |= {name: arrays[name][None] for name in ("first", "last")}
@@ -431,116 +388,31 @@ class Trace:
             raise TraceError(f"trace {path}: cannot be read: {error}") from error
 
 
+def _warn_renamed(old: str, new: str) -> None:
+    warnings.warn(f"Trace.{old} is now Trace.{new}", DeprecationWarning, stacklevel=3)
+
+
 def _audited(about: dict[str, Any] | None) -> Audited | None:
     return None if about is None else Audited(**{**about, "slices": tuple(about["slices"])})
 
 
-ARRAYS = (
-    "token_ids",
-    "density",
-    "predicted_mass",
-    "calibrated_mass",
-    "retained_mass",
-    "received",
-    "first",
-    "last",
-    "forced",
-    "plan",
-    "targets",
-    "hidden",
-    "top_ids",
-    "top_probs",
-    "alive",
-    "token_score",
-    "label_probs",
-)
-
-
-def pack(keep: Array, score: Array, threshold: Array) -> Packed:
-    """Maps of one layer as they are stored."""
-    return Packed(
-        keep=np.packbits(keep, axis=-1),
-        score=score.astype(np.float16),
-        threshold=threshold.astype(np.float32),
-    )
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two runs on the same text, position by position; or on two texts, at the tokens that stand for
-    each other (P of them, below N).
-
-    Args:
-        kl: divergence of the second run's next-token distribution from the first's, nats, [N];
-            None for an encoder.
-        top1_agreement: the most likely next token is the same, bool [N]; None for an encoder.
-        output_error: relative L2 distance of the final hidden states, [N].
-        embedding_cosine: cosine of the two text embeddings (mean of the final hidden states).
-    """
-
-    kl: Array | None
-    top1_agreement: Array | None
-    output_error: Array
-    embedding_cosine: float
-
-
-def compare(first: Trace, second: Trace, alignment: Alignment | None = None) -> Comparison:
-    """Compares what came out of two runs on the same tokens.
-
-    Args:
-        alignment: of two texts that differ; only tokens that stand for each other are compared.
-
-    Raises:
-        TraceError: the tokens differ and are not aligned, a trace holds no final states, or neither of two traces of a
-            language model has its head (run one of them in this process).
-    """
-    if alignment is None and not np.array_equal(first.token_ids, second.token_ids):
-        raise TraceError(
-            f"the two traces are of different tokens ({first.keys} and {second.keys} of them)"
-        )
-    if first.hidden is None or second.hidden is None:
-        raise TraceError("both traces need final hidden states; record them with saa_core.run")
-    if first.hidden.shape[1] != second.hidden.shape[1]:
-        raise TraceError(
-            f"the two traces have states of {first.hidden.shape[1]} and {second.hidden.shape[1]} "
-            "values; only models of one size can be compared"
-        )
-    states = first.hidden, second.hidden
-    if alignment is not None:
-        states = first.hidden[list(alignment.first)], second.hidden[list(alignment.second)]
-    kl = same = None
-    if first.top_ids is not None:
-        heads = first.head or second.head, second.head or first.head
-        kl, same = _next_tokens(heads, states)
-    distance = np.linalg.norm(states[0] - states[1], axis=-1)
-    size = np.linalg.norm(states[0], axis=-1)
-    a, b = (trace.hidden.astype(np.float64).mean(0) for trace in (first, second))  # type: ignore[union-attr]
-    return Comparison(
-        kl=kl,
-        top1_agreement=same,
-        output_error=distance / np.maximum(size, 1e-12),
-        embedding_cosine=float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12)),
-    )
-
-
-def _next_tokens(
-    heads: tuple[Callable[[Array], Array] | None, ...], states: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    """(kl, top1_agreement) of the states of two language models, each through its own head."""
-    if heads[0] is None or heads[1] is None:
-        raise TraceError("one of the traces needs the model's head; run it in this process")
-    kl = np.empty(len(states[0]), np.float32)
-    same = np.empty(len(states[0]), bool)
-    for start in range(0, len(kl), 128):
-        part = slice(start, start + 128)
-        a = _log_softmax(heads[0](states[0][part]))
-        b = _log_softmax(heads[1](states[1][part]))
-        kl[part] = (np.exp(a) * (a - b)).sum(-1)
-        same[part] = a.argmax(-1) == b.argmax(-1)
-    return np.maximum(kl, 0), same
-
-
-def _log_softmax(logits: Array) -> Array:
-    shifted = logits - logits.max(-1, keepdims=True)
-    result: Array = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return result
+ARRAYS = {
+    "token_ids": "token_ids",
+    "density": "density",
+    "predicted_mass": "predicted_mass",
+    "calibrated_mass": "calibrated_mass",
+    "retained_mass": "retained_mass",
+    "attention_received": "received",
+    "first": "first",
+    "last": "last",
+    "forced": "forced",
+    "layer_kind": "plan",
+    "targets": "targets",
+    "hidden": "hidden",
+    "top_ids": "top_ids",
+    "top_probs": "top_probs",
+    "kept_tokens": "alive",
+    "token_score": "token_score",
+    "label_probs": "label_probs",
+}
+"""The arrays of a trace, and what they are called in its file."""

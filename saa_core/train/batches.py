@@ -14,8 +14,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from saa_core.attach import Model
 from saa_core.errors import TextError
+from saa_core.model import Model
 
 NO_LABEL = -100
 """Class that PyTorch's cross entropy leaves out."""
@@ -24,7 +24,7 @@ POOL = 50
 
 
 @dataclass(frozen=True)
-class Lot:
+class TokenizedTexts:
     """Texts as token ids, and their labels as indices."""
 
     ids: Sequence[Sequence[int]]
@@ -33,14 +33,14 @@ class Lot:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def first(self, tokens: int) -> "Lot":
+    def first(self, tokens: int) -> "TokenizedTexts":
         """The first texts of no more than so many tokens together, but at least one."""
         sums = list(accumulate(map(len, self.ids)))
         count = max(1, bisect_right(sums, tokens))
-        return Lot(self.ids[:count], self.labels[:count])
+        return TokenizedTexts(self.ids[:count], self.labels[:count])
 
 
-def lot(model: Model, texts: Sequence[str], labels: Sequence[int], longest: int) -> Lot:
+def lot(model: Model, texts: Sequence[str], labels: Sequence[int], longest: int) -> TokenizedTexts:
     """Tokenizes and cuts texts.
 
     Raises:
@@ -49,10 +49,10 @@ def lot(model: Model, texts: Sequence[str], labels: Sequence[int], longest: int)
     if not texts:
         raise TextError("texts is empty; give at least one")
     encoded = model.tokenizer(list(texts), truncation=True, max_length=longest, verbose=False)
-    return Lot(encoded["input_ids"], list(labels))
+    return TokenizedTexts(encoded["input_ids"], list(labels))
 
 
-def order(examples: Lot, batch: int, steps: int, seed: int) -> Iterator[list[int]]:
+def order(examples: TokenizedTexts, batch: int, steps: int, seed: int) -> Iterator[list[int]]:
     """Indices of each batch: shuffled, then sorted by length within a pool, pools shuffled again."""
     draw, made = random.Random(f"order/{seed}"), 0
     while True:

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from saa_core import rules
-from saa_core.attach import Model
 from saa_core.attention import Call
 from saa_core.errors import ModelError
-from saa_core.gates.pair import Calibration, grid
-from saa_core.run.text import forward
+from saa_core.gates.pair import LayerSlack, grid
+from saa_core.model import Model
+from saa_core.pairs import Allowed
+from saa_core.run.execute import forward
 from saa_core.train.evaluate import cut
-from saa_core.types import Allowed, Policy
+from saa_core.types import Policy
 
 SLACKS = (0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 """Multiples of the policy's missed mass that a layer may get."""
@@ -50,7 +51,7 @@ def calibrate(
     windows: int = 1,
     exponent: float = 1.5,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Calibration]:
+) -> list[LayerSlack]:
     """Measures the layers and sets each gate's calibration; returns them in layer order.
 
     Args:
@@ -72,7 +73,7 @@ def calibrate(
     found = []
     for gate, layer, slack in zip(model.gates, measured, slacks, strict=True):
         share = layer.density[SLACKS.index(slack)] / (mean / len(measured))
-        gate.calibration = Calibration(slack, share, pairwise)
+        gate.calibration = LayerSlack(slack, share, pairwise)
         found.append(gate.calibration)
     return found
 
@@ -99,8 +100,8 @@ def sensitivities(
                 dense = _Outcome(model, forward(model, tokens, Call(observe=curves.layer)))
                 for layer, gate in enumerate(model.gates):
                     for other in model.gates:
-                        other.calibration = Calibration(slack=0.0, pairwise=pairwise)
-                    gate.calibration = Calibration(pairwise=pairwise)
+                        other.calibration = LayerSlack(slack=0.0, pairwise=pairwise)
+                    gate.calibration = LayerSlack(pairwise=pairwise)
                     movement[layer] += dense.distance(forward(model, tokens, Call(policy)))
                     if progress:
                         progress(done * layers + layer + 1, len(batches) * layers)
@@ -157,7 +158,7 @@ class _Curves:
         gate = self.gates[layer]
         score = gate(q, k, allowed, grid(allowed, block, pooled=gate.pooled))
         for index, slack in enumerate(SLACKS):
-            gate.calibration = Calibration(slack=slack, pairwise=block == (1, 1))
+            gate.calibration = LayerSlack(slack=slack, pairwise=block == (1, 1))
             keep, _ = rules.mass(score, forced, count, gate.target(self.policy, block))
             kept = (keep * count).sum((1, 2, 3)) / count.expand_as(keep).sum((1, 2, 3))
             self.density[layer, index] += float(kept.mean())

@@ -18,16 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from saa_core import rules
-from saa_core.attach import Model
 from saa_core.attention import Call
 from saa_core.data.corpus import windows
 from saa_core.errors import PolicyError
 from saa_core.exact import attention_weights, per_block
 from saa_core.gates.pair import PairGate, grid
-from saa_core.run.text import forward
+from saa_core.model import Model
+from saa_core.pairs import Allowed
+from saa_core.run.execute import forward
 from saa_core.train import checks
 from saa_core.train.checkpoint import Checkpoint
-from saa_core.types import PAIR_LIMIT, Allowed, Policy
+from saa_core.types import PAIR_LIMIT, Policy
 
 BLOCKS = ((32, 16), (32, 16), (1, 1), (32, 16), (16, 16), (64, 32), (32, 16), (1, 1))
 """Block sizes in turn, so that one set of weights serves them all; the shipped one most often."""
@@ -106,13 +107,13 @@ def train_gates(
     drawn = windows(streams, lengths, config.seed, skip=start)
     for gate in gates:
         gate.requires_grad_(True)
-        gate.mass_maps, gate.known_inputs = {}, None  # measured of what was before
+        gate.mass_calibrators, gate.ood_detector = {}, None  # measured of what was before
     try:
         for step, (source, _, ids) in zip(range(start, config.steps), drawn, strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = config.rate * schedule(step / config.steps)
             block = _block(step, len(ids))
-            lesson = Lesson(model, block, config.rows, f"{config.seed}/{step}")
+            lesson = GateDistiller(model, block, config.rows, f"{config.seed}/{step}")
             optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
                 tokens = torch.tensor([model.framed(ids)], device=model.device)
@@ -167,7 +168,7 @@ def gate_parameters(gates: Sequence[PairGate]) -> dict[str, nn.Parameter]:
     }
 
 
-class Lesson:
+class GateDistiller:
     """Scores every layer of one forward pass and leaves the gradients on the gates."""
 
     def __init__(self, model: Model, block: tuple[int, int], rows: int, seed: str) -> None:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from saa_core.attach import Model
 from saa_core.attention import Call
 from saa_core.errors import ModelError, TextError
-from saa_core.run.text import forward
+from saa_core.model import Model
+from saa_core.run.execute import forward
 from saa_core.types import Policy
 
 
@@ -188,16 +188,21 @@ def spread(total: int, length: int, windows: int) -> list[int]:
 
 
 def loss(model: Model, tokens: Tensor, call: Call) -> float:
-    """Mean negative log-likelihood per token, nats."""
+    """Mean negative log-likelihood per token of one plain pass over [1, N] ids, nats."""
     with torch.inference_mode():
         hidden = forward(model, tokens, call)[0]
-        head = model.hf.get_output_embeddings()
-        total = 0.0
-        for part in slices(tokens.shape[1] - 1, 256):
-            logits = head(hidden[part]).float()
-            targets = tokens[0, part.start + 1 : part.stop + 1]
-            total += float(cross_entropy(logits, targets, reduction="sum"))
-    return total / (tokens.shape[1] - 1)
+    return next_token_loss(model, hidden, tokens[0].tolist())
+
+
+def next_token_loss(model: Model, states_NE: Tensor, ids: Sequence[int]) -> float:
+    """Mean negative log-likelihood per token from a text's final states, nats."""
+    head, targets = model.hf.get_output_embeddings(), torch.tensor(ids[1:], device=model.device)
+    total = 0.0
+    with torch.inference_mode():
+        for part in slices(len(targets), 256):
+            logits = head(states_NE[:-1][part]).float()
+            total += float(cross_entropy(logits, targets[part], reduction="sum"))
+    return total / len(targets)
 
 
 def slices(total: int, size: int) -> Iterator[slice]:

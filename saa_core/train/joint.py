@@ -19,15 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saa_core.attach import Model, save_gates
+from saa_core.attach import save_gates
 from saa_core.attention import Call
 from saa_core.data.corpus import windows
 from saa_core.errors import ModelError, PolicyError
 from saa_core.gates.files import read_gates
-from saa_core.run.text import forward
+from saa_core.model import Model
+from saa_core.run.execute import forward
 from saa_core.train import checks, lora
 from saa_core.train.checkpoint import Checkpoint
-from saa_core.train.distil import Lesson, gate_parameters, pool, schedule
+from saa_core.train.distil import GateDistiller, gate_parameters, pool, schedule
 from saa_core.types import Policy
 
 ADAPTER = "saa"
@@ -132,14 +133,14 @@ def train_joint(
     began = time.perf_counter()
     for gate in model.gates:
         gate.requires_grad_(True)
-        gate.mass_maps, gate.known_inputs = {}, None  # measured of what was before
+        gate.mass_calibrators, gate.ood_detector = {}, None  # measured of what was before
     try:
         for step, (source, _, ids) in zip(range(start, config.steps), stream, strict=False):
             draw = random.Random(f"{config.seed}/{step}")
             mass = draw.uniform(*config.masses)
             for group in optimizer.param_groups:
                 group["lr"] = group["highest"] * schedule(step / config.steps)
-            lesson = Lesson(model, BLOCK, config.rows, f"{config.seed}/{step}")
+            lesson = GateDistiller(model, BLOCK, config.rows, f"{config.seed}/{step}")
             optimizer.zero_grad(set_to_none=True)
             tokens = torch.tensor([ids], device=model.device)
             places = torch.tensor(draw.sample(range(len(ids)), len(ids)), device=model.device)

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from saa_core.attach import Model
 from saa_core.attention import Call
 from saa_core.data import fetch
 from saa_core.data.corpus import Document, joined, windows
 from saa_core.errors import PolicyError, TextError
-from saa_core.gates.ood import KnownInputs, distance, features
-from saa_core.run.text import forward
-from saa_core.types import Allowed
+from saa_core.gates.ood import OodDetector, distance, features
+from saa_core.model import Model
+from saa_core.pairs import Allowed
+from saa_core.run.execute import forward
 
 LENGTHS = (16, 64, 256, 1024)
 FITTED = (64, 256)
@@ -58,7 +58,7 @@ def parts(documents: Sequence[Document]) -> tuple[dict[str, str], dict[str, str]
     return fitted, limited, judged
 
 
-def known_inputs(
+def fit_detector(
     model: Model,
     fitted: Mapping[str, str],
     limited: Mapping[str, str],
@@ -69,7 +69,7 @@ def known_inputs(
     limit_windows: int = LIMIT_WINDOWS,
     command: str = "",
     progress: Progress | None = None,
-) -> KnownInputs:
+) -> OodDetector:
     """What the model's first gate is given to tell far inputs by; it is also returned.
 
     Args:
@@ -108,7 +108,7 @@ def known_inputs(
         found = windows(streams[part], [length], seed=part)
         drawn = list(itertools.islice(found, wanted))
         names = [name for name, _, _ in drawn]
-        return names, described(model, [ids for _, _, ids in drawn], told)
+        return names, describe_inputs(model, [ids for _, _, ids in drawn], told)
 
     sample = torch.cat([seen(0, length, fit_windows)[1] for length in own])
     mean, whiten = _fitted(sample)
@@ -129,12 +129,12 @@ def known_inputs(
         "exceeded": EXCEEDED,
         "over": {name: round(sum(far) / len(far), 5) for name, far in sorted(over.items())},
     }
-    found = KnownInputs(mean, whiten, tuple(sorted(set(lengths))), tuple(limits), about)
-    model.gates[0].known_inputs = found
+    found = OodDetector(mean, whiten, tuple(sorted(set(lengths))), tuple(limits), about)
+    model.gates[0].ood_detector = found
     return found
 
 
-def described(
+def describe_inputs(
     model: Model, found: Sequence[Sequence[int]], told: Callable[[int], None] | None = None
 ) -> Tensor:
     """Features of windows of token ids without their frame, float32 [windows, F]."""

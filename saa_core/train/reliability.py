@@ -1,6 +1,6 @@
 """Measures how true predicted mass is, and fits the map that corrects it, head by head.
 
-Texts are run under policies from sparse to nearly dense, and for random query rows what the gate said
+Texts are run under policies from sparse to nearly dense, and for random query rows what the gate predicted
 about the mass of its choice is set beside the dense softmax. The map is a straight line between log-odds
 (Platt scaling with fractional targets), which makes the mean right and has two numbers per head.
 Texts that the map is fitted to and texts that it is judged on are never the same.
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from saa_core.attach import Model
 from saa_core.attention import Call
 from saa_core.data import fetch
 from saa_core.data.corpus import Document, joined
 from saa_core.errors import PolicyError, TextError
-from saa_core.gates.reliability import SURE, Bin, Diagram, MassMap, Reliability
-from saa_core.run.text import forward
+from saa_core.gates.reliability import SURE, Bin, Diagram, MassCalibrator, Reliability
+from saa_core.model import Model
+from saa_core.run.execute import forward
 from saa_core.trace.record import LayerRecord
 from saa_core.train.evaluate import cut
 from saa_core.types import Policy
@@ -42,10 +42,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Rows:
-    """What was said and what was true, [L, H, N] each; ``open`` where anything was left out at all."""
+    """What was predicted and what was observed, [L, H, N] each; ``open`` where anything was left out at all."""
 
-    said: Tensor
-    true: Tensor
+    predicted: Tensor
+    observed: Tensor
     open: Tensor
 
 
@@ -95,7 +95,7 @@ def measure_reliability(
         }
         found.append(Reliability(pairwise, maps, judge(held_out), judge(held_out, maps), about))
         for gate, own_map in zip(model.gates, maps, strict=True):
-            gate.mass_maps = {**gate.mass_maps, pairwise: own_map}
+            gate.mass_calibrators = {**gate.mass_calibrators, pairwise: own_map}
     kept = [other for other in model.spec.reliability if other.pairwise not in kinds]
     return replace(model, spec=replace(model.spec, reliability=(*kept, *found)))
 
@@ -143,7 +143,7 @@ def collect(
                     found.append(_rows(call, f"{source}/{length}/{place}"))
                     if count:
                         count.one_more()
-    parts = [(rows.said, rows.true, rows.open) for rows in found]
+    parts = [(rows.predicted, rows.observed, rows.open) for rows in found]
     return Rows(*(torch.cat(part, -1) for part in zip(*parts, strict=True)))
 
 
@@ -156,7 +156,7 @@ def _rows(call: Call, seed: str) -> Rows:
 
 
 def _layer(record: LayerRecord) -> tuple[Tensor, Tensor, Tensor]:
-    """(said, true, open) of one layer of one text, [H, M] each."""
+    """(predicted, observed, open) of one layer of one text, [H, M] each."""
     decision, true_BHQ = record.decision, record.retained_rows
     assert decision is not None
     assert true_BHQ is not None
@@ -167,20 +167,20 @@ def _layer(record: LayerRecord) -> tuple[Tensor, Tensor, Tensor]:
     return decision.predicted_rows[0].cpu(), (blocks / queries)[0], left_out[0].cpu()
 
 
-def fit(rows: Rows) -> tuple[MassMap, ...]:
-    """The map of each layer: fractional logistic regression on the log-odds of what was said, per
+def fit(rows: Rows) -> tuple[MassCalibrator, ...]:
+    """The map of each layer: fractional logistic regression on the log-odds of what was predicted, per
     head, by Newton's method. Rows in which nothing was left out say nothing."""
-    said, true = rows.said.double().logit(SURE), rows.true.double().clamp(0, 1)
+    predicted, observed = rows.predicted.double().logit(SURE), rows.observed.double().clamp(0, 1)
     weight = rows.open / rows.open.sum(-1, keepdim=True).clamp(min=1)
-    offset = torch.zeros(said.shape[:2], dtype=torch.float64)
+    offset = torch.zeros(predicted.shape[:2], dtype=torch.float64)
     slope = torch.ones_like(offset)
     for step in range(STEPS):
-        guess = torch.sigmoid(offset[..., None] + slope[..., None] * said)
-        off, bend = weight * (guess - true), weight * guess * (1 - guess)
+        guess = torch.sigmoid(offset[..., None] + slope[..., None] * predicted)
+        off, bend = weight * (guess - observed), weight * guess * (1 - guess)
         by_offset = off.sum(-1) + PULL * offset
-        by_slope = (off * said).sum(-1) + PULL * (slope - 1)
-        oo, ss = bend.sum(-1) + PULL, (bend * said * said).sum(-1) + PULL
-        os = (bend * said).sum(-1)
+        by_slope = (off * predicted).sum(-1) + PULL * (slope - 1)
+        oo, ss = bend.sum(-1) + PULL, (bend * predicted * predicted).sum(-1) + PULL
+        os = (bend * predicted).sum(-1)
         if step == STEPS // 2:  # a slope at its bound stays; the offset goes on alone
             slope = slope.clamp(min=LEAST_SLOPE)
         if step < STEPS // 2:
@@ -190,35 +190,43 @@ def fit(rows: Rows) -> tuple[MassMap, ...]:
         else:
             offset = offset - (by_offset / oo).clamp(-1, 1)
     return tuple(
-        MassMap(tuple(round(x, 4) for x in a.tolist()), tuple(round(x, 4) for x in b.tolist()))
+        MassCalibrator(
+            tuple(round(x, 4) for x in a.tolist()), tuple(round(x, 4) for x in b.tolist())
+        )
         for a, b in zip(offset, slope, strict=True)
     )
 
 
-def judge(rows: Rows, maps: Sequence[MassMap] | None = None) -> Diagram:
-    """What was said, or what maps make of it, against what was true; rows in which nothing was left
+def judge(rows: Rows, maps: Sequence[MassCalibrator] | None = None) -> Diagram:
+    """What was predicted, or what maps make of it, against what was observed; rows in which nothing was left
     out are not counted, since they are right by themselves."""
-    said = rows.said
+    predicted = rows.predicted
     if maps is not None:
-        said = torch.stack([own(layer[None])[0] for own, layer in zip(maps, said, strict=True)])
-    bins = tuple(_bins(said[rows.open], rows.true[rows.open]))
+        predicted = torch.stack(
+            [own(layer[None])[0] for own, layer in zip(maps, predicted, strict=True)]
+        )
+    bins = tuple(_bins(predicted[rows.open], rows.observed[rows.open]))
     return Diagram(
         bins=bins,
         error=_error(bins),
         heads=tuple(
             tuple(
-                round(_error(_bins(said[layer, head][own], rows.true[layer, head][own])), 5)
+                round(
+                    _error(_bins(predicted[layer, head][own], rows.observed[layer, head][own])), 5
+                )
                 for head, own in enumerate(rows.open[layer])
             )
-            for layer in range(len(said))
+            for layer in range(len(predicted))
         ),
     )
 
 
-def _bins(said: Tensor, true: Tensor) -> list[Bin]:
-    """BINS bins of as many rows each, in the order of what was said."""
-    order = said.argsort()
-    parts = zip(said[order].tensor_split(BINS), true[order].tensor_split(BINS), strict=True)
+def _bins(predicted: Tensor, observed: Tensor) -> list[Bin]:
+    """BINS bins of as many rows each, in the order of what was predicted."""
+    order = predicted.argsort()
+    parts = zip(
+        predicted[order].tensor_split(BINS), observed[order].tensor_split(BINS), strict=True
+    )
     return [
         Bin(round(float(s.double().mean()), 5), round(float(t.double().mean()), 5), len(s))
         for s, t in parts
@@ -227,9 +235,9 @@ def _bins(said: Tensor, true: Tensor) -> list[Bin]:
 
 
 def _error(bins: Sequence[Bin]) -> float:
-    """Expected calibration error: mean distance of what was said and what was true."""
+    """Expected calibration error: mean distance of what was predicted and what was observed."""
     rows = sum(each.rows for each in bins)
-    return sum(each.rows * abs(each.said - each.true) for each in bins) / max(rows, 1)
+    return sum(each.rows * abs(each.predicted - each.observed) for each in bins) / max(rows, 1)
 
 
 class _Count:

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saa_core.attach import Model
-from saa_core.data.labelled import Example
+from saa_core.data.labelled import LabelledText
 from saa_core.errors import GateError, PolicyError, TextError
+from saa_core.model import Model
 from saa_core.run.flops import flops_against_dense
 from saa_core.task import Description, describe, margins, read_task
-from saa_core.train.batches import Lot, lot
+from saa_core.train.batches import TokenizedTexts, lot
 from saa_core.train.evaluate import interval
 from saa_core.train.tokens import Answers, Stages, TokenConfig, TokenStep
 from saa_core.types import Guard, Policy
@@ -78,7 +78,7 @@ class TaskTraining:
         self,
         model: Model,
         name: str,
-        examples: Sequence[Example],
+        examples: Sequence[LabelledText],
         config: TokenConfig | None = None,
         *,
         limit: int = 8000,
@@ -88,7 +88,7 @@ class TaskTraining:
             raise PolicyError(f"limit={limit!r} must be a whole number of texts >= 1")
         self.model, self.name, self.config = model, name, config or TokenConfig()
         self.labels = tuple(sorted({example.label for example in examples}))
-        self.lots: dict[str, Lot] = {}
+        self.lots: dict[str, TokenizedTexts] = {}
         for split in ("train", "validation", "test"):
             most = limit if split == "train" else HELD_OUT[split]
             own = [example for example in examples if example.split == split][:most]

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from saa_core.attach import Model
+from saa_core.model import Model
 from saa_core.run.varlen import packing_of
 from saa_core.train import lora
 from saa_core.train.masked import masked, mean_states

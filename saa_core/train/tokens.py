@@ -29,14 +29,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from saa_core.attach import Model, bfloat16_is_fast
 from saa_core.errors import PolicyError
 from saa_core.families.packing import Packing
 from saa_core.gates.token import SHARES
+from saa_core.loading import bfloat16_is_fast
+from saa_core.model import Model
 from saa_core.run.varlen import encode_all, packing_of, special_tokens
 from saa_core.task import SIDES, add_token_gates, read_head, save_side
 from saa_core.train import checks, lora
-from saa_core.train.batches import NO_LABEL, Lot, order, padded, replace_words
+from saa_core.train.batches import NO_LABEL, TokenizedTexts, order, padded, replace_words
 from saa_core.train.checkpoint import FREE, Checkpoint
 from saa_core.train.distil import schedule
 from saa_core.train.masked import masked, mean_states
@@ -188,7 +189,7 @@ class Stages:
         self.model.hf.requires_grad_(False)
         return lora.weights(self.model.hf, ADAPTER[side])
 
-    def dense(self, examples: Lot) -> Iterator[TokenStep]:
+    def dense(self, examples: TokenizedTexts) -> Iterator[TokenStep]:
         """Fine-tunes matrices and head on the labels; nothing is dropped.
 
         The adapter changes nothing until it takes what the matrices have learned, cut to its rank.
@@ -207,7 +208,7 @@ class Stages:
         lora.take(self.model.hf, ADAPTER["dense"], before)
         self._freeze({**matrices, **head})
 
-    def sparse(self, examples: Lot) -> Iterator[TokenStep]:
+    def sparse(self, examples: TokenizedTexts) -> Iterator[TokenStep]:
         """Trains gates, and adapter and head on from where the dense stage left them."""
         self._copy_dense()
         parameters = self.adapter("sparse") | _named(self.heads["sparse"], "head")
@@ -243,7 +244,7 @@ class Stages:
         numbers = b"".join(part.detach().cpu().numpy().tobytes() for part in parts)
         self.teacher = hashlib.sha256(numbers).hexdigest()
 
-    def calibrate(self, examples: Lot) -> None:
+    def calibrate(self, examples: TokenizedTexts) -> None:
         """Moves the gates' shifts so that the share of work that is asked for is the one that is done.
 
         Training decides by chance and use does not, so the two differ by several points.
@@ -264,7 +265,7 @@ class Stages:
                     break
                 down, up = (down, offset) if done > wanted else (offset, up)
 
-    def answers(self, examples: Lot, side: str, share: float = 1.0) -> "Answers":
+    def answers(self, examples: TokenizedTexts, side: str, share: float = 1.0) -> "Answers":
         """What one side answers at a share of the work, and what it computes, on packed tokens."""
         self.adapter(side)
         head = self.heads[side]
@@ -299,7 +300,7 @@ class Stages:
 
     def _batches(
         self,
-        examples: Lot,
+        examples: TokenizedTexts,
         stage: str,
         groups: Sequence[tuple[float, Mapping[str, nn.Parameter]]],
     ) -> Iterator[tuple[tuple[Tensor, Tensor, Tensor, random.Random], Any]]:
@@ -388,7 +389,7 @@ class _StageConfig:
     save_every: int
 
     @classmethod
-    def of(cls, stages: Stages, stage: str, examples: Lot) -> "_StageConfig":
+    def of(cls, stages: Stages, stage: str, examples: TokenizedTexts) -> "_StageConfig":
         config = stages.config
         fixed = {key: value for key, value in asdict(config).items() if key not in FREE}
         data = [stages.model.spec.name, *map(list, examples.ids), list(examples.labels)]

@@ -25,14 +25,15 @@ from app.charts.token_labels import CONTINUED, labels
 from app.components.shared.continuations import mark
 from app.components.shared.maps import choose_pair, choose_token, pieces, shade, start_pair
 from app.state import examples, session
-from saa_core.certify.certificate import promise_from
-from saa_core.certify.degradation import Measured
+from saa_core.certify.certificate import certificate_from
+from saa_core.certify.degradation import Degradation
 from saa_core.data import fetch
 from saa_core.explain.pair import LayerInputs, boundary
 from saa_core.explain.tradeoff import Point, knee, tradeoff
 from saa_core.run.classify import classify
+from saa_core.trace.maps import InMemory, pack
+from saa_core.trace.recorded import Execution, ModelInfo
 from saa_core.trace.summary import summarise
-from saa_core.trace.trace import Execution, InMemory, ModelInfo, pack
 
 ROOT = Path(__file__).parents[2]
 TEXT = (
@@ -347,9 +348,9 @@ def with_policy_file(content: bytes) -> AppTest:
 
 
 def test_a_policy_file_takes_the_place_of_the_sliders(model, tmp_path) -> None:
-    policy, sla = saa.Policy(mass=0.88, block=(16, 16)), saa.Sla(perplexity=0.02)
-    measured = Measured(policy, (0.001,) * 200, (0.5,) * 200)
-    file = saa.save_policy(tmp_path / "p.json", promise_from(sla, [measured]), model)
+    policy, sla = saa.Policy(mass=0.88, block=(16, 16)), saa.RiskLimit(perplexity=0.02)
+    measured = Degradation(policy, (0.001,) * 200, (0.5,) * 200)
+    file = saa.save_policy(tmp_path / "p.json", certificate_from(sla, [measured]), model)
     at = with_policy_file(file.read_bytes())
     assert not at.exception
     assert at.session_state.choice.policy == policy
@@ -383,7 +384,7 @@ def test_continuations_escape_what_a_model_wrote() -> None:
 
 def test_warm_up_runs_both_kinds_of_text_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    shop, lengths = session.Shop(), []
+    shop, lengths = session.ModelRegistry(), []
     monkeypatch.setattr(session, "shop", lambda: shop)
     monkeypatch.setattr(session.saa, "run", lambda model, content, policy: lengths.append(content))
     client = session.Client()
@@ -498,7 +499,7 @@ def test_clicks_end_in_the_selectors(trace: saa.Trace, monkeypatch: pytest.Monke
 
 def test_the_strip_holds_the_whole_text(trace: saa.Trace) -> None:
     assert "".join(pieces(trace)) == TEXT
-    shades = shade(trace.received.mean((0, 1)))
+    shades = shade(trace.attention_received.mean((0, 1)))
     assert 0 == min(shades) < max(shades) == 1
 
 
@@ -539,11 +540,11 @@ def synthetic(tokens: int) -> saa.Trace:
         density=np.full((1, 2), keep.sum() / allowed.sum() / 2, np.float32),
         predicted_mass=np.ones((1, 2), np.float32),
         retained_mass=None,
-        received=None,
+        attention_received=None,
         first=np.zeros((1, tokens), np.int32),
         last=np.arange(tokens, dtype=np.int32)[None],
         forced=np.zeros((1, 1, tokens, tokens), np.uint8),
-        plan=np.zeros(1, np.int32),
+        layer_kind=np.zeros(1, np.int32),
         targets=np.full(1, 0.95, np.float32),
         layers=InMemory({0: pack(keep, score, threshold)}),
     )
@@ -751,7 +752,7 @@ def test_a_task_shows_both_labels_and_the_work_saved(labelled: AppTest) -> None:
 
 def test_tokens_are_crossed_out_layer_by_layer(labelled: AppTest) -> None:
     (result,) = labelled.session_state["results"].values()
-    alive = result.trace.alive
+    alive = result.trace.kept_tokens
     for layer in (len(alive) - 1, 0):
         at = labelled.slider(key="crossed_layer").set_value(layer).run()
         left, gone = int(alive[layer].sum()), int((alive[max(layer - 1, 0)] & ~alive[layer]).sum())

@@ -53,7 +53,7 @@ def whole_page(page, file: Path, drawn: str = "canvas[role=application]") -> Non
     page.set_viewport_size({**size, "height": tall})
     page.locator(drawn).first.wait_for()
     settle(page)
-    page.evaluate("() => new Promise((done) => setTimeout(done, 1000))")  # charts draw anew
+    page.evaluate("() => new Certificate((done) => setTimeout(done, 1000))")  # charts draw anew
     page.screenshot(path=file)
     page.set_viewport_size(size)
 

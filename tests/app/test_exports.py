@@ -22,7 +22,7 @@ from app.charts.pair import frame_around, window
 from app.charts.palette import DARK, LIGHT, rgb
 from app.export import formats as exports
 from app.export.drawing import draw
-from app.export.formats import View
+from app.export.formats import ExportedView
 from app.export.provenance import about_trace
 from app.state import session
 from benchmarks.synthetic import synthetic
@@ -38,7 +38,7 @@ NASTY = HOSTILE + "\x08 朝日 ]]>&"
 """Markup, Markdown, a sign that XML forbids, Japanese."""
 
 
-def hostile_view(**changes: object) -> View:
+def hostile_view(**changes: object) -> ExportedView:
     """A window of a trace all of whose words are hostile."""
     trace = synthetic(3, tokens=4)
     trace = replace(
@@ -52,7 +52,7 @@ def hostile_view(**changes: object) -> View:
     frame = frame_around(0, 0, 4, 4)
     chart = window(trace, 1, 2, frame, (0, 0), words, True)
     about = about_trace(trace, "20260101T000000Z-12345678")
-    return replace(View("window", NASTY, about, DARK, chart), **changes)
+    return replace(ExportedView("window", NASTY, about, DARK, chart), **changes)
 
 
 def test_a_picture_shows_the_chart_with_its_title_on_the_ground_of_the_theme() -> None:
@@ -81,7 +81,7 @@ def test_parquet_and_json_hold_the_same_rows_and_say_what_they_are() -> None:
     trace = synthetic(1, tokens=6)
     words = text.load("en")
     chart = head_grid(trace, "density", (1, 1), words, False)
-    view = View("heads", "Heads", about_trace(trace), LIGHT, chart)
+    view = ExportedView("heads", "Heads", about_trace(trace), LIGHT, chart)
     table = pq.read_table(io.BytesIO(exports.parquet(view)))
     assert table["kept"].to_pylist() == pytest.approx(trace.density.ravel().tolist())
     assert "chosen" not in table.column_names, "where a visitor has clicked is no data"
@@ -98,7 +98,7 @@ def test_parquet_and_json_hold_the_same_rows_and_say_what_they_are() -> None:
 
 def test_json_has_null_where_there_is_no_number() -> None:
     rows = pd.DataFrame({"a": [1.0, float("inf"), float("nan")], "b": [[float("nan")], [], [2.0]]})
-    view = View("t", "T", {}, LIGHT, rows=rows)
+    view = ExportedView("t", "T", {}, LIGHT, rows=rows)
     found = json.loads(exports.as_json(view))["rows"]
     assert [row["a"] for row in found] == [1.0, None, None]
     assert [row["b"] for row in found] == [[None], [], [2.0]]
@@ -107,7 +107,7 @@ def test_json_has_null_where_there_is_no_number() -> None:
 
 def test_json_refers_to_parquet_for_very_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exports, "MOST_IN_JSON", 2)
-    view = View("t", "T", {}, LIGHT, rows=pd.DataFrame({"a": [1, 2, 3]}))
+    view = ExportedView("t", "T", {}, LIGHT, rows=pd.DataFrame({"a": [1, 2, 3]}))
     found = json.loads(exports.as_json(view))
     assert found["rows"] is None
     assert "Parquet" in found["rows_are_in"]
@@ -119,7 +119,9 @@ def test_a_map_has_its_pixels_at_the_places_of_its_pairs() -> None:
     image = overview_png(trace, 0, 0, False)
     chart = exports.picture(image, 16, 16, ("queries", "keys"))
     shown = np.array(
-        Image.open(io.BytesIO(exports.png(View("map", "", {}, LIGHT, chart)))).convert("RGB")
+        Image.open(io.BytesIO(exports.png(ExportedView("map", "", {}, LIGHT, chart)))).convert(
+            "RGB"
+        )
     )
     kept = np.argwhere((shown == rgb(LIGHT.kept)).all(-1))
     always = np.argwhere((shown == rgb(LIGHT.kept_always)).all(-1))
@@ -138,7 +140,7 @@ def test_a_map_has_its_pixels_at_the_places_of_its_pairs() -> None:
 
 @pytest.mark.parametrize("run", [None, "../../etc/passwd", "a/b\\c <x>.saa", "朝 1"])
 def test_the_name_of_a_file_is_a_name(run: str | None) -> None:
-    stem = View("map", "Map", {"run": run}, LIGHT).stem
+    stem = ExportedView("map", "Map", {"run": run}, LIGHT).stem
     assert stem.startswith("saa-map")
     assert not set(stem) & set("/\\<> :")
     assert ".." not in stem.removeprefix("saa-map-")[:2]

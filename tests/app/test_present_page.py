@@ -80,7 +80,7 @@ def test_tokens_are_crossed_out_at_the_layer_of_the_step(store: Store) -> None:
     number, view = next(
         (at, step.view)
         for at, step in enumerate(deck.steps, 1)
-        if step.view and step.view.recording.trace.alive is not None
+        if step.view and step.view.recording.trace.kept_tokens is not None
     )
     at = present(deck="engineers", step=str(number))
     assert not at.exception

@@ -13,9 +13,9 @@ from app.components.trust import trust
 from app.state import session
 from saa_core.certify import slices
 from saa_core.certify.certificate import Setting
-from saa_core.certify.degradation import LossMeter
+from saa_core.certify.degradation import DegradationMeter
 from saa_core.explain.damage import KINDS
-from saa_core.gates.reliability import Bin, Diagram, MassMap, Reliability
+from saa_core.gates.reliability import Bin, Diagram, MassCalibrator, Reliability
 from tests.app.test_app import TEXT, app, no_warm_up, page_text, press, press_trace  # noqa: F401, a fixture for all
 
 MODEL = "minilm"
@@ -29,7 +29,7 @@ def diagram(off: float) -> Diagram:
 
 RELIABILITY = Reliability(
     pairwise=True,
-    maps=(MassMap((0.0, 0.0), (1.0, 1.0)),) * 2,
+    maps=(MassCalibrator((0.0, 0.0), (1.0, 1.0)),) * 2,
     before=diagram(0.05),
     after=diagram(-0.01),
     about={"fitted": ["a"], "judged": ["b"], "lengths": [64], "masses": [0.9]},
@@ -55,7 +55,7 @@ def checked() -> AppTest:
 
 
 @pytest.fixture
-def tried(checked: AppTest) -> session.Tried:
+def tried(checked: AppTest) -> session.GuardTrialResult:
     (found,) = checked.session_state["tried"].values()
     return found
 
@@ -108,7 +108,7 @@ def test_the_loaded_model_is_not_what_was_damaged(checked, tried) -> None:
 def test_every_state_of_the_gate_can_be_tried_and_keeps_the_limit(kind, checked, tried) -> None:
     request = tried.trial.request
     dense = saa.run(session.Client().original(MODEL), TEXT)
-    trial = session.Trial(request, saa.Guard(), kind)
+    trial = session.GuardTrial(request, saa.Guard(), kind)
     steps: list[str] = []
     found = session.Client().attempt(trial, dense, lambda step, done: steps.append(step))
     assert trust.missed(found.guarded) <= 0.05
@@ -162,7 +162,7 @@ def short_rare_texts() -> list[slices.Rare]:
 def test_rare_texts_run_when_asked_stop_and_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = short_rare_texts()
     monkeypatch.setattr("app.components.trust.rare.rare_texts", lambda: texts)
-    monkeypatch.setattr("app.components.shared.in_turns.TURN", 0.0)
+    monkeypatch.setattr("app.components.shared.resumable.TURN", 0.0)
     at = trust_page()
     assert not [table for table in at.dataframe if WORDS("rare.slice") in table.value]
     at.button(key="rare_start").click().run()
@@ -177,8 +177,10 @@ def test_rare_texts_run_when_asked_stop_and_go_on(monkeypatch: pytest.MonkeyPatc
     assert not at.exception
     assert not at.error
     model = session.Client().model(MODEL)
-    sla = saa.Sla(missed_mass=0.05)
-    whole = LossMeter(model, [each.text for each in texts], "missed_mass").of(model.spec.policy)
+    sla = saa.RiskLimit(missed_mass=0.05)
+    whole = DegradationMeter(model, [each.text for each in texts], "missed_mass").of(
+        model.spec.policy
+    )
     expected = slices.by_rare_slice(texts, whole, sla)
     rows = next(table.value for table in at.dataframe if WORDS("rare.slice") in table.value)
     assert list(rows[WORDS("rare.missed_mass")]) == [
@@ -194,7 +196,7 @@ def test_a_promise_stands_beside_what_the_rare_texts_show(monkeypatch: pytest.Mo
     model = session.Client().model(MODEL)
     policy = replace(model.spec.policy, mass=0.85)
     setting = Setting(policy, 0.031, 0.02, 0.04, 0.5, 0.01, True)
-    promise = saa.Promise(saa.Sla(missed_mass=0.06), policy, 90, (setting,), "certified")
+    promise = saa.Certificate(saa.RiskLimit(missed_mass=0.06), policy, 90, (setting,), "certified")
     stored = saa.StoredPolicy(policy, promise=promise)
     monkeypatch.setattr(session, "open_policy", lambda *_: stored)
     at = trust_page()

@@ -19,10 +19,11 @@ import saa_core as saa
 from benchmarks.synthetic import synthetic
 from saa_core.audit.audit import Audit
 from saa_core.audit.figures import about, audits, by_slice, cases, distribution
+from saa_core.audit.outcome import compare_with_dense
 from saa_core.cli.main import main
 from saa_core.run import corpora
 from saa_core.store import Store
-from saa_core.trace.audited import Audited, audited
+from saa_core.trace.audited import Audited
 
 ROOT = Path(__file__).parents[2]
 TEXTS = (
@@ -117,18 +118,18 @@ def test_lost_is_the_probability_that_the_dense_choice_loses() -> None:
         top_ids=np.array([[2, 1, 3], [7, 8, 9]]),
         top_probs=np.array([[0.7, 0.2, 0.1], [0.8, 0.15, 0.05]]),
     )
-    found = audited("a", (), dense, moved)
+    found = compare_with_dense("a", (), dense, moved)
     assert found.agreement == 0.0
     assert found.lost == pytest.approx(((0.6 - 0.2) + (0.5 - 0.05)) / 2)
-    assert audited("a", (), dense, dense) == Audited("a", (), 1.0, 0.0)
+    assert compare_with_dense("a", (), dense, dense) == Audited("a", (), 1.0, 0.0)
     yes, no = (replace(synthetic(1), labels=("n", "p"), label_probs=p) for p in (
         np.array([0.2, 0.8]), np.array([0.7, 0.3])))  # fmt: skip
-    label = audited("a", (), yes, no)
+    label = compare_with_dense("a", (), yes, no)
     assert (label.agreement, label.lost) == (0.0, pytest.approx(0.5))
     with pytest.raises(saa.TraceError, match="different tokens"):
-        audited("a", (), dense, synthetic(2))
+        compare_with_dense("a", (), dense, synthetic(2))
     with pytest.raises(saa.TraceError, match="neither labels nor next tokens"):
-        audited("a", (), synthetic(1), synthetic(1))
+        compare_with_dense("a", (), synthetic(1), synthetic(1))
 
 
 def test_figures_by_slice_distribution_and_worst_cases(store) -> None:

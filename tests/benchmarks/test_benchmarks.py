@@ -422,7 +422,7 @@ def test_promise(tmp_path, monkeypatch, novel, smollm2):
     def refuse(*_):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("saa_core.certify.degradation.LossMeter.of", refuse)
+    monkeypatch.setattr("saa_core.certify.degradation.DegradationMeter.of", refuse)
     start("trust.promise", monkeypatch, *tasks, *words, *common, "--splits", "5")
     again, _ = json.loads(out.read_text())
     assert len(again["splits"]) == 5

@@ -8,7 +8,7 @@ import pytest
 
 import saa_core as saa
 from saa_core.certify.certificate import ladder_for
-from saa_core.certify.degradation import LossMeter
+from saa_core.certify.degradation import DegradationMeter
 from saa_core.certify.slices import SLICES, by_rare_slice, by_slice, rare_texts, slice_table
 from saa_core.cli.main import main as cli
 from saa_core.run.classify import classify
@@ -41,7 +41,7 @@ def parts(smollm2, novel):
 def test_perplexity_losses_are_those_of_the_runs(smollm2, parts):
     """Against an independent way: the log-probabilities that two traces give."""
     policy = saa.Policy(mass=0.6)
-    measured = LossMeter(smollm2, parts[:2], "perplexity").of(policy)
+    measured = DegradationMeter(smollm2, parts[:2], "perplexity").of(policy)
 
     def nats(trace):
         logits = trace.head(trace.hidden)[:-1]
@@ -58,11 +58,12 @@ def test_perplexity_losses_are_those_of_the_runs(smollm2, parts):
 def test_missed_mass_is_that_of_the_runs_and_a_guard_counts_as_work(smollm2, minilm, parts):
     for model in (smollm2, minilm):
         trace = saa.run(model, parts[0], saa.Policy(mass=0.8))
-        measured = LossMeter(model, parts[:1], "missed_mass").of(saa.Policy(mass=0.8))
+        measured = DegradationMeter(model, parts[:1], "missed_mass").of(saa.Policy(mass=0.8))
         assert measured.losses[0] == pytest.approx(1 - trace.retained_mass.mean(), abs=1e-5)
     guarded = saa.Policy(mass=0.8, guard=saa.Guard(0.3, rows=4))
     plain, checked = (
-        LossMeter(smollm2, parts[:1], "missed_mass").of(p) for p in (saa.Policy(mass=0.8), guarded)
+        DegradationMeter(smollm2, parts[:1], "missed_mass").of(p)
+        for p in (saa.Policy(mass=0.8), guarded)
     )
     assert checked.work[0] > plain.work[0]
     assert checked.losses[0] <= plain.losses[0] + 1e-6
@@ -71,7 +72,7 @@ def test_missed_mass_is_that_of_the_runs_and_a_guard_counts_as_work(smollm2, min
 def test_label_changes_are_those_of_classify(sides):
     sparse, dense = sides
     policy = saa.Policy(mass=1.0, tokens=0.4)
-    measured = LossMeter(sparse, QUESTIONS, "label_change", dense).of(policy)
+    measured = DegradationMeter(sparse, QUESTIONS, "label_change", dense).of(policy)
     before = [found.label for found in classify(dense, QUESTIONS)]
     after = list(classify(sparse, QUESTIONS, policy))
     changed = [float(a.label != b) for a, b in zip(after, before, strict=True)]
@@ -83,15 +84,15 @@ def test_label_changes_are_those_of_classify(sides):
 def test_a_loss_that_a_model_cannot_have_is_refused(sides, smollm2, minilm):
     _, dense = sides
     for make, sentence in (
-        (lambda: LossMeter(minilm, ["A text."], "perplexity"), "encoder"),
-        (lambda: LossMeter(minilm, ["A text."], "label_change"), "no task"),
-        (lambda: LossMeter(smollm2, [], "perplexity"), "texts is empty"),
+        (lambda: DegradationMeter(minilm, ["A text."], "perplexity"), "encoder"),
+        (lambda: DegradationMeter(minilm, ["A text."], "label_change"), "no task"),
+        (lambda: DegradationMeter(smollm2, [], "perplexity"), "texts is empty"),
         (
-            lambda: LossMeter(smollm2, ["A text."], "regret"),
+            lambda: DegradationMeter(smollm2, ["A text."], "regret"),
             "label_change, missed_mass, perplexity",
         ),
         (
-            lambda: LossMeter(dense, ["A text."], "missed_mass").of(saa.Policy(tokens=0.5)),
+            lambda: DegradationMeter(dense, ["A text."], "missed_mass").of(saa.Policy(tokens=0.5)),
             "tokens=0.5",
         ),
     ):
@@ -102,10 +103,10 @@ def test_a_loss_that_a_model_cannot_have_is_refused(sides, smollm2, minilm):
 def test_a_loose_promise_is_certified_and_a_strict_one_stays_dense(minilm, parts):
     ladder = [saa.Policy(mass=mass) for mass in (0.999, 0.9, 0.3)]
     steps = []
-    loose = saa.choose_policy(
+    loose = saa.certify_policy(
         minilm,
         parts[:20],
-        saa.Sla(missed_mass=0.3, delta=0.3),
+        saa.RiskLimit(missed_mass=0.3, delta=0.3),
         ladder=ladder,
         progress=lambda *step: steps.append(step),
     )
@@ -113,24 +114,24 @@ def test_a_loose_promise_is_certified_and_a_strict_one_stays_dense(minilm, parts
     assert loose.chosen.work < 0.9
     assert not loose.settings[-1].certified, "keeping 30 % of the mass misses more than 30 %"
     assert steps == [(1, 3), (2, 3), (3, 3)]
-    strict = saa.choose_policy(minilm, parts[:6], saa.Sla(missed_mass=0.01), ladder=ladder)
+    strict = saa.certify_policy(minilm, parts[:6], saa.RiskLimit(missed_mass=0.01), ladder=ladder)
     assert strict.policy is None
     assert strict.reason == "few texts"
     assert len(strict.settings) == 1, "the first failure ends the sequence"
 
 
 def test_the_ladders_go_from_safe_to_sparse(smollm2, sides):
-    masses = [policy.mass for policy in ladder_for(smollm2, saa.Sla(perplexity=0.01))]
+    masses = [policy.mass for policy in ladder_for(smollm2, saa.RiskLimit(perplexity=0.01))]
     assert masses == sorted(masses, reverse=True)
-    ladder = ladder_for(sides[0], saa.Sla(label_change=0.01))
+    ladder = ladder_for(sides[0], saa.RiskLimit(label_change=0.01))
     steps = [(policy.tokens, policy.guard.margin if policy.guard else 0.0) for policy in ladder]
     assert steps == sorted(steps, reverse=True)
     assert steps[0] == (sides[0].spec.policy.tokens, 0.99)
     assert steps[-1] == (sides[0].task.shares[0], 0.0)
-    always = saa.choose_policy(
+    always = saa.certify_policy(
         sides[0],
         QUESTIONS,
-        saa.Sla(label_change=0.2, delta=0.4),
+        saa.RiskLimit(label_change=0.2, delta=0.4),
         ladder=[saa.Policy(mass=1.0, tokens=0.5, guard=saa.Guard(None, margin=1.0))],
     )
     assert always.reason == "no saving", "whoever always asks the dense side never changes a label"
@@ -139,8 +140,8 @@ def test_the_ladders_go_from_safe_to_sparse(smollm2, sides):
 
 def test_a_policy_file_is_what_was_chosen(smollm2, parts, tmp_path, text_file, capsys):
     guarded = saa.Policy(mass=0.97, block=(16, 16), guard=saa.Guard(0.1, rows=8))
-    sla = saa.Sla(missed_mass=0.4, delta=0.4)
-    promise = saa.choose_policy(smollm2, parts[:8], sla, ladder=[guarded])
+    sla = saa.RiskLimit(missed_mass=0.4, delta=0.4)
+    promise = saa.certify_policy(smollm2, parts[:8], sla, ladder=[guarded])
     file = saa.save_policy(
         tmp_path / "p.json", promise, smollm2, data={"file": "mine.csv"}, command="saa tune"
     )
@@ -244,9 +245,9 @@ def test_slices_are_what_they_say():
 
 
 def test_slices_are_reported_worst_first(smollm2):
-    sla = saa.Sla(perplexity=0.02)
+    sla = saa.RiskLimit(perplexity=0.02)
     rare = [each for each in rare_texts() if each.slice in ("negation", "very short")][:14]
-    measured = LossMeter(smollm2, [each.text for each in rare], "perplexity").of(
+    measured = DegradationMeter(smollm2, [each.text for each in rare], "perplexity").of(
         saa.Policy(mass=0.7)
     )
     by_kind = by_rare_slice(rare, measured, sla)
@@ -261,8 +262,8 @@ def test_slices_are_reported_worst_first(smollm2):
 
 
 def test_everything_that_a_promise_rests_on_is_plain_json(smollm2, parts, tmp_path):
-    promise = saa.choose_policy(
-        smollm2, parts[:4], saa.Sla(missed_mass=0.5), ladder=[saa.Policy(mass=0.9)]
+    promise = saa.certify_policy(
+        smollm2, parts[:4], saa.RiskLimit(missed_mass=0.5), ladder=[saa.Policy(mass=0.9)]
     )
     about = json.loads(saa.save_policy(tmp_path / "p.json", promise, smollm2).read_text())
     (setting,) = about["promise"]["settings"]

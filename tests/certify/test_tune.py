@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 import saa_core as saa
-from saa_core.certify.tune import STUDY, Trial, TuneConfig, candidates, split, tune
+from saa_core.certify.tune import STUDY, TuneConfig, TuneTrial, candidates, split, tune
 from saa_core.cli.main import main as cli
 from saa_core.run.corpora import windows
 
@@ -84,7 +84,7 @@ def test_a_task_is_tuned_from_the_command_line(table, tmp_path, capsys):
 
 def test_an_interrupted_search_goes_on(little, novel, tmp_path):
     texts = windows(little, novel[:12_000], 48)[:32]
-    sla = saa.Sla(perplexity=0.2, delta=0.4)
+    sla = saa.RiskLimit(perplexity=0.2, delta=0.4)
     config = TuneConfig(minutes=5, trials=3, candidates=2)
 
     def stop(step, done, total, remark):
@@ -113,7 +113,7 @@ def test_an_interrupted_search_goes_on(little, novel, tmp_path):
 def test_what_is_searched_reaches_every_knob(little, novel, tmp_path):
     texts = windows(little, novel[:12_000], 48)[:30]
     config = TuneConfig(minutes=5, trials=40, candidates=1)
-    tuned = tune(little, texts, saa.Sla(missed_mass=0.4, delta=0.4), tmp_path, config)
+    tuned = tune(little, texts, saa.RiskLimit(missed_mass=0.4, delta=0.4), tmp_path, config)
     drawn = [trial.policy for trial in tuned.trials if not trial.hand_set]
     assert {policy.block for policy in drawn} == {(32, 16), (32, 32), (16, 16)}
     assert {policy.budget_over for policy in drawn if policy.budget} == {"layer", "call"}
@@ -137,7 +137,7 @@ def test_the_parts_share_no_text():
 
 def test_candidates_are_within_the_limit_safest_first():
     trials = [
-        Trial(
+        TuneTrial(
             saa.Policy(mass=0.99 - i / 100),
             loss=i / 1000,
             work=1 - i / 50,
@@ -146,7 +146,7 @@ def test_candidates_are_within_the_limit_safest_first():
         )
         for i in range(20)
     ]
-    sla = saa.Sla(perplexity=0.0115)
+    sla = saa.RiskLimit(perplexity=0.0115)
     chosen = candidates(trials[::-1], sla, 4)
     assert [trial.loss for trial in chosen] == [0.0, 0.003, 0.007, 0.01]
     assert candidates(trials[15:], sla, 4) == [trials[15]], "the safest one is tried all the same"

@@ -11,7 +11,7 @@ import pytest
 
 import saa_core as saa
 from saa_core.data import fetch, labelled
-from saa_core.data.labelled import Example, examples, from_file, normalised
+from saa_core.data.labelled import LabelledText, examples, from_file, normalised
 
 PLAIN = """\
 From sender@list.example  Thu Aug 22 16:37:34 2002
@@ -153,7 +153,7 @@ def test_splits_are_disjoint_stable_and_in_shares(source):
     first = [example.label for example in found[:200]]
     assert 70 < first.count("positive") < 130
     # This text's place is part of the published split and never changes.
-    assert Example("film number 0 was seen", "negative", "train") in found
+    assert LabelledText("film number 0 was seen", "negative", "train") in found
 
 
 def test_questions_that_annotators_disagreed_about_are_left_out(source):

@@ -16,13 +16,13 @@ from benchmarks.page import decks
 from benchmarks.synthetic import synthetic
 from saa_core.cli.main import main
 from saa_core.deck import deck_of_runs, find_deck, read_deck, shipped
-from saa_core.deck.figures import FIGURES, Measured, shown, trace_figure
+from saa_core.deck.figures import FIGURES, MeasuredFigure, format_figure, trace_figure
 from saa_core.deck.page import deck_html, write_deck
 from tests.report.test_report import HOSTILE, opened
 
 HEAD = '[deck]\ntitle = { en = "Talk", ja = "発表" }\n'
 STEP = '[[step]]\ntitle = "One"\n'
-SPEED = Measured(2.5, "times", "2026-11-20", "cpu", "AVX512", 2, "a command", 2.25, 3.0)
+SPEED = MeasuredFigure(2.5, "times", "2026-11-20", "cpu", "AVX512", 2, "a command", 2.25, 3.0)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_files_languages_and_names_that_do_not_exist_are_refused(folder: Path) -
 
 def test_figures_of_a_trace_are_its_own() -> None:
     trace = replace(
-        synthetic(4, label="positive"), alive=np.tril(np.ones((6, 12), bool)), timing=()
+        synthetic(4, label="positive"), kept_tokens=np.tril(np.ones((6, 12), bool)), timing=()
     )
     when = datetime(2026, 5, 4, tzinfo=UTC)
     values = {of: trace_figure(trace, of, when).value for of in FIGURES if of != "speed"}
@@ -276,7 +276,7 @@ def test_what_the_words_of_the_shipped_presentations_say_is_in_their_recordings(
     assert mail.sparsity - forced.sparsity < 0.02
     jokes = shipped_trace("jokes")
     assert jokes.tokens[12] == "works"
-    assert jokes.alive[:, 12].tolist() == [True] * 4 + [False] * 2
+    assert jokes.kept_tokens[:, 12].tolist() == [True] * 4 + [False] * 2
     novel = shipped_trace("novel")
     assert novel.retained_mass.mean() > 0.9
 
@@ -299,7 +299,7 @@ def test_languages_have_the_same_words() -> None:
     for table in ("units", "spreads", "of"):
         assert words["en"][table].keys() == words["ja"][table].keys()
     assert words["en"]["of"].keys() == FIGURES.keys()
-    assert shown("x", SPEED, "ja").value == "2.50 倍"
+    assert format_figure("x", SPEED, "ja").value == "2.50 倍"
 
 
 def test_the_command_writes_a_file_and_refuses_in_a_sentence(tmp_path: Path, capsys) -> None:

@@ -10,27 +10,27 @@ import saa_core as saa
 from saa_core.cli.main import main
 from saa_core.data.corpus import Document
 from saa_core.gates.files import read_gates
-from saa_core.gates.ood import KnownInputs, features
+from saa_core.gates.ood import OodDetector, features
 from saa_core.guard import FAR_ROWS, LOOKED
-from saa_core.train.ood import PIECE, known_inputs, parts
+from saa_core.train.ood import PIECE, fit_detector, parts
 
 POLICY = saa.Policy(mass=0.97, guard=saa.Guard(0.05))
 FAR = "buffalo " * 120
 
 
-def known(limit: float = 1.0, lengths: tuple[int, ...] = (16,)) -> KnownInputs:
-    return KnownInputs(torch.zeros(8), torch.eye(8), lengths, (limit,) * len(lengths))
+def known(limit: float = 1.0, lengths: tuple[int, ...] = (16,)) -> OodDetector:
+    return OodDetector(torch.zeros(8), torch.eye(8), lengths, (limit,) * len(lengths))
 
 
 @pytest.fixture(scope="module")
 def attached(minilm, novel) -> saa.Model:
     """MiniLM with statistics of the novel alone, on gates of its own."""
-    from saa_core.explain.damage import damaged
+    from saa_core.explain.damage import damage_gates
 
-    model = damaged(minilm, "negated", layers=[])
+    model = damage_gates(minilm, "negated", layers=[])
     third = len(novel) // 3
     parts = [{"novel": novel[at * third : (at + 1) * third]} for at in range(3)]
-    known_inputs(model, *parts, lengths=(16, 128), fit_windows=300, limit_windows=200)
+    fit_detector(model, *parts, lengths=(16, 128), fit_windows=300, limit_windows=200)
     return model
 
 
@@ -56,7 +56,7 @@ def test_the_distance_is_one_at_one_standard_deviation_and_infinite_for_no_numbe
 
 
 def test_the_limit_lies_between_lengths_and_short_texts_have_none():
-    own = KnownInputs(torch.zeros(8), torch.eye(8), (16, 256), (4.0, 2.0))
+    own = OodDetector(torch.zeros(8), torch.eye(8), (16, 256), (4.0, 2.0))
     assert own.limit(15) == torch.inf
     assert own.limit(16) == 4.0
     assert own.limit(64) == pytest.approx(3.0)
@@ -111,7 +111,7 @@ def test_each_text_of_a_padded_batch_is_judged_for_itself(attached, novel):
 
 def test_it_travels_with_the_gates_and_older_folders_have_none(attached, tmp_path):
     folder = saa.save_gates(attached, tmp_path / "gates", training={"steps": 1})
-    own, stored = attached.gates[0].known_inputs, read_gates(folder).inputs
+    own, stored = attached.gates[0].ood_detector, read_gates(folder).inputs
     assert torch.equal(stored.mean, own.mean)
     assert torch.equal(stored.whiten, own.whiten)
     assert (stored.limits, stored.lengths) == (own.limits, own.lengths)
@@ -129,13 +129,13 @@ def test_it_travels_with_the_gates_and_older_folders_have_none(attached, tmp_pat
 
 def test_other_weights_have_other_queries():
     model = saa.load("minilm", device="cpu", task="sentences")
-    assert model.gates[0].known_inputs is None
+    assert model.gates[0].ood_detector is None
 
 
 @pytest.mark.parametrize(("name", "adapter"), [("smollm2", None), ("smollm2", "saa-joint")])
 def test_shipped_gates_know_their_inputs(name, adapter, novel):
     model = saa.load(name, adapter=adapter, device="cpu")
-    about = model.gates[0].known_inputs.about
+    about = model.gates[0].ood_detector.about
     assert about["command"].startswith("saa inputs --model smollm2")
     assert saa.run(model, FAR, POLICY).events[0]["suspected"] == "input"
     near = saa.run(model, novel[:600], POLICY)

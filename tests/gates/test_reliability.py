@@ -12,9 +12,9 @@ import torch
 import saa_core as saa
 from saa_core.cli.main import main
 from saa_core.data.corpus import Document
-from saa_core.explain.damage import damaged
+from saa_core.explain.damage import damage_gates
 from saa_core.gates.files import read_gates
-from saa_core.gates.reliability import MassMap
+from saa_core.gates.reliability import MassCalibrator
 from saa_core.train.reliability import Rows, fit, halves, judge, measure_reliability
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -34,7 +34,7 @@ def rows(count: int, offset: float, slope: float, seed: int = 0) -> Rows:
 @pytest.fixture(scope="module")
 def boastful(minilm) -> saa.Model:
     """MiniLM with gates that are too sure of themselves."""
-    model = damaged(minilm, "negated", layers=[])
+    model = damage_gates(minilm, "negated", layers=[])
     with torch.no_grad():
         for gate in model.gates:
             gate.query.mul_(1.6)
@@ -49,19 +49,19 @@ def measured(boastful, novel) -> saa.Model:
 
 
 def test_a_map_is_monotone_and_leaves_nothing_and_all_alone():
-    own = MassMap((0.5, -1.0), (0.7, 1.3))
+    own = MassCalibrator((0.5, -1.0), (0.7, 1.3))
     said = torch.linspace(0, 1, 101).expand(1, 2, 101)
     mapped = own(said)
     assert (mapped.diff(dim=-1) >= 0).all()
     assert (mapped[..., 0] == 0).all()
     assert (mapped[..., -1] == 1).all()
-    torch.testing.assert_close(MassMap((0.0,), (1.0,))(said[:, :1]), said[:, :1])
+    torch.testing.assert_close(MassCalibrator((0.0,), (1.0,))(said[:, :1]), said[:, :1])
 
 
 @pytest.mark.parametrize(("offset", "slope"), [((0.0,), (-1.0,)), ((0.0, 0.0), (1.0,))])
 def test_a_map_that_turns_things_round_or_lacks_a_head_is_refused(offset, slope):
     with pytest.raises(saa.GateError, match="slope"):
-        MassMap(offset, slope)
+        MassCalibrator(offset, slope)
 
 
 @pytest.mark.parametrize(("offset", "slope"), [(0.0, 1.0), (0.6, 0.6), (-0.8, 1.4)])
@@ -91,7 +91,9 @@ def test_the_error_is_the_distance_of_said_and_true_in_bins():
     assert diagram.error == pytest.approx(0.1, abs=1e-4)
     assert diagram.heads[0][0] == pytest.approx(0.1, abs=1e-4)
     assert [each.rows for each in diagram.bins] == [15] * 10
-    assert sorted(each.said for each in diagram.bins) == [each.said for each in diagram.bins]
+    assert sorted(each.predicted for each in diagram.bins) == [
+        each.predicted for each in diagram.bins
+    ]
 
 
 def test_what_a_gate_is_too_sure_of_is_corrected_on_other_texts(measured, boastful, novel):
@@ -109,9 +111,9 @@ def test_what_a_gate_is_too_sure_of_is_corrected_on_other_texts(measured, boastf
 def test_the_correction_never_changes_a_decision(measured, novel):
     text, policy = novel[:400], saa.Policy(mass=0.85)
     known = saa.run(measured, text, policy)
-    plain = damaged(measured, "negated", layers=[])
+    plain = damage_gates(measured, "negated", layers=[])
     for gate in plain.gates:
-        gate.mass_maps = {}
+        gate.mass_calibrators = {}
     unknown = saa.run(plain, text, policy)
     assert (known.hidden == unknown.hidden).all()
     assert (known.predicted_mass == unknown.predicted_mass).all()
@@ -155,7 +157,7 @@ def test_older_folders_load_and_broken_ones_are_refused(measured, tmp_path):
 
 
 def test_gates_that_are_trained_on_lose_it(measured, novel, tmp_path):
-    model = damaged(measured, "negated", layers=[])
+    model = damage_gates(measured, "negated", layers=[])
     config = saa.TrainConfig(steps=1, lengths=(64,))
     assert len(list(saa.train_gates(model, [novel], config))) == 1
     folder = saa.save_gates(model, tmp_path / "gates", training={"steps": 1})

@@ -17,7 +17,7 @@ from saa_core.kernels import (
 )
 from saa_core.kernels.flex import graph_count
 from saa_core.native import compile_seconds, find_compiler, unavailable
-from saa_core.types import Allowed
+from saa_core.pairs import Allowed
 from tests.problems import SHAPES, problem
 
 needs_flex = pytest.mark.skipif(bool(flex_unavailable("cpu")), reason=flex_unavailable("cpu"))

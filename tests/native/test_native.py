@@ -15,7 +15,7 @@ from saa_core.files import cache_dir
 from saa_core.gates.pair import GateConfig, PairGate, grid
 from saa_core.kernels import native, reference
 from saa_core.native import find_compiler, unavailable
-from saa_core.types import Allowed
+from saa_core.pairs import Allowed
 from tests.problems import mask_of, problem
 
 needs_native = pytest.mark.skipif(bool(unavailable("cpu")), reason=unavailable("cpu"))

@@ -10,18 +10,8 @@ from hypothesis import strategies as st
 from saa_core import rules
 from saa_core.attention import Call
 from saa_core.errors import PolicyError
-from saa_core.types import (
-    EXCLUDED,
-    FORCED,
-    LOCAL,
-    SINK,
-    TAIL,
-    Allowed,
-    Decision,
-    Force,
-    Policy,
-    expand,
-)
+from saa_core.pairs import Allowed, Decision, expand
+from saa_core.types import EXCLUDED, FORCED, LOCAL, SINK, TAIL, Force, Policy
 from tests.problems import mask_of
 
 SCENES = st.fixed_dictionaries(
@@ -224,7 +214,7 @@ ENTRIES = st.builds(
 def test_what_a_person_forces_is_kept_or_excluded_by_every_rule(shape, entries, rule):
     allowed, count, _, codes, score = scene(**shape)
     block = shape["block"]
-    forced = rules.forced_by_person(codes, count, allowed, entries, block, heads=3)
+    forced = rules.apply_overrides(codes, count, allowed, entries, block, heads=3)
     keep, _ = rules.RULES[rule](score, forced, count, 0.5)
     forced = forced.expand_as(keep)
     possible = (count > 0).expand_as(keep)
@@ -250,7 +240,7 @@ def test_excluded_blocks_do_not_count_as_mass_that_is_held(rule):
     score[..., 0] = 100 * (count[..., 0] > 0)
     score = score / score.sum(-1, keepdim=True)
     entries = [Force(key=0, keep=False)]
-    forced = rules.forced_by_person(codes, count, allowed, entries, (1, 1), heads=1)
+    forced = rules.apply_overrides(codes, count, allowed, entries, (1, 1), heads=1)
     keep, _ = rules.RULES[rule](score, forced, count, 0.5)
     assert not keep[0, 0, 1:, 0].any()
     assert keep[0, 0, 40:].sum(-1).min() > 5, "the others take the place of what is excluded"
@@ -266,7 +256,7 @@ def test_forcing_what_does_not_exist_is_refused():
         (Force(key=99), "key=99"),
     ]:
         with pytest.raises(PolicyError, match=word):
-            rules.forced_by_person(codes, count, allowed, [entry], (1, 1), heads=3)
+            rules.apply_overrides(codes, count, allowed, [entry], (1, 1), heads=3)
 
 
 @pytest.mark.parametrize(

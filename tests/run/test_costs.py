@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import saa_core as saa
-from saa_core.run.costs import Assumptions, Measured, measured, saving
+from saa_core.run.costs import Assumptions, MeasuredLength, measured, saving
 
 TIMES = st.lists(st.floats(1.0, 1e5), min_size=1, max_size=9)
 
 
 def test_a_sum_done_by_hand():
     """864,000 requests a day are 10 per second, 30 at the peak; at 2 s and half busy 120 machines."""
-    found = saving(Measured(4096, (2000.0,), (1000.0,)), Assumptions(864_000, 0.5, 3.0, 0.5))
+    found = saving(MeasuredLength(4096, (2000.0,), (1000.0,)), Assumptions(864_000, 0.5, 3.0, 0.5))
     assert found.dense.machines == (120, 120, 120)
     assert found.saa.machines == (60, 60, 60)
     assert found.dense.cost[1] == pytest.approx(120 * 0.5 * 730)
@@ -24,7 +24,7 @@ def test_a_sum_done_by_hand():
 
 def test_only_the_measured_part_is_saved():
     """Half of a request is writing the reply: twice as fast reading saves a quarter."""
-    found = saving(Measured(512, (100.0,), (50.0,)), Assumptions(1e6, 1.0, share=0.5))
+    found = saving(MeasuredLength(512, (100.0,), (50.0,)), Assumptions(1e6, 1.0, share=0.5))
     assert found.share[1] == pytest.approx(0.25)
     assert found.dense.request_s[1] == pytest.approx(0.2)
     assert found.saa.request_s[1] == pytest.approx(0.15)
@@ -40,7 +40,7 @@ def test_only_the_measured_part_is_saved():
     ],
 )
 def test_the_verdict_is_plain(dense, sparse, requests, verdict):
-    found = saving(Measured(128, dense, sparse), Assumptions(requests, 1.0))
+    found = saving(MeasuredLength(128, dense, sparse), Assumptions(requests, 1.0))
     assert found.verdict == verdict
     assert (found.monthly > 0) == (verdict == "saves")
 
@@ -48,7 +48,7 @@ def test_the_verdict_is_plain(dense, sparse, requests, verdict):
 @given(TIMES, st.floats(0.2, 5.0), st.floats(1, 1e8), st.floats(1.0, 10.0), st.floats(0.05, 1.0))
 def test_machines_are_enough_and_never_one_too_many(times, speed, requests, peak, busy):
     found = saving(
-        Measured(64, tuple(times), tuple(ms / speed for ms in times)),
+        MeasuredLength(64, tuple(times), tuple(ms / speed for ms in times)),
         Assumptions(requests, 2.0, peak, busy),
     )
     for bill in (found.dense, found.saa):
@@ -61,7 +61,7 @@ def test_machines_are_enough_and_never_one_too_many(times, speed, requests, peak
 
 
 def test_nothing_is_needed_for_no_request():
-    found = saving(Measured(64, (5.0,), (4.0,)), Assumptions(0, 1.0))
+    found = saving(MeasuredLength(64, (5.0,), (4.0,)), Assumptions(0, 1.0))
     assert found.dense.machines == (0, 0, 0)
     assert found.monthly == 0
 
@@ -77,7 +77,7 @@ def test_assumptions_outside_their_range_are_refused(name, value):
 
 def test_sides_with_other_numbers_of_rounds_are_refused():
     with pytest.raises(saa.PolicyError, match="2 and 1 rounds"):
-        Measured(64, (1.0, 2.0), (1.0,))
+        MeasuredLength(64, (1.0, 2.0), (1.0,))
 
 
 def test_shipped_times_become_bills(smollm2):

@@ -11,7 +11,7 @@ import torch
 
 import saa_core as saa
 from saa_core.kernels import flex_unavailable
-from saa_core.trace.trace import ModelInfo
+from saa_core.trace.recorded import ModelInfo
 from saa_core.types import BELOW, DENSE, GATE, LOCAL, NOT_ALLOWED, SINK
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -79,7 +79,7 @@ def test_retained_mass_is_the_kept_share_of_the_true_softmax(smollm2):
         expected = float((weights[head] * kept).sum(-1).mean())
         assert trace.retained_mass[7, head] == pytest.approx(expected, abs=1e-5)
     received = weights.sum(1) / (~hidden).sum(0)
-    np.testing.assert_allclose(trace.received[7], received.numpy(), atol=1e-5)
+    np.testing.assert_allclose(trace.attention_received[7], received.numpy(), atol=1e-5)
 
 
 def test_the_trained_gate_beats_a_fixed_window(smollm2, novel):
@@ -189,7 +189,7 @@ def test_a_full_trace_of_4096_tokens_fits_into_a_gigabyte(smollm2, novel):
     held = sum(
         tensor.numel() * tensor.element_size()
         for record in call.layers.values()
-        for tensor in (record.decision.keep, record.decision.score, record.received)
+        for tensor in (record.decision.keep, record.decision.score, record.attention_received)
     )
     trace = call.trace(hidden=hidden[0].numpy())
     assert trace.keys == 4096

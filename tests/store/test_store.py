@@ -61,7 +61,7 @@ def test_tables_hold_the_figures_of_the_trace() -> None:
     heads = tables.heads["density"].to_numpy().reshape(trace.shape)
     assert (heads == trace.density).all()
     received = tables.tokens["received"].to_numpy()
-    assert received == pytest.approx(trace.received.mean((0, 1)))
+    assert received == pytest.approx(trace.attention_received.mean((0, 1)))
     assert tables.tokens["token"].to_pylist() == list(trace.tokens)
     (row,) = tables.events.to_pylist()
     assert (row["layer"], row["measured"], json.loads(row["details"])) == (2, 0.2, event)
@@ -364,8 +364,10 @@ def test_hostile_and_broken_files_are_refused_whole(
         "twice": twice,
         "no trace": archive(("notes.json", b"{}")),
         "damaged inside": whole.replace(whole[200:210], bytes(10), 1),
-        "sizes": saved(replace(trace, received=trace.received[:, :, :5]), tmp_path),
-        "plan": saved(replace(trace, plan=trace.plan + 7), tmp_path),
+        "sizes": saved(
+            replace(trace, attention_received=trace.attention_received[:, :, :5]), tmp_path
+        ),
+        "plan": saved(replace(trace, layer_kind=trace.layer_kind + 7), tmp_path),
         "bad notes": archive(("traces/a.saa", good), ("notes.json", b'{"a": {"note": 1}}')),
         "event": saved(replace(trace, events=({"layer": "x"},)), tmp_path),
         "later format": good.replace(b'"saa_trace":"3"', b'"saa_trace":"9"'),
@@ -556,7 +558,7 @@ def test_query_writes_the_same_rows_to_a_file(store: Store, tmp_path: Path, caps
 
 
 def test_retained_mass_that_was_not_recorded_is_null(store: Store) -> None:
-    trace = replace(synthetic(1), retained_mass=None, received=None)
+    trace = replace(synthetic(1), retained_mass=None, attention_received=None)
     store.add(trace)
     assert rows(store, "SELECT retained_mass FROM runs") == [(None,)]
     assert rows(store, "SELECT count(retained_mass) FROM heads") == [(0,)]

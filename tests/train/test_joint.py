@@ -9,7 +9,7 @@ import torch
 import saa_core as saa
 from saa_core.gates.files import read_gates
 from saa_core.kernels import KERNELS
-from saa_core.run.text import forward
+from saa_core.run.execute import forward
 from saa_core.train.evaluate import evaluate
 from saa_core.train.joint import _add_adapter, _divergence
 from tests.train.test_train import WORDS, Letters

@@ -11,7 +11,7 @@ from saa_core.run import varlen as packed
 from saa_core.run.varlen import attend, encode, packing_of, special_tokens
 from saa_core.task import add_token_gates
 from saa_core.train import lora
-from saa_core.train.batches import NO_LABEL, Lot, lot, padded, replace_words
+from saa_core.train.batches import NO_LABEL, TokenizedTexts, lot, padded, replace_words
 from saa_core.train.masked import _attend, masked
 from saa_core.train.teacher import Teacher
 from saa_core.train.tokens import ADAPTER, Stages, TokenConfig
@@ -127,14 +127,14 @@ def test_a_trace_shows_dropped_tokens_as_empty_rows_and_columns(minilm_with_gate
     trace = saa.run(model, text, policy)
     found = encode(model, [trace.token_ids.tolist()], policy)
     np.testing.assert_allclose(trace.hidden, found.states, atol=2e-5)
-    assert trace.alive.sum(1).tolist() == found.needed[:, 0].tolist()
+    assert trace.kept_tokens.sum(1).tolist() == found.needed[:, 0].tolist()
     assert 0.2 < trace.token_share < 1
     assert trace.token_share == pytest.approx(found.token_share)
-    assert trace.alive[0].all()
-    assert (trace.alive[1:] <= trace.alive[:-1]).all(), "a dropped token stays dropped"
-    assert trace.alive[:, [0, -1]].all(), "special tokens stay"
+    assert trace.kept_tokens[0].all()
+    assert (trace.kept_tokens[1:] <= trace.kept_tokens[:-1]).all(), "a dropped token stays dropped"
+    assert trace.kept_tokens[:, [0, -1]].all(), "special tokens stay"
     layer = 4
-    gone = ~trace.alive[layer]
+    gone = ~trace.kept_tokens[layer]
     assert gone.any()
     reasons = trace.reason_map(layer, 2)
     either = gone[:, None] | gone[None]
@@ -146,10 +146,10 @@ def test_a_trace_shows_dropped_tokens_as_empty_rows_and_columns(minilm_with_gate
         np.testing.assert_allclose(trace.predicted_mass[layer], 1, atol=1e-3)
     scores = trace.token_score[layer]
     asked = np.isfinite(scores)
-    assert (asked == trace.alive[layer - 1]).all()
+    assert (asked == trace.kept_tokens[layer - 1]).all()
     assert (scores[gone & asked] <= 0).all()
     loaded = saa.Trace.load(trace.save(tmp_path / "t.saa"))
-    assert (loaded.alive == trace.alive).all()
+    assert (loaded.kept_tokens == trace.kept_tokens).all()
     assert (loaded.reason_map(layer, 2) == reasons).all()
     np.testing.assert_allclose(loaded.retained_mass, trace.retained_mass)
 
@@ -372,7 +372,7 @@ def test_half_of_the_texts_lose_their_label_and_some_of_their_words():
 
 
 def test_the_first_texts_of_so_many_tokens():
-    examples = Lot([[1] * 5, [1] * 4, [1] * 3], [0, 1, 0])
+    examples = TokenizedTexts([[1] * 5, [1] * 4, [1] * 3], [0, 1, 0])
     assert [len(examples.first(tokens)) for tokens in (1, 5, 8, 9, 100)] == [1, 1, 1, 2, 3]
     assert examples.first(9).labels == [0, 1]
 

@@ -92,7 +92,7 @@ def _rows(compared: session.Compared, words: Words) -> list[tuple[str, tuple[str
 
     a, b = (of(trace) for trace in compared.traces)
     names = [name for name in a if name != "label" or a[name] or b[name]]
-    if all(trace.alive is None for trace in compared.traces):
+    if all(trace.kept_tokens is None for trace in compared.traces):
         names.remove("work")
     return [(name, (a[name], b[name])) for name in names]
 

@@ -18,7 +18,7 @@ from app.components.shared.download import export
 from app.state import address as link
 from app.state import session
 from app.text import Words, plain
-from saa_core.run.costs import HOURS, Assumptions, Measured, Saving, saving
+from saa_core.run.costs import HOURS, Assumptions, MeasuredLength, Saving, saving
 
 FIELDS = ("requests", "price", "peak", "busy", "share")
 START = {"requests": 1_000_000.0, "price": 0.40, "peak": 3.0, "busy": 60.0, "share": 100.0}
@@ -110,7 +110,7 @@ def _to_latency(words: Words) -> None:
     st.page_link("views/latency.py", label=words("cost.to_latency"), icon=":material/timer:")
 
 
-def length(found: list[Measured], words: Words) -> Measured:
+def length(found: list[MeasuredLength], words: Words) -> MeasuredLength:
     """Which of the measured lengths a request has; the address holds it."""
     state, tokens = st.session_state, [part.tokens for part in found]
     asked = state.get("cost_asked_tokens") or st.query_params.get("c_tokens", "")
@@ -194,7 +194,7 @@ def figures(bill: Saving, currency: str, about: Mapping[str, Any], words: Words)
 
 
 def by_length(
-    found: list[Measured],
+    found: list[MeasuredLength],
     assumed: Assumptions,
     currency: str,
     about: Mapping[str, Any],

@@ -146,7 +146,11 @@ def _work_figure(
 ) -> None:
     """Whole-model work that was saved."""
     trace = result.trace
-    left = [trace.keys] * trace.shape[0] if trace.alive is None else trace.alive.sum(1).tolist()
+    left = (
+        [trace.keys] * trace.shape[0]
+        if trace.kept_tokens is None
+        else trace.kept_tokens.sum(1).tolist()
+    )
     counted = "counted" if result.flops_share is not None else "tokens"
     _figure(
         place,
@@ -154,7 +158,7 @@ def _work_figure(
         words.percent(1 - work_share(result), 1),
         words("figure.work_spread", left=" → ".join(map(str, left))),
         words(f"figure.work_meaning_{counted}"),
-        "#labels" if trace.alive is None else "#crossed",
+        "#labels" if trace.kept_tokens is None else "#crossed",
         words,
     )
 

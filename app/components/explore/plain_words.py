@@ -46,8 +46,10 @@ def explanation(found: Figures, result: session.Result, words: Words) -> None:
         lines.append(
             words(f"plain.{key}", token=name, at=at, last=last, share=words.percent(share))
         )
-    if trace.alive is not None and not trace.alive.all():
-        lines.append(words("plain.tokens_left", left=int(trace.alive[-1].sum()), all=trace.keys))
+    if trace.kept_tokens is not None and not trace.kept_tokens.all():
+        lines.append(
+            words("plain.tokens_left", left=int(trace.kept_tokens[-1].sum()), all=trace.keys)
+        )
     lines.append(_outcome(found, result, words))
     st.markdown("\n".join(f"- {line}" for line in lines if line))
 

@@ -10,9 +10,9 @@ import streamlit as st
 from app.charts import difference as difference_charts
 from app.charts.token_labels import labels
 from app.components.shared.download import export
-from app.components.shared.in_turns import in_turns
 from app.components.shared.maps import bump
 from app.components.shared.outcome import ask
+from app.components.shared.resumable import resumable
 from app.state import session
 from app.text import Words, plain
 from saa_core import Force, Trace
@@ -141,7 +141,7 @@ def ranking(result: session.Result, client: session.Client, words: Words) -> Non
     st.caption(words("effects.caption", layer=layer, blocks=len(todo), size=size))
     wanted = (result.request, layer, head)
     found: list[Effect] = state.setdefault("effects", {}).setdefault(wanted, [])
-    in_turns(
+    resumable(
         "effects",
         wanted,
         found,

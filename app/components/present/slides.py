@@ -1,6 +1,6 @@
 """The parts of the Present page: which presentation, its steps, and each step's words, figures and map.
 
-Words of a presentation are only ever shown as plain text. Nothing here runs a model.
+Words of a presentation are only ever draw_view as plain text. Nothing here runs a model.
 """
 
 import streamlit as st
@@ -10,7 +10,16 @@ from app.components.shared.maps import CURSOR, bump, forget_frame, maps
 from app.state import address as link
 from app.state import records, session
 from app.text import Words, plain
-from saa_core.deck import Deck, Recording, Step, View, deck_of_runs, find_deck, read_deck, shipped
+from saa_core.deck import (
+    Deck,
+    DeckView,
+    Recording,
+    Step,
+    deck_of_runs,
+    find_deck,
+    read_deck,
+    shipped,
+)
 from saa_core.deck.page import deck_html
 
 RUNS = "runs"
@@ -86,7 +95,7 @@ def _go(step: int) -> None:
     st.session_state.deck_step = step
 
 
-def said(step: Step, words: Words) -> None:
+def draw_text(step: Step, words: Words) -> None:
     """Title, text, figures with when and where they were recorded, and the speaker's notes."""
     st.header(plain(step.title))
     for paragraph in step.text:
@@ -106,7 +115,7 @@ def said(step: Step, words: Words) -> None:
                 st.markdown(plain(paragraph))
 
 
-def shown(deck: Deck, view: View, words: Words) -> None:
+def draw_view(deck: Deck, view: DeckView, words: Words) -> None:
     """The map of a step; another step begins where its presentation says."""
     trace, state = view.recording.trace, st.session_state
     here = (deck.title, state.deck_step)
@@ -138,13 +147,13 @@ def shown(deck: Deck, view: View, words: Words) -> None:
     maps(result, words)
 
 
-def look_at(view: View) -> None:
+def look_at(view: DeckView) -> None:
     """Moves the cursor of all maps to where a step begins."""
     start = dict(zip(CURSOR, (view.layer, view.head, view.query, view.key), strict=True))
     for name, value in start.items():
         st.session_state[name] = value
     st.session_state.cursor = start
-    if view.recording.trace.alive is not None:
+    if view.recording.trace.kept_tokens is not None:
         st.session_state["crossed_layer"] = view.layer
     forget_frame()
     bump()

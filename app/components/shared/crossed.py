@@ -32,17 +32,17 @@ def labels(result: session.Result, words: Words) -> None:
 def crossed_out(result: session.Result, words: Words) -> None:
     """The text with the tokens crossed out that a layer no longer computes; a slider over layers."""
     trace = result.trace
-    if trace.alive is None:
+    if trace.kept_tokens is None:
         return
     st.subheader(words("crossed.header"), anchor="crossed")
     st.caption(words("crossed.caption"))
     dark = st.context.theme.type == "dark"
     colours = palette(dark)
-    last = len(trace.alive) - 1
+    last = len(trace.kept_tokens) - 1
     left, right = st.columns([3, 2], gap="medium")
     with left:
         layer = st.slider(words("crossed.layer"), 0, last, value=last, key="crossed_layer")
-        alive, before = trace.alive[layer], trace.alive[max(layer - 1, 0)]
+        alive, before = trace.kept_tokens[layer], trace.kept_tokens[max(layer - 1, 0)]
         st.markdown(
             words(
                 "crossed.state",

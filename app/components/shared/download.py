@@ -25,7 +25,7 @@ def export(
     chart: Chart | Callable[[], Chart] | None = None,
     rows: Rows | Callable[[], Rows] | None = None,
 ) -> None:
-    """One control for one view; see :class:`exports.View`.
+    """One control for one view; see :class:`exports.ExportedView`.
 
     Args:
         name: once per page.
@@ -33,7 +33,7 @@ def export(
     """
     source = about_trace(about, run_of(about)) if isinstance(about, Trace) else about
     colours = palette(st.context.theme.type == "dark")
-    view = exports.View(name, title, source, colours, chart, rows)
+    view = exports.ExportedView(name, title, source, colours, chart, rows)
     with st.popover(
         words("export.open"), type="tertiary", help=words("export.help"), key=f"export-{name}"
     ):

@@ -50,13 +50,13 @@ def _maps(result: session.Result, words: Words) -> None:
     has_maps = trace.policy is None or trace.layers is not None
 
     st.subheader(words("strip.header"), anchor="tokens")
-    source = trace if trace.received is not None else result.dense
-    if source is None or source.received is None:
+    source = trace if trace.attention_received is not None else result.dense
+    if source is None or source.attention_received is None:
         st.caption(words("strip.not_recorded"))
         shades, titles = [0.0] * trace.keys, None
     else:
         st.caption(words("strip.caption", layer=layer, head=head))
-        received = source.received.mean((0, 1))
+        received = source.attention_received.mean((0, 1))
         shades = shade(received)
         titles = [
             words("strip.title", position=at, share=words.percent(float(share), 1))

@@ -61,7 +61,7 @@ def _guard(shown: session.Request) -> dict[str, str | None]:
     return {"guard": None if limit is None else f"{limit:g}", "margin": margin if task else None}
 
 
-def timed(result: session.Result, client: session.Client, words: Words) -> session.Result:
+def add_times(result: session.Result, client: session.Client, words: Words) -> session.Result:
     """The result with its times; measures them now, with progress, and keeps them."""
     bar = st.progress(0.0)
     result = client.time(
@@ -72,14 +72,14 @@ def timed(result: session.Result, client: session.Client, words: Words) -> sessi
     return result
 
 
-def written(
+def write_continuations(
     result: session.Result,
     place: st.delta_generator.DeltaGenerator,
     client: session.Client,
     words: Words,
 ) -> session.Result:
-    """The result with both continuations; they are written now, before the reader's eyes, and kept."""
-    if result.request is None or result.written:
+    """The result with both continuations; they are write_continuations now, before the reader's eyes, and kept."""
+    if result.request is None or result.write_continuations:
         return result
     for longer in client.write(result):
         with place.container():
@@ -97,7 +97,7 @@ def ask(content: str | None = None) -> None:
     st.session_state.pending = True
 
 
-def stale(result: session.Result, choice: session.Choice, words: Words) -> None:
+def warn_if_stale(result: session.Result, choice: session.Choice, words: Words) -> None:
     """Says so where the settings have changed since the run, with a button to run it again."""
     if result.request is None or result.request.policy == choice.policy:
         return
@@ -105,7 +105,7 @@ def stale(result: session.Result, choice: session.Choice, words: Words) -> None:
     note, again = st.columns([4, 1], vertical_alignment="center")
     note.warning(
         words(
-            "explore.stale",
+            "explore.warn_if_stale",
             mass=shown.mass,
             kernel=words(f"choice.{shown.kernel}"),
             granularity=words(f"choice.{shown.granularity}"),

@@ -223,7 +223,7 @@ def actions(words: Words) -> None:
         state["deleting"] = list(chosen)
     _confirmed(chosen, words)
     if len(chosen) == 1:
-        _written(chosen[0], words)
+        _note_form(chosen[0], words)
 
 
 def _confirmed(chosen: list[str], words: Words) -> None:
@@ -245,7 +245,7 @@ def _confirmed(chosen: list[str], words: Words) -> None:
         st.rerun()
 
 
-def _written(run: str, words: Words) -> None:
+def _note_form(run: str, words: Words) -> None:
     """Note and tags of one run."""
     about = records.store().notes().get(run)
     with st.form(f"about-{run}"):

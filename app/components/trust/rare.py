@@ -9,11 +9,11 @@ import streamlit as st
 
 import saa_core as saa
 from app.components.shared.download import export
-from app.components.shared.in_turns import in_turns
+from app.components.shared.resumable import resumable
 from app.export.provenance import about_here
 from app.state import session
 from app.text import Words, plain
-from saa_core.certify.degradation import Measured
+from saa_core.certify.degradation import Degradation
 from saa_core.certify.slices import Rare, SliceLoss, by_rare_slice, rare_texts, usable
 
 LIMITS = {"label_change": 0.02, "perplexity": 0.01, "missed_mass": 0.05}
@@ -34,10 +34,10 @@ def slices(choice: session.Choice, client: session.Client, words: Words) -> None
     st.caption(words("rare.caption", texts=len(texts), **asked))
     wanted = (choice.name, choice.policy, sla.quantity)
     kept = state.setdefault("rare", {})
-    found: list[Measured] = kept.setdefault(wanted, [])
+    found: list[Degradation] = kept.setdefault(wanted, [])
     for old in [key for key in kept if key != wanted][: 1 - KEPT]:
         del kept[old]
-    in_turns(
+    resumable(
         "rare",
         wanted,
         found,
@@ -46,23 +46,23 @@ def slices(choice: session.Choice, client: session.Client, words: Words) -> None
         words,
     )
     if found:
-        _shown(texts[: len(found)], found, len(texts), sla, choice, words)
+        _draw(texts[: len(found)], found, len(texts), sla, choice, words)
 
 
-def _sla(model: saa.Model, promise: saa.Promise | None) -> saa.Sla:
+def _sla(model: saa.Model, promise: saa.Certificate | None) -> saa.RiskLimit:
     """What was promised; otherwise what can be measured of such a model, with a limit to compare with."""
     if promise is not None:
         return promise.sla
     quantity = "perplexity" if model.causal else "missed_mass"
     quantity = "label_change" if model.task is not None else quantity
-    return saa.Sla(**{quantity: LIMITS[quantity]})
+    return saa.RiskLimit(**{quantity: LIMITS[quantity]})
 
 
-def _shown(
+def _draw(
     texts: list[Rare],
-    found: list[Measured],
+    found: list[Degradation],
     total: int,
-    sla: saa.Sla,
+    sla: saa.RiskLimit,
     choice: session.Choice,
     words: Words,
 ) -> None:
@@ -70,7 +70,7 @@ def _shown(
         st.caption(words("rare.partial", done=len(found), total=total))
     losses = tuple(loss for each in found for loss in each.losses)
     work = tuple(share for each in found for share in each.work)
-    measured = Measured(found[0].policy, losses, work)
+    measured = Degradation(found[0].policy, losses, work)
     rows = by_rare_slice(texts, measured, sla)
     if choice.promise is not None:
         _promise(choice.promise, next(row for row in rows if row.name == "all"), measured, words)
@@ -82,7 +82,7 @@ def _shown(
     export("rare", words("rare.header"), words, about, rows=table)
 
 
-def _row(row: SliceLoss, sla: saa.Sla, words: Words) -> dict[str, str]:
+def _row(row: SliceLoss, sla: saa.RiskLimit, words: Words) -> dict[str, str]:
     assert row.loss is not None
     assert row.low is not None
     assert row.high is not None
@@ -97,7 +97,9 @@ def _row(row: SliceLoss, sla: saa.Sla, words: Words) -> dict[str, str]:
     }
 
 
-def _promise(promise: saa.Promise, whole: SliceLoss, measured: Measured, words: Words) -> None:
+def _promise(
+    promise: saa.Certificate, whole: SliceLoss, measured: Degradation, words: Words
+) -> None:
     """What was promised, what the texts that certified showed, and what the rare ones show."""
     chosen = promise.chosen
     if chosen is None or whole.loss is None:

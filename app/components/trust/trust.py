@@ -1,4 +1,4 @@
-"""Promise against measured, with and without a guard; the guard's events; how true a gate's word is.
+"""Certificate against measured, with and without a guard; the guard's events; how true a gate's word is.
 
 Knows traces, trials and words; knows nothing of how a gate is damaged or a text is run.
 """
@@ -23,7 +23,9 @@ LIMITS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2)
 DELTAS = (0.01, 0.05, 0.1)
 
 
-def trial(result: session.Result, client: session.Client, words: Words) -> session.Tried | None:
+def trial(
+    result: session.Result, client: session.Client, words: Words
+) -> session.GuardTrialResult | None:
     """What to try on the text of the page, and what came out of it last time; None before that."""
     assert result.request is not None
     damage = st.pills(
@@ -54,7 +56,7 @@ def trial(result: session.Result, client: session.Client, words: Words) -> sessi
             help=words("trust.delta_help"),
         ),
     )
-    asked = session.Trial(result.request, guard, None if damage == AS_IT_IS else damage)
+    asked = session.GuardTrial(result.request, guard, None if damage == AS_IT_IS else damage)
     tried = st.session_state.setdefault("tried", {})
     if right.button(words("trust.try"), type="primary", key="try", width="stretch"):
         bar = st.progress(0.0)
@@ -66,11 +68,11 @@ def trial(result: session.Result, client: session.Client, words: Words) -> sessi
         bar.empty()
         for old in list(tried)[: -session.RESULTS_KEPT]:
             del tried[old]
-    found: session.Tried | None = tried.get(asked)
+    found: session.GuardTrialResult | None = tried.get(asked)
     return found
 
 
-def outcome(found: session.Tried, words: Words) -> None:
+def outcome(found: session.GuardTrialResult, words: Words) -> None:
     """What the guard changed, in one sentence, and both sides next to each other."""
     limit = found.trial.guard.missed_mass
     without, guarded = missed(found.blind), missed(found.guarded)
@@ -195,7 +197,7 @@ def events_table(
     export(anchor, title, words, about, rows=pd.DataFrame(rows))
 
 
-def cost(found: session.Tried, words: Words) -> None:
+def cost(found: session.GuardTrialResult, words: Words) -> None:
     """What the guard cost: pairs, queries, time."""
     low, middle, high = found.guarded_timing.ratio(found.blind_timing)
     checked = found.trial.guard.rows_for(found.guarded.shape[0])

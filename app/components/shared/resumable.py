@@ -16,7 +16,7 @@ PAUSE = 0.1
 """Seconds between such turns."""
 
 
-def in_turns(
+def resumable(
     name: str,
     wanted: object,
     found: list[Item],

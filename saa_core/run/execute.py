@@ -1,0 +1,181 @@
+"""Runs token ids under a policy: the one way, whether it is then recorded, timed, labelled or written on.
+
+What every user of a policy must get happens here and nowhere else: overrides are checked against the
+model, a pass whose guard could not show its limit is done again densely, and a label that is not clear
+is asked of the task's reference model. Knows ids; knows nothing about texts.
+
+Shapes: B texts, N tokens of one text, T of all texts, E hidden size, L layers, C labels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from saa_core.attention import Call
+from saa_core.model import Model
+from saa_core.run.varlen import encode
+from saa_core.task import margins
+from saa_core.types import Policy
+
+Record = Literal["none", "summary", "full"]
+DENSE_BY_GUARD = "the guard could not show that the limit was met"
+
+
+@dataclass(frozen=True, eq=False)
+class Executed:
+    """What came out of running a batch of token ids.
+
+    Args:
+        states: final hidden states of all texts behind each other, [T, E].
+        lengths: tokens of each text, [B].
+        call: of the pass whose states these are; holds what was recorded and clocked.
+        rejected: the call of a pass that its guard could not vouch for, and that was done again.
+        needed: tokens that each layer computed, int64 [B, L]; None of a pass that was not packed.
+        probabilities: of a task's labels, [B, C], those that the reference model gave included.
+        asked: texts that the reference model answered, bool [B].
+        reference: what it was run with; None where it was not asked.
+        cache: keys and values of the pass, to write on from; None unless asked for.
+    """
+
+    states: Tensor
+    lengths: tuple[int, ...]
+    call: Call
+    rejected: Call | None = None
+    needed: Tensor | None = None
+    probabilities: Tensor | None = None
+    asked: Tensor | None = None
+    reference: "Executed | None" = None
+    cache: Any = None
+
+    @property
+    def reruns(self) -> int:
+        """Further passes: dense ones that a guard asked for, and those of the reference model."""
+        return (self.rejected is not None) + (self.reference is not None)
+
+    @property
+    def means(self) -> Tensor:
+        """Mean of the final states of each text, [B, E]."""
+        states = self.states.float()
+        if len(self.lengths) == 1:
+            return states.mean(0, keepdim=True)
+        lengths = torch.tensor(self.lengths, device=states.device)
+        text = torch.arange(len(lengths), device=states.device).repeat_interleave(lengths)
+        sums = torch.zeros(len(lengths), states.shape[1], device=states.device)
+        return sums.index_add(0, text, states) / lengths[:, None]
+
+    @property
+    def events(self) -> tuple[dict[str, Any], ...]:
+        """What a guard of attention did, the rerun included."""
+        if self.rejected is None:
+            return self.call.events()
+        rerun = {"suspected": "bound", "done": "dense", "added": 1.0}
+        return (*self.rejected.events(), rerun)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall time in attention by stage, of all passes; empty unless clocked."""
+        calls = [self.call] if self.rejected is None else [self.rejected, self.call]
+        if self.reference is not None:
+            calls.append(self.reference.call)
+        stages = dict.fromkeys(stage for call in calls for stage in call.seconds)
+        return {stage: sum(call.seconds.get(stage, 0.0) for call in calls) for stage in stages}
+
+
+def execute(
+    model: Model,
+    batch: Sequence[Sequence[int]],
+    policy: Policy | None = None,
+    record: Record = "none",
+    *,
+    clock: bool = False,
+    keep_cache: bool = False,
+    packed: bool | None = None,
+) -> Executed:
+    """One pass over a batch, and what its checks ask for beyond it.
+
+    Args:
+        batch: token ids of each text, special tokens included.
+        policy: None is dense attention as the model does it.
+        record: see :class:`saa_core.Call`; only a single text can be recorded.
+        clock: measure the time spent in attention, by stage.
+        keep_cache: hold keys and values of a language model's single text.
+        packed: texts stand behind each other without padding; by default where whole tokens may be
+            dropped, or where there is more than one text.
+
+    Raises:
+        PolicyError: the policy cannot be used with this model or batch, or overrides a layer, head or
+            token that does not exist.
+        TextError, ModelError: see :func:`saa_core.run.varlen.encode`.
+    """
+    call = Call(policy, record, clock=clock)
+    dropping = policy is not None and policy.tokens is not None
+    if packed is None:
+        packed = dropping or len(batch) > 1
+    if packed:
+        encoded = encode(model, batch, policy, call)
+        found = Executed(encoded.states, _lengths(batch), call, needed=encoded.needed.T)
+    else:
+        found = _forward(model, batch, call, keep_cache)
+        checked = call.checked()
+        if checked is not None and not checked.met:
+            again = Call(None, record, clock=clock)
+            again.kernel_reason = DENSE_BY_GUARD
+            dense = _forward(model, batch, again, keep_cache)
+            found = Executed(dense.states, dense.lengths, again, call, cache=dense.cache)
+    if model.task is None:
+        return found
+    return _answered(model, batch, policy, found, record, clock=clock, packed=packed)
+
+
+def _answered(
+    model: Model,
+    batch: Sequence[Sequence[int]],
+    policy: Policy | None,
+    found: Executed,
+    record: Record,
+    *,
+    clock: bool,
+    packed: bool,
+) -> Executed:
+    """With the labels' probabilities; texts whose two best are too close go to the reference model."""
+    task = model.task
+    assert task is not None
+    probabilities = task.probabilities(found.means).cpu().clone()  # to be written to
+    asked = margins(probabilities) < task.least_margin(policy)
+    reference = None
+    if bool(asked.any()):
+        again = asked.nonzero()[:, 0].tolist()
+        unclear = [batch[index] for index in again]
+        reference = execute(
+            model.reference_model, unclear, None, record, clock=clock, packed=packed
+        )
+        assert reference.probabilities is not None
+        probabilities[again] = reference.probabilities
+    return replace(found, probabilities=probabilities, asked=asked, reference=reference)
+
+
+def _forward(
+    model: Model, batch: Sequence[Sequence[int]], call: Call, keep_cache: bool
+) -> Executed:
+    tokens = torch.tensor([list(ids) for ids in batch], device=model.device)
+    extra = {"use_cache": keep_cache} if model.causal else {}
+    with torch.inference_mode():
+        out = model.hf.base_model(tokens, saa=call, **extra)
+    states: Tensor = out.last_hidden_state
+    cache = out.past_key_values if keep_cache and model.causal else None
+    return Executed(states.flatten(0, 1), _lengths(batch), call, cache=cache)
+
+
+def _lengths(batch: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    return tuple(len(ids) for ids in batch)
+
+
+def forward(model: Model, ids: Tensor, call: Call) -> Tensor:
+    """Final hidden states [B, N, E] of a batch of token ids without padding, one plain pass: for
+    training and for looking into a layer. Nothing is checked or done again, gradients are kept."""
+    extra = {"use_cache": False} if model.causal else {}
+    states: Tensor = model.hf.base_model(ids, saa=call, **extra).last_hidden_state
+    return states

@@ -1,0 +1,66 @@
+"""Text -> continuation: the prompt is read under the policy, the steps after it read the whole cache."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+
+import torch
+
+from saa_core.errors import ModelError
+from saa_core.model import Model
+from saa_core.run.execute import Executed, execute
+from saa_core.run.text import encode
+from saa_core.types import Policy
+
+
+def generate(
+    model: Model, text: str, policy: Policy | None = None, *, max_new_tokens: int = 16
+) -> Iterator[str]:
+    """Continues a text greedily, piece by piece; the text itself is read under the policy.
+
+    The prompt's attention is sparse, the steps after it read the whole key cache.
+
+    Raises:
+        TextError, ModelError, PolicyError: see :func:`saa_core.run`.
+    """
+    check_writes(model)
+    ids = encode(model, text)["input_ids"]
+    found = execute(model, [ids], policy, keep_cache=True)
+    yield from write_on(model, found, max_new_tokens)
+
+
+def check_writes(model: Model) -> None:
+    """Raises ModelError for an encoder."""
+    if not model.causal:
+        raise ModelError(f"model={model.spec.name!r} is an encoder; it does not write text")
+
+
+def write_on(model: Model, prompt: Executed, max_new_tokens: int) -> Iterator[str]:
+    """Goes on from a prompt that was executed with its cache kept, and leaves that cache as it is.
+
+    Raises:
+        ModelError: the cache was not kept.
+    """
+    if prompt.cache is None:
+        raise ModelError("prompt has no cache; execute it with keep_cache=True")
+    (length,) = prompt.lengths
+    room = min(max_new_tokens, model.max_length - length)
+    stop = model.hf.generation_config.eos_token_id
+    stops = set(stop) if isinstance(stop, list) else {stop}
+    cache, written, shown = deepcopy(prompt.cache), list[int](), ""
+    with torch.inference_mode():
+        logits = model.hf.get_output_embeddings()(prompt.states[-1])
+    while len(written) < room:
+        token = int(logits.argmax())
+        if token in stops:
+            return
+        written.append(token)
+        whole = model.tokenizer.decode(written)
+        if not whole.endswith(
+            "\N{REPLACEMENT CHARACTER}"
+        ):  # the rest of a character may still come
+            yield whole[len(shown) :]
+            shown = whole
+        step = torch.tensor([[token]], device=model.device)
+        with torch.inference_mode():
+            out = model.hf(step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache, logits = out.past_key_values, out.logits[0, -1]
