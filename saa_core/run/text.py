@@ -146,8 +146,10 @@ class LmHead:
 def _top(head: LmHead, hidden: Tensor) -> dict[str, Any]:
     """The most likely next tokens and their probabilities, in slices that fit into memory."""
     ids, probabilities = [], []
-    for part in hidden.split(256):
-        best = torch.softmax(head.layer(part).float(), -1).topk(min(TOP, head.layer.out_features))
+    with torch.inference_mode():
+        logits = (head.layer(part).float() for part in hidden.split(256))
+        bests = [part.softmax(-1).topk(min(TOP, head.layer.out_features)) for part in logits]
+    for best in bests:
         ids.append(best.indices.cpu())
         probabilities.append(best.values.cpu())
     return {
