@@ -83,15 +83,18 @@ def max_length(config: Any) -> int:
     named = _first(config, *POSITIONS)
     if named is None:
         return UNLIMITED
-    kinds = vars(_modelling(type(config))) if _modelling(type(config)) else {}
-    behind_padding = any(hasattr(kind, BEHIND_PADDING) for kind in kinds.values())
+    modelling = _modelling(config.model_type)
+    kinds = [] if modelling is None else list(vars(modelling).values())
+    behind_padding = any(hasattr(kind, BEHIND_PADDING) for kind in kinds)
     return int(named) - (config.pad_token_id + 1 if behind_padding else 0)
 
 
 @cache
-def _modelling(kind: type) -> ModuleType | None:
-    """The modelling file for a class of configurations; None for one that Transformers has no model of."""
-    found = MODEL_MAPPING.get(kind)
+def _modelling(model_type: str) -> ModuleType | None:
+    """The modelling file of a model type; None where Transformers has none."""
+    if model_type not in CONFIG_MAPPING:
+        return None
+    found: Any = MODEL_MAPPING.get(CONFIG_MAPPING[model_type], None)
     found = found[0] if isinstance(found, tuple) else found
     return None if found is None else sys.modules[found.__module__]
 
@@ -105,7 +108,7 @@ def generic_named(model_type: str) -> Family | None:
     masked = model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if not masked and model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return None
-    if not hasattr(_modelling(CONFIG_MAPPING[model_type]), REGISTRY):
+    if not hasattr(_modelling(model_type), REGISTRY):
         return None
     return ENCODER if masked else DECODER
 
