@@ -6,7 +6,7 @@ Knows files and a model's tokenizer. However long a file is, only a part of it i
 from collections.abc import Iterator
 from pathlib import Path
 
-from saa_core.data import labelled
+from saa_core.data import tables
 from saa_core.errors import PolicyError, TextError
 from saa_core.model import Model
 
@@ -18,7 +18,7 @@ def texts_of(model: Model, file: Path, column: str = "text", length: int = 512) 
     """The texts of one file.
 
     Args:
-        file: .csv, .jsonl or .parquet; anything else is plain text, cut into windows.
+        file: a table (see data/tables.py); anything else is plain text, cut into windows.
         column: of a table.
         length: tokens per window; the last and shorter one is left out.
 
@@ -27,8 +27,8 @@ def texts_of(model: Model, file: Path, column: str = "text", length: int = 512) 
             text shorter than one window.
         PolicyError: the model takes no windows of this length.
     """
-    if file.suffix.lower() in labelled.FILES:
-        yield from labelled.stream(file, column)
+    if tables.is_table(file):
+        yield from tables.read_column(file, column)
         return
     count, rest = 0, ""
     try:

@@ -211,7 +211,7 @@ def table(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
 def test_tables_give_their_texts_one_by_one(kind, tmp_path, little, monkeypatch) -> None:
-    monkeypatch.setattr("saa_core.data.labelled.PARQUET_ROWS", 2)
+    monkeypatch.setattr("saa_core.data.tables.PARQUET_ROWS", 2)
     assert tuple(corpora.texts_of(little, table(tmp_path, kind))) == TEXTS
 
 

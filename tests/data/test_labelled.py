@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 import saa_core as saa
-from saa_core.data import fetch, labelled
+from saa_core.data import fetch, labelled, tables
 from saa_core.data.labelled import LabelledText, examples, from_file, normalised
 
 PLAIN = """\
@@ -330,7 +330,7 @@ def test_without_pyarrow_the_error_names_it(tmp_path, monkeypatch):
     def missing(_name):
         raise ImportError
 
-    monkeypatch.setattr(labelled.importlib, "import_module", missing)
+    monkeypatch.setattr(tables.importlib, "import_module", missing)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(saa.TextError, match="pyarrow, which is not installed"):
         from_file(tmp_path / "a.parquet")
