@@ -261,7 +261,7 @@ def _opened(file: Path, _changed: int) -> Recording:
     """Several steps show the same trace; a file that changed is opened anew."""
     trace = Trace.load(file)
     check(trace, maps=True)
-    return Recording(file.stem, file, ids.recorded(file), trace)
+    return Recording(file.stem, file, ids.recorded_at(file), trace)
 
 
 def _view(recording: Recording, look: object) -> DeckView:
