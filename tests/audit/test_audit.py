@@ -190,7 +190,7 @@ def test_a_hostile_mark_is_refused(about, tmp_path: Path, monkeypatch) -> None:
     file = trace.save(tmp_path / "one.saa")
     assert saa.Trace.load(file).audited == trace.audited
     whole = {"audit": "a", "slices": [], "agreement": 1.0, "lost": 0.0}
-    monkeypatch.setattr("saa_core.trace.trace.asdict", lambda value: (
+    monkeypatch.setattr("saa_core.trace.file.asdict", lambda value: (
         {**whole, **about} if isinstance(value, Audited) else vars(value)))  # fmt: skip
     trace.save(file)
     with pytest.raises(saa.TraceError):

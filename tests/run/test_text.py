@@ -166,7 +166,7 @@ def test_a_failed_save_leaves_the_old_file(traces, tmp_path, monkeypatch):
     def broken(*_args, **_kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("saa_core.trace.trace.save_file", broken)
+    monkeypatch.setattr("saa_core.trace.file.save_file", broken)
     with pytest.raises(OSError, match="disk full"):
         traces[1].save(file)
     assert file.read_bytes() == before
