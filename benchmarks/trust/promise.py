@@ -15,7 +15,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ import saa_core as saa
 from saa_core.certify.certificate import certificate_from, ladder_for
 from saa_core.certify.degradation import Degradation, DegradationMeter
 from saa_core.certify.limits import QUANTITIES
-from saa_core.certify.policy_file import fingerprint
 from saa_core.certify.slices import by_slice
 from saa_core.data import corpus, fetch, labelled
 from saa_core.files import cache_dir, write_json
+from saa_core.model import fingerprint
 from saa_core.run.corpora import windows
 from saa_core.types import Policy
 
@@ -55,7 +55,9 @@ class Ladder:
         self.policies = policies
         self.found = list[Degradation]()
         self._meter = functools.cache(lambda: DegradationMeter(model, texts, quantity, baseline))
-        known = "\0".join([fingerprint(model), quantity, *texts]).encode("utf-8", "surrogatepass")
+        known = "\0".join([*astuple(fingerprint(model)), quantity, *texts]).encode(
+            "utf-8", "surrogatepass"
+        )
         digest = hashlib.sha256(known).hexdigest()[:12]
         self._file = cache / f"{name.replace(' ', '_')}-{digest}.json"
         self._stored: dict[str, Any] = {}

@@ -13,13 +13,11 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 
-import torch
-
 from saa_core.audit.outcome import compare_with_dense
 from saa_core.certify.degradation import baseline_for
 from saa_core.certify.slices import slices_of
 from saa_core.errors import PolicyError, TextError
-from saa_core.model import Model
+from saa_core.model import Model, fingerprint
 from saa_core.run.text import encode, run
 from saa_core.store import Store
 from saa_core.trace.trace import Trace
@@ -28,8 +26,6 @@ from saa_core.types import Policy
 BATCH, SECONDS = 64, 5.0
 """Texts, and time, after which what was run is stored at the latest: at most this is lost."""
 NAME = re.compile(r"\w[\w.-]{0,39}")
-GATES = re.compile(r"\bsaa_(token_)?gate\b")
-"""Parameters that a dense run does not use."""
 
 
 @dataclass(frozen=True)
@@ -149,13 +145,6 @@ def _digest(*parts: str) -> str:
 def _ran(model: Model) -> tuple[str, str]:
     """Digests of all that a figure depends on, with gates and, of a dense run, without: name, weights,
     and how they are executed."""
-    weights, gates = hashlib.sha256(), hashlib.sha256()
-    modules = [model.hf] if model.task is None else [model.hf, model.task.head]
-    for module in modules:
-        for name, tensor in module.state_dict().items():
-            part = weights if GATES.search(name) is None else gates
-            part.update(name.encode())
-            part.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    calibrations = [repr(gate.calibration) for gate in model.gates]
-    dense = _digest(model.spec.title, str(model.dtype), model.device.type, weights.hexdigest())
-    return _digest(dense, gates.hexdigest(), *calibrations), dense
+    found = fingerprint(model)
+    dense = _digest(model.spec.title, found.dtype, model.device.type, found.weights)
+    return _digest(dense, found.gates), dense

@@ -19,11 +19,10 @@ from typing import Any
 from saa_core.certify.certificate import Certificate, certificate_from
 from saa_core.certify.degradation import Degradation, DegradationMeter
 from saa_core.certify.limits import RiskLimit
-from saa_core.certify.policy_file import fingerprint
 from saa_core.certify.slices import SliceLoss, by_slice
 from saa_core.data.labelled import normalised
 from saa_core.errors import PolicyError, SAAError, TextError
-from saa_core.model import Model
+from saa_core.model import Model, fingerprint
 from saa_core.run.varlen import drops_tokens
 from saa_core.types import Guard, Policy
 
@@ -208,9 +207,11 @@ def _identity(
 ) -> dict[str, Any]:
     """What a folder's study must share with the one that goes on with it."""
     digest = hashlib.sha256("\0".join([*found, "", *rest]).encode("utf-8", "surrogatepass"))
+    own = fingerprint(model)
     return {
         "model": model.spec.title,
-        "gates": fingerprint(model),
+        "gates": own.gates,
+        "weights": own.weights,
         "texts": digest.hexdigest(),
         "sla": str(sla),
         "pairs": config.pairs,
