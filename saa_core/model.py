@@ -116,7 +116,7 @@ class Model:
         found = self.tokenizer(text, verbose=False, add_special_tokens=self.causal)["input_ids"]
         return list(found)
 
-    def framed(self, ids: Sequence[int]) -> list[int]:
+    def frame(self, ids: Sequence[int]) -> list[int]:
         """A window of token ids as the model wants it: an encoder's between its special tokens.
 
         The frame takes the place of the first and last token, so that lengths stay what they are.
@@ -124,6 +124,11 @@ class Model:
         if self.causal or self.tokenizer.cls_token_id is None:
             return list(ids)
         return [self.tokenizer.cls_token_id, *ids[1:-1], self.tokenizer.sep_token_id]
+
+    def framed(self, ids: Sequence[int]) -> list[int]:
+        """Deprecated name of ``frame``."""
+        warnings.warn("Model.framed is now Model.frame", DeprecationWarning, stacklevel=2)
+        return self.frame(ids)
 
     @property
     def gates(self) -> list[PairGate]:

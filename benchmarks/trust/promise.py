@@ -30,7 +30,7 @@ from saa_core.certify.slices import by_slice
 from saa_core.data import corpus, fetch, labelled
 from saa_core.files import cache_dir, write_json
 from saa_core.model import fingerprint
-from saa_core.run.corpora import windows
+from saa_core.run.corpora import split_windows
 from saa_core.types import Policy
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -68,11 +68,11 @@ class Ladder:
     def __iter__(self) -> Iterator[Degradation]:
         for place, policy in enumerate(self.policies):
             if place == len(self.found):
-                self.found.append(self._measured(policy))
+                self.found.append(self._measure(policy))
                 self._shown.update()
             yield self.found[place]
 
-    def _measured(self, policy: Policy) -> Degradation:
+    def _measure(self, policy: Policy) -> Degradation:
         key = json.dumps(asdict(policy), sort_keys=True)
         if key not in self._stored:
             measured = self._meter().of(policy)
@@ -81,7 +81,7 @@ class Ladder:
         return Degradation(policy, *map(tuple, self._stored[key].values()))
 
 
-def judged(
+def judge(
     name: str, sla: saa.RiskLimit, ladder: Ladder, texts: list[str], splits: int
 ) -> dict[str, Any]:
     """The splits, how often the promise was kept, and the slices of the setting chosen on all texts."""
@@ -138,7 +138,7 @@ def tasks(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     sla = saa.RiskLimit(
         label_change=options.label_change, delta=options.delta, margin=options.margin
     )
-    for task in fetch.shipped("tasks", "minilm") if options.tasks is None else options.tasks:
+    for task in fetch.list_shipped("tasks", "minilm") if options.tasks is None else options.tasks:
         model, dense = (
             saa.load("minilm", task=task, side=side, device="cpu") for side in ("sparse", "dense")
         )
@@ -148,7 +148,7 @@ def tasks(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         policies = ladder_for(model, sla)[: options.settings]
         name = f"minilm + {model.task.name}"
         ladder = Ladder(name, model, dense, texts, policies, sla.quantity, options.cache)
-        yield judged(name, sla, ladder, texts, options.splits)
+        yield judge(name, sla, ladder, texts, options.splits)
 
 
 def language_model(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -160,21 +160,15 @@ def language_model(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         if adapter != "none":
             model = saa.load("smollm2", adapter=adapter, device="cpu")
         documents = [d for d in corpus.documents(options.data) if d.split == "heldout"]
-        parts = [part for d in documents for part in cut(model, d.text, options.length)]
+        parts = [
+            part for d in documents for part in split_windows(model, d.text, options.length)[0]
+        ]
         random.Random(0).shuffle(parts)
         texts = parts[: options.windows]
         policies = ladder_for(model, sla)[: options.settings]
         name = model.spec.title
         ladder = Ladder(name, model, original, texts, policies, sla.quantity, options.cache)
-        yield judged(name, sla, ladder, texts, options.splits) | {"tokens": options.length}
-
-
-def cut(model: saa.Model, text: str, length: int) -> list[str]:
-    """Windows of a document; none of one that is shorter."""
-    try:
-        return windows(model, text, length)
-    except saa.TextError:
-        return []
+        yield judge(name, sla, ladder, texts, options.splits) | {"tokens": options.length}
 
 
 def plot(rows: list[dict[str, Any]], file: Path) -> None:

@@ -27,7 +27,7 @@ class TextSpool:
     """Texts in the order in which they were added; gone when it is closed."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile("w+", encoding="ascii")
+        self._file = tempfile.TemporaryFile("w+", encoding="ascii")  # noqa: SIM115, closed by __exit__
         self._count = 0
 
     def add(self, found: TokenizedText) -> None:

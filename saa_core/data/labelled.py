@@ -104,13 +104,13 @@ def read(source: str) -> list[LabelledText]:
     return examples(source) if source in TASKS else from_file(source)
 
 
-def normalised(text: str) -> str:
+def normalise(text: str) -> str:
     """What two texts must share to count as the same: words, without case and kind of space."""
     return " ".join(text.casefold().split())
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(normalise(text).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _examples(rows: Iterable[Row]) -> list[LabelledText]:
@@ -155,7 +155,7 @@ def _facts(file: Path) -> Iterator[Row]:
         for token, bracket in (("-LRB-", "("), ("-RRB-", ")"), ("-LSB-", "["), ("-RSB-", "]")):
             text = text.replace(token, bracket)
         label = next(words[name] for name, score in entry["target_scores"].items() if score)
-        yield Row(text, label, group=home.setdefault(normalised(evidence), page))
+        yield Row(text, label, group=home.setdefault(normalise(evidence), page))
 
 
 def _films(source: str) -> Callable[[Path], Iterator[Row]]:
@@ -182,7 +182,7 @@ def _mails(file: Path) -> Iterator[Row]:
 
 def _marks(mail: str) -> Iterator[str]:
     """What a mail has in common with another that was sent again with small changes."""
-    yield normalised(mail)[:200]
+    yield normalise(mail)[:200]
     longest = max((re.sub(r"[\W\d_]+", "", line) for line in mail.split("\n")), key=len)
     if len(longest) >= 40:
         yield longest
@@ -215,13 +215,13 @@ def _part(message: "Message[str, str]") -> str:
         return "\n\n".join(parts)
     if message.get_content_maintype() not in ("text", "multipart"):
         return ""
-    text = _decoded(message)
+    text = _decode(message)
     if message.get_content_subtype() == "html" or PAGE.search(text):
         return _without_tags(text)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _decoded(message: "Message[str, str]") -> str:
+def _decode(message: "Message[str, str]") -> str:
     raw: Any = message.get_payload(decode=True)
     declared = message.get_content_charset() or "cp1252"
     for charset in ("utf-8", "cp1252" if declared == "iso-8859-1" else declared, "cp1252"):

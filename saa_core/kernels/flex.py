@@ -122,7 +122,7 @@ def graph_count() -> int:
 
 
 @functools.cache
-def _compiled() -> Callable[..., Any]:
+def _compile() -> Callable[..., Any]:
     return torch.compile(flex_attention, fullgraph=True, dynamic=True)
 
 
@@ -137,7 +137,7 @@ def _run(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask, scale: float, grouped
     graphs, started = graph_count(), time.perf_counter()
     options = _tile(mask.BLOCK_SIZE)
     try:
-        out: Tensor = _compiled()(
+        out: Tensor = _compile()(
             q, k, v, block_mask=mask, scale=scale, enable_gqa=grouped, kernel_options=options
         )
     except torch._dynamo.exc.FailOnRecompileLimitHit as error:

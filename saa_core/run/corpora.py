@@ -34,7 +34,7 @@ def texts_of(model: Model, file: Path, column: str = "text", length: int = 512) 
     try:
         with file.open(encoding="utf-8") as stream:
             while piece := stream.read(PIECE):
-                found, rest = cut(model, rest + piece, length)
+                found, rest = split_windows(model, rest + piece, length)
                 count += len(found)
                 yield from found
     except (OSError, UnicodeDecodeError) as error:
@@ -43,20 +43,20 @@ def texts_of(model: Model, file: Path, column: str = "text", length: int = 512) 
         raise TextError(f"{file} has fewer than one window of {length} tokens")
 
 
-def windows(model: Model, text: str, length: int) -> list[str]:
+def cut_windows(model: Model, text: str, length: int) -> list[str]:
     """A long text in parts of so many tokens, the last and shorter one left out.
 
     Raises:
         TextError: the text is shorter than one window.
         PolicyError: the model takes no windows of this length.
     """
-    found, _ = cut(model, text, length)
+    found, _ = split_windows(model, text, length)
     if not found:
         raise TextError(f"text has fewer than one window of {length} tokens")
     return found
 
 
-def cut(model: Model, text: str, length: int) -> tuple[list[str], str]:
+def split_windows(model: Model, text: str, length: int) -> tuple[list[str], str]:
     """Windows of so many tokens, and the rest of the text, which is shorter than one.
 
     Raises:

@@ -317,7 +317,9 @@ def test_a_file_is_read_once_and_a_text_is_tokenized_once(
         read.clear()
         counting.given.clear()
         assert main(given) == 0
-        assert f"{len(TEXTS) - stored} run now, {stored} were in the store" in capsys.readouterr().out
+        assert (
+            f"{len(TEXTS) - stored} run now, {stored} were in the store" in capsys.readouterr().out
+        )
         assert counting.given == list(TEXTS)
         assert read == [file]
 

@@ -14,7 +14,7 @@ from saa_core.certify.degradation import DegradationMeter
 from saa_core.certify.slices import SLICES, by_rare_slice, by_slice, rare_texts, slice_table
 from saa_core.cli import main as cli
 from saa_core.run.classify import classify
-from saa_core.run.corpora import windows
+from saa_core.run.corpora import cut_windows
 
 QUESTIONS = [
     f"{ask} the {thing} built? [SEP] {answer}"
@@ -37,7 +37,7 @@ def sides():
 
 @pytest.fixture(scope="module")
 def parts(smollm2, novel):
-    return windows(smollm2, novel[:12_000], 64)[:24]
+    return cut_windows(smollm2, novel[:12_000], 64)[:24]
 
 
 def test_perplexity_losses_are_those_of_the_runs(smollm2, parts):
