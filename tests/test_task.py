@@ -54,7 +54,7 @@ def reviews(count: int) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, minilm):
     """A task that was trained by the command line on a user's own table, on the real MiniLM."""
     place = tmp_path_factory.mktemp("task")
     table = place / "mine.csv"
@@ -167,6 +167,7 @@ def shipped(name):
     return (saa.load("minilm", task=name, side=side, device="cpu") for side in ("dense", "sparse"))
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("name", fetch.shipped("tasks", "minilm"))
 def test_what_ships_is_small_does_less_and_is_wrong_where_the_gallery_says_so(name):
     folder = fetch.assets() / "tasks" / "minilm" / name
@@ -184,6 +185,7 @@ def test_what_ships_is_small_does_less_and_is_wrong_where_the_gallery_says_so(na
     assert all(prediction.flops_share < 0.8 for prediction in found)
 
 
+@pytest.mark.model
 def test_what_questions_ask_for():
     asked = {
         "Where was the treaty signed? [SEP] Paris": "location",

@@ -7,9 +7,9 @@ from app import text
 from app.components.cost import cost as bill
 from app.state import session
 from saa_core.run.costs import Assumptions, measured, saving
-from tests.app.test_app import app, no_warm_up, page_text
+from tests.app.test_app import app, page_text
 
-__all__ = ["no_warm_up"]
+pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ from app.export import formats as exports
 from app.export.drawing import draw
 from app.export.formats import ExportedView
 from app.export.provenance import about_trace
-from app.state import session
 from benchmarks.synthetic import synthetic
 from saa_core.explain.decisions import decisions
 from saa_core.store import Store
@@ -202,6 +201,7 @@ def test_every_view_of_a_presentation_can_be_taken_away(store: Store) -> None:
     assert {"window", "heads", "map"} <= set(views)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(
     ("page", "address", "views"),
     [
@@ -214,9 +214,8 @@ def test_every_view_of_a_presentation_can_be_taken_away(store: Store) -> None:
     ],
 )  # fmt: skip
 def test_every_view_of_a_page_with_a_model_can_be_taken_away(
-    page: str, address: dict[str, str], views: dict[str, set[str]], monkeypatch: pytest.MonkeyPatch
+    page: str, address: dict[str, str], views: dict[str, set[str]]
 ) -> None:
-    monkeypatch.setattr(session.Client, "cold", lambda self, name: [])
     at = app(**address)
     at.switch_page(f"views/{page}.py")
     at.run()

@@ -16,7 +16,10 @@ from saa_core.certify.certificate import Setting
 from saa_core.certify.degradation import DegradationMeter
 from saa_core.explain.damage import KINDS
 from saa_core.gates.reliability import Bin, Diagram, MassCalibrator, Reliability
-from tests.app.test_app import TEXT, app, no_warm_up, page_text, press, press_trace  # noqa: F401, a fixture for all
+from tests.app.recorded import recorded_client
+from tests.app.test_app import TEXT, app, page_text, press, press_trace
+
+pytestmark = pytest.mark.model
 
 MODEL = "minilm"
 WORDS = text.load("en")
@@ -45,8 +48,7 @@ def trust_page(**address: str) -> AppTest:
 @pytest.fixture(scope="module")
 def checked() -> AppTest:
     """The page after a negated gate was tried. Tests only read it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session.Client, "cold", lambda self, name: [])
+    with recorded_client(run=False):
         at = press(app(model=MODEL).run(), TEXT)
         at.switch_page("views/trust.py").run()
         at.session_state["damage"] = "negated"

@@ -26,7 +26,7 @@ QUESTIONS = [
 
 
 @pytest.fixture(scope="module")
-def sides():
+def sides(minilm):
     return [
         saa.load("minilm", task="questions", side=side, device="cpu")
         for side in ("sparse", "dense")

@@ -35,6 +35,7 @@ def little(tiny, smollm2):
     return saa.attach(tiny(vocab_size=len(smollm2.tokenizer)), smollm2.tokenizer)
 
 
+@pytest.mark.model
 def test_a_task_is_tuned_from_the_command_line(table, tmp_path, capsys):
     out = tmp_path / "tuned"
     command = ["tune", "--data", str(table), "--task", "questions", "--sla", "label_change=0.4"]
