@@ -61,7 +61,7 @@ def folder(tmp_path_factory, minilm):
     with table.open("w", newline="") as stream:
         csv.writer(stream).writerows([("text", "label"), *reviews(240)])
     command = ["train-task", str(table), "--out", str(place / "tone"), "--steps", "40", "60"]
-    assert cli.main([*command, "--batch", "16", "--rate", "0.0005", "--longest", "48"]) == 0
+    assert cli([*command, "--batch", "16", "--rate", "0.0005", "--longest", "48"]) == 0
     return place / "tone"
 
 
@@ -354,18 +354,18 @@ def test_classify_from_the_command_line(folder, tmp_path, capsys, monkeypatch):
     rows = reviews(6)
     table.write_text("".join(json.dumps({"say": text}) + "\n" for text, _ in rows))
     base = ["classify", "--task", str(folder), "--tokens", "0.6"]
-    assert cli.main([*base, str(table), "--column", "say", "--out", str(out)]) == 0
+    assert cli([*base, str(table), "--column", "say", "--out", str(out)]) == 0
     written = list(csv.DictReader(out.open()))
     assert [row["text"] for row in written] == [text for text, _ in rows]
     assert {row["label"] for row in written} <= {"good", "bad"}
     assert all(0 < float(row["flops_share"]) < 1 for row in written)
     assert "work done:" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdin", open(table))  # noqa: SIM115
-    assert cli.main([*base, "-"]) == 0
+    assert cli([*base, "-"]) == 0
     assert "%" in capsys.readouterr().out
-    assert cli.main([*base, str(table)]) == 1
+    assert cli([*base, str(table)]) == 1
     assert "column 'text' is missing; the columns are: say" in capsys.readouterr().err
-    assert cli.main(["classify", "--task", "nothing", str(table), "--column", "say"]) == 1
+    assert cli(["classify", "--task", "nothing", str(table), "--column", "say"]) == 1
     assert (
         "task='nothing' is neither a folder with task.json nor shipped" in capsys.readouterr().err
     )

@@ -192,7 +192,7 @@ def test_widgets_never_compute_a_result_again(monkeypatch: pytest.MonkeyPatch) -
     assert len(runs) == 1
     at.slider(key="mass").set_value(0.7).run()
     assert len(runs) == 1
-    assert any("0.95" in w.value or f"{runs[0].policy.mass:.2f}" in w.value for w in at.warning)
+    assert any(f"{runs[0].policy.mass:.2f}" in w.value for w in at.warning)
     at.button(key="again").click().run()
     assert [request.policy.mass for request in runs][1:] == [0.7]
     first, second = at.session_state["results"].values()
@@ -428,7 +428,7 @@ def test_characters_of_several_tokens_are_shown_once(model: saa.Model) -> None:
 def test_a_visit_starts_at_a_pair_that_the_gate_kept(trace: saa.Trace) -> None:
     kept = trace.reason_map(4, 0) == saa.REASONS.index("gate")
     q, k = start_pair(trace, 4, 0)
-    assert kept[q, k] or not kept.any()
+    assert kept[q, k]
 
 
 @pytest.fixture(scope="module")
@@ -609,7 +609,8 @@ def test_a_task_shows_both_labels_and_the_work_saved(labelled: AppTest) -> None:
     assert figure(labelled, "Model work saved") == words.percent(1 - found.flops_share, 1)
     assert f"dense: {full.label} (" in page_text(labelled)
     sentence = spoken(labelled.header[0].value)
-    assert f"({found.label})" in sentence or f"SAA says {found.label}" in sentence
+    same = found.label == full.label
+    assert (f"({found.label})" if same else f"SAA says {found.label}") in sentence
     (result,) = labelled.session_state["results"].values()
     assert result.dense.model.name == "minilm + questions"
     assert result.dense.token_share == 1

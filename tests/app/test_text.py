@@ -17,7 +17,7 @@ def test_languages_have_the_same_keys_and_fields() -> None:
         fields = [
             {part.split(":")[0] for part in names(line)} for line in (sentence, japanese[key])
         ]
-        assert fields[0] == fields[1] or fields[1] <= fields[0], key
+        assert fields[1] <= fields[0], key
         assert key == "plain.gap" or japanese[key].strip(), key
 
 

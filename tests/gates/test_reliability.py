@@ -180,6 +180,7 @@ def test_texts_are_fitted_to_or_judged_on_and_never_both():
         halves(documents[2:])
 
 
+@pytest.mark.model
 def test_the_command_measures_and_stores(novel, tmp_path, capsys):
     file = tmp_path / "own.txt"
     file.write_text(novel * 2, "utf-8")

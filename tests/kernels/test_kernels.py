@@ -34,9 +34,20 @@ def visible(allowed: Allowed, like: torch.Tensor) -> torch.Tensor:
     return allowed.pairs.any(-1)[..., None].expand_as(like)
 
 
+SOONEST = ("whole-blocks", "ragged-end", "padded-left")
+"""Shapes that share one graph of FlexAttention; each of the others is compiled for, in the long tests."""
 TILED = set(SHAPES) - {"pair-by-pair", "odd-blocks", "mask-with-a-gap"}
+
+
+def marks_of(kernel: str, shape: str) -> list[pytest.MarkDecorator]:
+    marks = [NEEDS[kernel]] if kernel in NEEDS else []
+    if kernel == "flex":
+        marks.append(pytest.mark.slow if shape in SOONEST else pytest.mark.long)
+    return marks
+
+
 CASES = [
-    pytest.param(kernel, shape, id=f"{kernel}-{name}", marks=NEEDS.get(kernel, ()))
+    pytest.param(kernel, shape, id=f"{kernel}-{name}", marks=marks_of(kernel, name))
     for kernel in ("reference", "gather", "flex", "native")
     for name, shape in SHAPES.items()
     if kernel != "flex" or name in TILED
@@ -94,6 +105,7 @@ def test_reference_drops_what_is_not_kept():
     assert not torch.allclose(everything[0, 0, row], before[0, 0, row])
 
 
+@pytest.mark.slow
 @needs_flex
 @torch.no_grad()
 def test_flex_compiles_once_for_changing_lengths_and_masks():
@@ -113,6 +125,7 @@ def test_flex_compiles_once_for_changing_lengths_and_masks():
     assert compile_seconds
 
 
+@pytest.mark.slow
 @needs_flex
 @torch.no_grad()
 def test_flex_never_runs_unfused():
@@ -191,7 +204,9 @@ def test_native_says_which_heads_it_refuses():
         native(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
 
 
-@pytest.mark.parametrize("kernel", [pytest.param(flex, marks=needs_flex), native])
+@pytest.mark.parametrize(
+    "kernel", [pytest.param(flex, marks=[needs_flex, pytest.mark.slow]), native]
+)
 @needs_native
 @torch.no_grad()
 def test_varied_lengths_and_masks_compile_nothing_after_the_first_runs(kernel):
