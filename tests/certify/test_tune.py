@@ -112,7 +112,7 @@ def test_an_interrupted_search_goes_on(little, novel, tmp_path):
 
 
 def test_what_is_searched_reaches_every_knob(little, novel, tmp_path):
-    texts = windows(little, novel[:12_000], 48)[:30]
+    texts = windows(little, novel[:12_000], 48)[:16]
     config = TuneConfig(minutes=5, trials=40, candidates=1)
     tuned = tune(little, texts, saa.RiskLimit(missed_mass=0.4, delta=0.4), tmp_path, config)
     drawn = [trial.policy for trial in tuned.trials if not trial.hand_set]
