@@ -95,6 +95,7 @@ def test_measure_shows_both_sides_and_writes_raw_samples(tmp_path, capsys):
     assert len(sparse["samples_ms"]) == 2
 
 
+@pytest.mark.slow
 def test_doctor_lists_what_works(capsys):
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
