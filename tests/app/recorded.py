@@ -12,24 +12,40 @@ from typing import Any
 
 import pytest
 
-from app.state import session
+import saa_core as saa
+from app.state import session as service
+from app.state import session as uploads
 
+__all__ = [
+    "loaded_models",
+    "no_model",
+    "no_warm_up",
+    "recorded",
+    "recorded_client",
+    "service",
+    "uploads",
+]
 _known: dict[tuple[str, object], Any] = {}
+
+
+def loaded_models() -> dict[str, saa.Model]:
+    """The models that the client has loaded, by name."""
+    return service.shop().models
 
 
 def no_warm_up(patch: pytest.MonkeyPatch) -> None:
     """The warm-up has a test of its own; the others need not wait for it."""
-    patch.setattr(session.Client, "cold", lambda self, name: [])
+    patch.setattr(service.Client, "cold", lambda self, name: [])
 
 
 def no_model(patch: pytest.MonkeyPatch) -> None:
     """Whoever asks for a model gets an error: for pages that must do without one."""
 
-    def refuse(self: session.Client, name: str, report: object = None) -> None:
-        raise session.saa.ModelError("no model in this test")
+    def refuse(self: service.Client, name: str, report: object = None) -> None:
+        raise saa.ModelError("no model in this test")
 
     no_warm_up(patch)
-    patch.setattr(session.Client, "model", refuse)
+    patch.setattr(service.Client, "model", refuse)
 
 
 def recorded(patch: pytest.MonkeyPatch) -> None:
@@ -38,10 +54,10 @@ def recorded(patch: pytest.MonkeyPatch) -> None:
     Times and continuations are shorter than a visitor's; what shows the whole of both is run with the real client.
     """
     no_warm_up(patch)
-    patch.setattr(session, "MODELS_KEPT", 99)  # a session meets all models; none is loaded twice
-    patch.setattr(session, "REPEATS", 2)
-    patch.setattr(session, "NEW_TOKENS", 2)
-    client = session.Client
+    patch.setattr(service, "MODELS_KEPT", 99)  # a session meets all models; none is loaded twice
+    patch.setattr(service, "REPEATS", 2)
+    patch.setattr(service, "NEW_TOKENS", 2)
+    client = service.Client
     for name in ("run", "compare"):
         patch.setattr(client, name, _once(name, getattr(client, name), lambda asked: asked))
     patch.setattr(client, "sweep", _once("sweep", client.sweep, lambda result: result.request))
@@ -63,7 +79,7 @@ def recorded_client(run: bool = True) -> Iterator[None]:
 
 
 def _once(name: str, original: Callable[..., Any], key: Callable[[Any], object]) -> Any:
-    def answer(self: session.Client, asked: Any, *given: Any, **named: Any) -> Any:
+    def answer(self: service.Client, asked: Any, *given: Any, **named: Any) -> Any:
         place = (name, key(asked))
         if place not in _known:
             _known[place] = original(self, asked, *given, **named)
@@ -72,7 +88,7 @@ def _once(name: str, original: Callable[..., Any], key: Callable[[Any], object])
     return answer
 
 
-def _changes(before: session.Result, after: session.Result) -> dict[str, Any]:
+def _changes(before: service.Result, after: service.Result) -> dict[str, Any]:
     names = [field.name for field in fields(after)]
     return {
         name: getattr(after, name)
@@ -81,10 +97,10 @@ def _changes(before: session.Result, after: session.Result) -> dict[str, Any]:
     }
 
 
-def _added(name: str, original: Callable[..., session.Result]) -> Any:
+def _added(name: str, original: Callable[..., service.Result]) -> Any:
     """A step that adds to a result: what it added is recorded."""
 
-    def answer(self: session.Client, result: session.Result, *given: Any) -> session.Result:
+    def answer(self: service.Client, result: service.Result, *given: Any) -> service.Result:
         place = (name, result.request)
         if place not in _known:
             _known[place] = _changes(result, original(self, result, *given))
@@ -93,10 +109,10 @@ def _added(name: str, original: Callable[..., session.Result]) -> Any:
     return answer
 
 
-def _written(original: Callable[..., Iterator[session.Result]]) -> Any:
+def _written(original: Callable[..., Iterator[service.Result]]) -> Any:
     """The continuations, piece by piece the first time and whole afterwards."""
 
-    def answer(self: session.Client, result: session.Result) -> Iterator[session.Result]:
+    def answer(self: service.Client, result: service.Result) -> Iterator[service.Result]:
         place = ("write", result.request)
         if place in _known:
             yield replace(result, **_known[place])

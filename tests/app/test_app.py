@@ -27,11 +27,11 @@ from saa_core.explain.pair import LayerInputs, boundary
 from saa_core.explain.tradeoff import Point, knee, tradeoff
 from saa_core.run.classify import classify
 from saa_core.trace.summary import summarise
-from tests.app.recorded import no_warm_up, recorded_client
+from tests.app.recorded import no_warm_up, recorded_client, service, uploads
 
 pytestmark = pytest.mark.model
 ROOT = Path(__file__).parents[2]
-REPEATS, NEW_TOKENS = session.REPEATS, session.NEW_TOKENS
+REPEATS, NEW_TOKENS = service.REPEATS, service.NEW_TOKENS
 """Of a visitor's run; the recorded ones are shorter."""
 TEXT = (
     "The ferry leaves at nine. If the sea is calm, the ferry reaches the island by ten, and the "
@@ -44,7 +44,7 @@ HOSTILE = "<script>alert(1)</script> **bold** $x^2$ [a](javascript:alert(2)) :re
 @pytest.fixture(scope="module")
 def model() -> saa.Model:
     """The model that the app itself uses."""
-    return session.Client().model("smollm2")
+    return service.Client().model("smollm2")
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_continuations_are_what_the_library_generates(ran: AppTest, model, polic
 @pytest.mark.parametrize("trained", [True, False])
 def test_an_untrained_gate_is_said_loudly(trace: saa.Trace, trained: bool) -> None:
     made = dataclasses.replace(trace, model=dataclasses.replace(trace.model, trained=trained))
-    shown = press_trace(app().run(), session.trace_bytes(made))
+    shown = press_trace(app().run(), uploads.trace_bytes(made))
     banner = text.load("en")("untrained.banner", model=text.plain(trace.model.name))
     assert [error.value for error in shown.error] == ([] if trained else [banner])
 
@@ -176,14 +176,14 @@ def test_an_untrained_gate_is_said_loudly(trace: saa.Trace, trained: bool) -> No
 def test_widgets_never_compute_a_result_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # the real client: what is recorded would hide that something runs twice
     no_warm_up(monkeypatch)
-    runs: list[session.Request] = []
-    original = session.Client.run
+    runs: list[service.Request] = []
+    original = service.Client.run
 
     def counted(self, request, report, earlier=None):
         runs.append(request)
         return original(self, request, report, earlier)
 
-    monkeypatch.setattr(session.Client, "run", counted)
+    monkeypatch.setattr(service.Client, "run", counted)
     at = press(app().run(), TEXT)
     at.number_input(key="layer").set_value(3).run()
     at.number_input(key="q").set_value(25).run()
@@ -251,7 +251,7 @@ def test_an_empty_text_is_a_sentence(content: str) -> None:
 
 
 def test_a_text_over_the_limit_offers_to_cut_it(monkeypatch: pytest.MonkeyPatch, model) -> None:
-    novel = session.novel()
+    novel = service.novel()
     at = press(app().run(), novel)
     with pytest.raises(saa.TextError) as caught:
         saa.run(model, novel)
@@ -265,7 +265,7 @@ def test_a_text_over_the_limit_offers_to_cut_it(monkeypatch: pytest.MonkeyPatch,
         asked.append(request.text)
         raise saa.TextError("enough for this test")
 
-    monkeypatch.setattr(session.Client, "run", note)
+    monkeypatch.setattr(service.Client, "run", note)
     at.button(key="cut").click().run()
     assert asked == [novel[:cut]]
 
@@ -291,7 +291,7 @@ def test_every_failure_is_a_sentence(monkeypatch, error: Exception, key: str) ->
     def fail(self, request, report, earlier=None):
         raise error
 
-    monkeypatch.setattr(session.Client, "run", fail)
+    monkeypatch.setattr(service.Client, "run", fail)
     at = press(app(lang="ja").run(), TEXT)
     assert [shown.value for shown in at.error] == [text.load("ja")(key)]
     assert not at.exception
@@ -324,7 +324,7 @@ def test_a_damaged_trace_is_a_sentence(recording: bytes, damage: str) -> None:
 
 def test_a_trace_saved_from_the_page_opens_again(ran: AppTest) -> None:
     (result,) = ran.session_state["results"].values()
-    at = press_trace(app().run(), session.trace_bytes(result.trace))
+    at = press_trace(app().run(), uploads.trace_bytes(result.trace))
     assert figure(at, "Time, SAA against dense") == figure(ran, "Time, SAA against dense")
 
 
@@ -365,11 +365,11 @@ def test_hostile_text_is_shown_and_not_interpreted() -> None:
 
 def test_warm_up_runs_both_kinds_of_text_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    loaded = session.Client().model("smollm2")
-    shop, lengths = session.ModelRegistry(models={"smollm2": loaded}), []
-    monkeypatch.setattr(session, "shop", lambda: shop)
-    monkeypatch.setattr(session.saa, "run", lambda model, content, policy: lengths.append(content))
-    client = session.Client()
+    loaded = service.Client().model("smollm2")
+    shop, lengths = service.ModelRegistry(models={"smollm2": loaded}), []
+    monkeypatch.setattr(service, "shop", lambda: shop)
+    monkeypatch.setattr(service.saa, "run", lambda model, content, policy: lengths.append(content))
+    client = service.Client()
     for step in client.cold("smollm2"):
         client.warm_up("smollm2", step)
     assert client.cold("smollm2") == []
@@ -536,7 +536,7 @@ def test_the_latency_page_names_the_knee_of_the_text(swept, model, policy) -> No
 
 def test_the_knee_becomes_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [Point(0.7, 0.2, 0.5, 0.7), Point(0.85, 0.3, 0.1, 0.8), Point(0.99, 0.9, 0.0, 1.0)]
-    monkeypatch.setattr(session.Client, "sweep", lambda self, result, report: points)
+    monkeypatch.setattr(service.Client, "sweep", lambda self, result, report: points)
     at = press(app().run(), TEXT).switch_page("views/latency.py").run()
     at.button(key="sweep").click().run()
     at.button(key="use-knee").click().run()
@@ -555,7 +555,7 @@ def test_the_latency_page_shows_what_was_shipped_until_it_measures(model) -> Non
     assert "Measured on this machine just now" in page_text(at)
     assert list(at.dataframe[0].value["tokens"]) == [128]
     (timings,) = at.session_state["latencies"].values()
-    assert [len(timing.samples_ms) for timing in timings] == [session.LATENCY_REPEATS] * 2
+    assert [len(timing.samples_ms) for timing in timings] == [service.LATENCY_REPEATS] * 2
 
 
 def test_the_latency_page_says_that_a_recording_has_one_setting(recording) -> None:
@@ -583,7 +583,7 @@ def test_a_model_with_an_adapter_is_compared_with_the_original(model) -> None:
     assert result.trace.model.name == "smollm2 + saa-joint"
     assert result.dense.model.name == "smollm2"
     assert result.dense_words == "".join(
-        saa.generate(model, TEXT, max_new_tokens=session.NEW_TOKENS)
+        saa.generate(model, TEXT, max_new_tokens=service.NEW_TOKENS)
     )
     assert figure(at, "Pairs dropped") == text.load("en").percent(result.trace.sparsity, 1)
 
@@ -600,8 +600,8 @@ def labelled() -> AppTest:
 
 def test_a_task_shows_both_labels_and_the_work_saved(labelled: AppTest) -> None:
     assert not labelled.exception
-    task = session.Client().model("minilm + questions")
-    dense = session.Client().original("minilm + questions")
+    task = service.Client().model("minilm + questions")
+    dense = service.Client().original("minilm + questions")
     (found,) = classify(task, [ASKED], saa.Policy(mass=1.0, tokens=0.5))
     (full,) = classify(dense, [ASKED])
     words = text.load("en")
@@ -645,10 +645,10 @@ def test_another_model_starts_at_its_own_defaults() -> None:
     assert at.select_slider(key="tokens").value == 0.5
     assert at.slider(key="mass").value == 0.9
     at.selectbox(key="model").set_value("smollm2").run()
-    assert at.slider(key="mass").value == session.Client().model("smollm2").spec.policy.mass
+    assert at.slider(key="mass").value == service.Client().model("smollm2").spec.policy.mass
     assert not [slider for slider in at.select_slider if slider.key == "tokens"]
     at.selectbox(key="model").set_value("minilm + questions").run()
-    task = session.Client().model("minilm + questions").task
+    task = service.Client().model("minilm + questions").task
     assert at.select_slider(key="tokens").value == pytest.approx(task.policy.tokens, abs=0.051)
     assert at.slider(key="mass").value == 1.0
     at.select_slider(key="tokens").set_value(1.0)

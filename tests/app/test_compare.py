@@ -6,9 +6,8 @@ import pytest
 
 import saa_core as saa
 from app import text
-from app.state import session
 from saa_core.explain.difference import difference, difference_map
-from tests.app.recorded import recorded_client
+from tests.app.recorded import recorded_client, service
 from tests.app.test_app import TEXT, app, page_text
 
 pytestmark = pytest.mark.model
@@ -27,7 +26,7 @@ def edited():
 
 @functools.cache
 def runs():
-    model = session.Client().model("smollm2")
+    model = service.Client().model("smollm2")
     return tuple(saa.run(model, content, model.spec.policy) for content in (FIRST, SECOND))
 
 

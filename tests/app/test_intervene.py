@@ -5,8 +5,8 @@ import pytest
 import saa_core as saa
 from app import text
 from app.state import address as link
-from app.state import session
 from saa_core.explain.effects import blocks, effects
+from tests.app.recorded import service
 from tests.app.test_app import TEXT, app, page_text, press
 
 pytestmark = pytest.mark.model
@@ -19,7 +19,7 @@ def gate_map(**address: str):
 
 def test_a_person_overrules_the_gate_and_takes_it_back() -> None:
     at = gate_map()
-    model = session.Client().model("smollm2")
+    model = service.Client().model("smollm2")
     kept = saa.run(model, TEXT, model.spec.policy).keep_map(5, 2)[40, 7]
     at.button(key="force_drop" if kept else "force_keep").click().run()
     assert not at.exception
@@ -54,7 +54,7 @@ def test_blocks_are_ranked_by_what_leaving_them_out_does(monkeypatch: pytest.Mon
         at.run()
     assert not at.exception
     assert not at.error
-    model = session.Client().model("smollm2")
+    model = service.Client().model("smollm2")
     trace = saa.run(model, TEXT, model.spec.policy)
     expected = sorted(effects(model, trace, 5), key=lambda effect: -effect.distance)
     assert len(expected) == len(blocks(trace, 5))
