@@ -105,7 +105,7 @@ def warn_if_stale(result: session.Result, choice: session.Choice, words: Words) 
     note, again = st.columns([4, 1], vertical_alignment="center")
     note.warning(
         words(
-            "explore.stale",
+            "explore.warn_if_stale",
             mass=shown.mass,
             kernel=words(f"choice.{shown.kernel}"),
             granularity=words(f"choice.{shown.granularity}"),
