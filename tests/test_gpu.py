@@ -16,6 +16,7 @@ from tests.problems import Problem, problem
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.model,
     pytest.mark.timeout(600),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]

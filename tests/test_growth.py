@@ -56,6 +56,7 @@ print("worked", saa.__file__)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ADDITIONS)
 def test_growth_is_one_file_and_one_line(kind, tmp_path):
     shutil.copytree(ROOT / "saa_core", tmp_path / "saa_core")

@@ -20,7 +20,6 @@ from typing import Any
 import altair as alt
 
 import saa_core as saa
-from benchmarks.trust.promise import cut
 from saa_core.certify.degradation import Degradation, DegradationMeter
 from saa_core.certify.policy_file import save_policy
 from saa_core.certify.tune import TuneConfig, tune
@@ -28,6 +27,7 @@ from saa_core.certify.tune_files import describe_policy, write_results
 from saa_core.cli.bars import Bars
 from saa_core.data import corpus, labelled
 from saa_core.files import cache_dir, write_json
+from saa_core.run.corpora import cut_windows
 
 RESULTS = Path(__file__).parent.parent / "results"
 MASSES = (0.95, 0.93, 0.9)
@@ -68,7 +68,7 @@ def text_domain(options: argparse.Namespace) -> Domain:
     """Windows of held-out documents, in a random order."""
     model = saa.load("smollm2", device="cpu")
     documents = [d for d in corpus.documents(options.data) if d.split == "heldout"]
-    windows = [part for d in documents for part in cut(model, d.text, options.length)]
+    windows = [part for d in documents for part in cut_windows(model, d.text, options.length)]
     default = model.spec.policy
     by_hand = {f"mass {m:g}": replace(default, mass=m, guard=None) for m in MASSES}
     sla = saa.RiskLimit(perplexity=options.perplexity)

@@ -5,16 +5,16 @@ import pytest
 import saa_core as saa
 from app import text
 from app.components.cost import cost as bill
-from app.state import session
 from saa_core.run.costs import Assumptions, pair_timings, saving
-from tests.app.test_app import app, no_warm_up, page_text
+from tests.app.recorded import service
+from tests.app.test_app import app, page_text
 
-__all__ = ["no_warm_up"]
+pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")
 def timings() -> list[saa.Timing]:
-    evaluation = session.Client().model("smollm2").spec.evaluation
+    evaluation = service.Client().model("smollm2").spec.evaluation
     return [saa.Timing(**row) for row in evaluation["timings"]]
 
 

@@ -229,6 +229,7 @@ def test_a_text_file_is_cut_alike_however_it_is_read(tmp_path, little, novel, mo
             len("".join(part.split())) for part in found)]  # fmt: skip
 
 
+@pytest.mark.model
 def test_the_command_prints_slices_and_worst_cases_of_a_task(tmp_path, capsys) -> None:
     folder, file = str(tmp_path / "store"), table(tmp_path, "jsonl")
     given = ["audit", str(file), "--task", "sentences", "--tokens", "0.5", "--store", folder]

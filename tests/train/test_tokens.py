@@ -292,6 +292,7 @@ CONFIG = {
 }
 
 
+@pytest.mark.slow
 def test_both_stages_learn_and_the_gates_drop_what_says_nothing(make):
     model = make(gates=False)
     stages = Stages(model, 2, TokenConfig(steps=(120, 200), **CONFIG))
