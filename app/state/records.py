@@ -13,6 +13,7 @@ from typing import TypeVar
 import pyarrow as pa
 import streamlit as st
 
+from app.live.values import Result
 from app.state import address as link
 from app.state import session
 from saa_core.files import store_dir
@@ -29,7 +30,7 @@ SECONDS = 10.0
 class Opened:
     """A run of the store: what came out, when it was recorded, and what was written about it."""
 
-    result: session.Result
+    result: Result
     recorded: datetime
     note: str
 
@@ -75,7 +76,7 @@ def _answer(
 
 
 def open_run(run: str) -> Opened:
-    """A run of the store with its recorded dense side, kept for this visitor.
+    """A run of the store with the recorded dense run of its text, kept for this visitor.
 
     Raises:
         StoreError, TraceError: there is none of this id, or its file is broken.
@@ -87,7 +88,7 @@ def open_run(run: str) -> Opened:
     sql = f"SELECT recorded, note, dense_id FROM runs WHERE id = {quoted(run)}"
     (about,) = store().query(sql).to_pylist()
     dense = None if about["dense_id"] is None else store().get(about["dense_id"])
-    opened = Opened(session.recorded(trace, run, dense), about["recorded"], about["note"])
+    opened = Opened(session.recorded_result(trace, run, dense), about["recorded"], about["note"])
     st.session_state["opened"] = (run, opened)
     return opened
 
@@ -109,7 +110,7 @@ def close() -> None:
     link.write(trace=None)
 
 
-def keep(result: session.Result) -> str:
+def keep(result: Result) -> str:
     """Adds both sides of a live result to the store; the id of the one with SAA.
 
     Raises:
@@ -123,7 +124,7 @@ def keep(result: session.Result) -> str:
     return run
 
 
-def kept_as(result: session.Result) -> str | None:
+def kept_as(result: Result) -> str | None:
     """The id under which this visitor has kept a result."""
     found = st.session_state.get("kept", {}).get(id(result.trace))
     return None if found is None or found[1] not in store().ids() else found[1]

@@ -13,6 +13,8 @@ from app.components.shared.download import export
 from app.components.shared.maps import bump
 from app.components.shared.outcome import ask
 from app.components.shared.resumable import resumable
+from app.live.values import Result
+from app.service import Client
 from app.state import session
 from app.text import Words, plain
 from saa_core import Force, Trace
@@ -33,7 +35,7 @@ CURSOR = {"layer": "layer", "head": "head", "query": "q", "key": "k"}
 LISTED = 10
 
 
-def person(result: session.Result, words: Words) -> None:
+def person(result: Result, words: Words) -> None:
     """Keep or drop the chosen pair, its tokens, its head or its layer, and run again."""
     trace, state = result.trace, st.session_state
     st.subheader(words("force.header"), anchor="force")
@@ -80,7 +82,7 @@ def _place(entry: Force) -> tuple[object, ...]:
     return (entry.layer, entry.head, entry.query, entry.key)
 
 
-def _run_with(forces: tuple[Force, ...], result: session.Result) -> None:
+def _run_with(forces: tuple[Force, ...], result: Result) -> None:
     assert result.request is not None
     st.session_state.forces = forces
     ask(result.request.text)
@@ -102,7 +104,7 @@ def _sentence(entry: Force, names: list[str], words: Words) -> str:
     return f"**{words('force.kept' if entry.keep else 'force.dropped')}**: {what}"
 
 
-def _moved(result: session.Result, words: Words) -> None:
+def _moved(result: Result, words: Words) -> None:
     """What the forced run has become, beside the same run by the gate alone."""
     alone = session.without_forces(result)
     if alone is None or alone is result:
@@ -127,7 +129,7 @@ def _moved(result: session.Result, words: Words) -> None:
     export("forced", words("force.header"), words, result.trace, rows=pd.DataFrame(rows))
 
 
-def ranking(result: session.Result, client: session.Client, words: Words) -> None:
+def ranking(result: Result, client: Client, words: Words) -> None:
     """Leave out one block of the chosen layer after the other, and rank what that does."""
     trace, state = result.trace, st.session_state
     st.subheader(words("effects.header"), anchor="effects")

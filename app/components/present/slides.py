@@ -142,7 +142,7 @@ def draw_view(deck: Deck, view: DeckView, words: Words) -> None:
             look_at(view)
             st.switch_page(f"views/{page}.py")
     state.presented = view.recording
-    result = session.recorded(trace, view.recording.id)
+    result = session.recorded_result(trace, view.recording.id)
     crossed_out(result, words)
     maps(result, words)
 

@@ -12,11 +12,11 @@ from app.charts.palette import palette
 from app.components.shared.download import export
 from app.components.shared.figures import labels_compared
 from app.components.shared.maps import pieces
-from app.state import session
+from app.live.values import Result
 from app.text import Words
 
 
-def labels(result: session.Result, words: Words) -> None:
+def labels(result: Result, words: Words) -> None:
     """The probability of each label, dense beside SAA."""
     if result.trace.labels is None:
         return
@@ -29,7 +29,7 @@ def labels(result: session.Result, words: Words) -> None:
 
 
 @st.fragment
-def crossed_out(result: session.Result, words: Words) -> None:
+def crossed_out(result: Result, words: Words) -> None:
     """The text with the tokens crossed out that a layer no longer computes; a slider over layers."""
     trace = result.trace
     if trace.kept_tokens is None:

@@ -13,6 +13,8 @@ import saa_core as saa
 from app.charts import trust as trust_charts
 from app.components.shared.download import export
 from app.export.provenance import about_here, about_pair
+from app.live.values import GuardTrial, GuardTrialResult, Result
+from app.service import Client
 from app.state import session
 from app.text import Words
 from saa_core.explain.damage import KINDS
@@ -23,9 +25,7 @@ LIMITS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2)
 DELTAS = (0.01, 0.05, 0.1)
 
 
-def trial(
-    result: session.Result, client: session.Client, words: Words
-) -> session.GuardTrialResult | None:
+def trial(result: Result, client: Client, words: Words) -> GuardTrialResult | None:
     """What to try on the text of the page, and what came out of it last time; None before that."""
     assert result.request is not None
     damage = st.pills(
@@ -56,7 +56,7 @@ def trial(
             help=words("trust.delta_help"),
         ),
     )
-    asked = session.GuardTrial(result.request, guard, None if damage == AS_IT_IS else damage)
+    asked = GuardTrial(result.request, guard, None if damage == AS_IT_IS else damage)
     tried = st.session_state.setdefault("tried", {})
     if right.button(words("trust.try"), type="primary", key="try", width="stretch"):
         bar = st.progress(0.0)
@@ -68,11 +68,11 @@ def trial(
         bar.empty()
         for old in list(tried)[: -session.RESULTS_KEPT]:
             del tried[old]
-    found: session.GuardTrialResult | None = tried.get(asked)
+    found: GuardTrialResult | None = tried.get(asked)
     return found
 
 
-def outcome(found: session.GuardTrialResult, words: Words) -> None:
+def outcome(found: GuardTrialResult, words: Words) -> None:
     """What the guard changed, in one sentence, and both sides next to each other."""
     limit = found.trial.guard.missed_mass
     without, guarded = missed(found.blind), missed(found.guarded)
@@ -197,7 +197,7 @@ def events_table(
     export(anchor, title, words, about, rows=pd.DataFrame(rows))
 
 
-def cost(found: session.GuardTrialResult, words: Words) -> None:
+def cost(found: GuardTrialResult, words: Words) -> None:
     """What the guard cost: pairs, queries, time."""
     low, middle, high = found.guarded_timing.ratio(found.blind_timing)
     checked = found.trial.guard.rows_for(found.guarded.shape[0])
