@@ -35,7 +35,7 @@ DRAWN = 20
 """Flips whose margins are drawn."""
 
 
-def measured(found: Difference, measure: str) -> NDArray[np.float64]:
+def measure_heads(found: Difference, measure: str) -> NDArray[np.float64]:
     """One share of the compared pairs per layer and head, [L, H]."""
     count = {
         "differs": found.only_first + found.only_second,
@@ -54,7 +54,7 @@ def grid(
     L, H = found.both.shape
     rows = pd.DataFrame(
         {"layer": np.repeat(np.arange(L), H), "head": np.tile(np.arange(H), L)}
-        | {name: measured(found, name).ravel() for name in MEASURES}
+        | {name: measure_heads(found, name).ravel() for name in MEASURES}
     ).head(RECTS)
     rows["value"] = rows[measure]
     rows["chosen"] = (rows.layer == chosen[0]) & (rows["head"] == chosen[1])

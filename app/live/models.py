@@ -25,7 +25,7 @@ class Source:
     task: str | None = None
 
 
-def shipped() -> dict[str, Source]:
+def shipped_sources() -> dict[str, Source]:
     """The models of the list."""
     found = {}
     for name in MODELS:
@@ -47,7 +47,7 @@ class ModelRegistry:
 
     def __init__(self, kept: int = MODELS_KEPT) -> None:
         self.kept = kept
-        self.sources = shipped()
+        self.sources = shipped_sources()
         self._models: dict[str, saa.Model] = {}
         self._warm: dict[str, set[str]] = {}
         self._in_use = Counter[str]()

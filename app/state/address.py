@@ -34,10 +34,10 @@ def read(models: tuple[str, ...], examples: dict[str, str], languages: tuple[str
         browser = (st.context.locale or "en")[:2]
         lang = state.get("spoken", address.get("lang", browser))
         state["lang"] = lang if lang in languages else "en"
-    if returned() and address.get("lang") in languages:
+    if went_back() and address.get("lang") in languages:
         state["lang"] = address["lang"]
     state["spoken"] = state["lang"]
-    if "visited" in state and not returned():
+    if "visited" in state and not went_back():
         return
     state["visited"] = True
     state.pop("policy_of", None)  # the address's settings are of the address's model
@@ -86,7 +86,7 @@ def aim_values(policy: Policy | None, prefix: str = "") -> dict[str, str | None]
     return values
 
 
-def returned() -> bool:
+def went_back() -> bool:
     """Whether this run of the page was asked for by the browser's back or forward button."""
     run = get_script_run_ctx()
     return run is not None and getattr(run, "is_history_navigation", False)

@@ -1,7 +1,4 @@
-"""The store of traces as the pages see it: one store for all visitors, runs that are opened or kept.
-
-Knows the store and results; shows nothing.
-"""
+"""The store of traces as the pages see it: one store for all visitors, runs that are opened or kept."""
 
 import tempfile
 from collections.abc import Callable
@@ -93,7 +90,7 @@ def open_run(run: str) -> Opened:
     return opened
 
 
-def exported(runs: list[str]) -> bytes:
+def export_runs(runs: list[str]) -> bytes:
     """The file that `Store.import_` reads. Raises StoreError."""
     with tempfile.TemporaryDirectory() as folder:
         return store().export(runs, Path(folder) / "saa-traces.zip").read_bytes()

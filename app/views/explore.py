@@ -16,7 +16,7 @@ from app.components.shared import figures as numbers
 from app.components.shared.continuations import continuations
 from app.components.shared.keeping import keep_run
 from app.components.shared.maps import maps
-from app.components.shared.measured import measured
+from app.components.shared.measured import show_measurement
 from app.components.shared.outcome import add_times, ask, outcome, warn_if_stale
 from app.service import Client
 from app.state import session
@@ -77,7 +77,7 @@ for result in islice(times, 1):
     with top.container():
         headline(numbers.figures(result), result, words)
 
-guarding.acted(result.trace, words)
+guarding.note(result.trace, words)
 
 # 4. What each would write next.
 if not numbers.is_encoder(result):
@@ -98,5 +98,5 @@ st.page_link("views/gate_map.py", label=words("explore.to_map"), icon=":material
 for result in times:
     with top.container():
         headline(numbers.figures(result), result, words)
-measured(numbers.figures(result), result, words)
+show_measurement(numbers.figures(result), result, words)
 keep_run(result, words)

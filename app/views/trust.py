@@ -56,7 +56,7 @@ else:
             st.info(words("trust.not_yet"))
         else:
             trust.outcome(found, words)
-            trust.promise(found.guarded.events, trust.missed(found.guarded), words)
+            trust.promise(found.guarded.events, trust.missed_mass(found.guarded), words)
             trust.events_table(found.guarded.events, words)
             trust.cost(found, words)
     except Exception as error:

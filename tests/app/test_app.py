@@ -14,7 +14,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import saa_core as saa
-from app import text
+from app import service, text
 from app.charts import time as time_charts
 from app.charts.arc import ARCS, arcs
 from app.charts.head import head_values, measures
@@ -24,7 +24,10 @@ from app.charts.palette import LIGHT, RECTS
 from app.charts.token_labels import CONTINUED, labels
 from app.components.shared.continuations import mark
 from app.components.shared.maps import choose_pair, choose_token, pieces, shade, start_pair
+from app.live.models import ModelRegistry
+from app.live.passes import NEW_TOKENS
 from app.state import examples, session
+from app.state.uploads import trace_bytes
 from saa_core.certify.certificate import certificate_from
 from saa_core.certify.degradation import Degradation
 from saa_core.data import fetch
@@ -149,7 +152,7 @@ def test_the_run_is_said_in_plain_words(ran: AppTest, trace: saa.Trace) -> None:
 def test_time_has_a_ratio_and_quartiles_of_raw_samples(ran: AppTest) -> None:
     (result,) = ran.session_state["results"].values()
     dense, sparse = result.dense_timing, result.timing
-    assert len(dense.samples_ms) == len(sparse.samples_ms) == session.REPEATS
+    assert len(dense.samples_ms) == len(sparse.samples_ms) == service.REPEATS
     low, middle, high = sparse.ratio(dense)
     shown, words = page_text(ran), text.load("en")
     assert f"Ratio {low:.2f} to {high:.2f}" in shown
@@ -171,12 +174,8 @@ def test_a_short_text_says_that_nothing_is_gained_in_time(ran: AppTest) -> None:
 
 def test_continuations_are_what_the_library_generates(ran: AppTest, model, policy) -> None:
     (result,) = ran.session_state["results"].values()
-    assert result.words == "".join(
-        saa.generate(model, TEXT, policy, max_new_tokens=session.NEW_TOKENS)
-    )
-    assert result.dense_words == "".join(
-        saa.generate(model, TEXT, max_new_tokens=session.NEW_TOKENS)
-    )
+    assert result.words == "".join(saa.generate(model, TEXT, policy, max_new_tokens=NEW_TOKENS))
+    assert result.dense_words == "".join(saa.generate(model, TEXT, max_new_tokens=NEW_TOKENS))
 
 
 def test_an_untrained_gate_is_said_loudly(monkeypatch: pytest.MonkeyPatch, recording) -> None:
@@ -264,7 +263,7 @@ def test_an_empty_text_is_a_sentence(content: str) -> None:
 
 
 def test_a_text_over_the_limit_offers_to_cut_it(monkeypatch: pytest.MonkeyPatch, model) -> None:
-    novel = session.novel()
+    novel = service.novel()
     at = press(app().run(), novel)
     with pytest.raises(saa.TextError) as caught:
         saa.run(model, novel)
@@ -337,7 +336,7 @@ def test_a_damaged_trace_is_a_sentence(recording: bytes, damage: str) -> None:
 
 def test_a_trace_saved_from_the_page_opens_again(ran: AppTest) -> None:
     (result,) = ran.session_state["results"].values()
-    at = press_trace(app().run(), session.trace_bytes(result.trace))
+    at = press_trace(app().run(), trace_bytes(result.trace))
     assert figure(at, "Time, SAA against dense") == figure(ran, "Time, SAA against dense")
 
 
@@ -384,10 +383,9 @@ def test_continuations_escape_what_a_model_wrote() -> None:
 
 def test_warm_up_runs_both_kinds_of_text_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    shop, lengths = session.ModelRegistry(), []
-    monkeypatch.setattr(session, "shop", lambda: shop)
-    monkeypatch.setattr(session.saa, "run", lambda model, content, policy: lengths.append(content))
-    client = session.Client()
+    lengths: list[str] = []
+    monkeypatch.setattr(saa, "run", lambda model, content, policy: lengths.append(content))
+    client = session.Client(ModelRegistry())
     for step in client.cold("smollm2"):
         client.warm_up("smollm2", step)
     assert client.cold("smollm2") == []
@@ -687,7 +685,7 @@ def test_the_latency_page_shows_what_was_shipped_until_it_measures(model) -> Non
     assert "Measured on this machine just now" in page_text(at)
     assert list(at.dataframe[0].value["tokens"]) == [128]
     (timings,) = at.session_state["latencies"].values()
-    assert [len(timing.samples_ms) for timing in timings] == [session.LATENCY_REPEATS] * 2
+    assert [len(timing.samples_ms) for timing in timings] == [service.LATENCY_REPEATS] * 2
 
 
 def test_the_latency_page_says_that_a_recording_has_one_setting(recording) -> None:
@@ -714,9 +712,7 @@ def test_a_model_with_an_adapter_is_compared_with_the_original(model) -> None:
     (result,) = at.session_state["results"].values()
     assert result.trace.model.name == "smollm2 + saa-joint"
     assert result.dense.model.name == "smollm2"
-    assert result.dense_words == "".join(
-        saa.generate(model, TEXT, max_new_tokens=session.NEW_TOKENS)
-    )
+    assert result.dense_words == "".join(saa.generate(model, TEXT, max_new_tokens=NEW_TOKENS))
     assert figure(at, "Pairs dropped") == text.load("en").percent(result.trace.sparsity, 1)
 
 

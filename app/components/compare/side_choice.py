@@ -140,8 +140,8 @@ def _restore(choice: session.Choice) -> None:
         "b_tokens": 0.5,
         "b_gates": "",
     }
-    asked = _from_address() if "form" not in state or link.returned() else {}
-    if link.returned() and asked:
+    asked = _from_address() if "form" not in state or link.went_back() else {}
+    if link.went_back() and asked:
         asked = {"a_text": state.get("text", ""), "b_own": False, "b_model": SAME} | asked
     if asked and str(start["a_text"]).strip():
         state.compare_pending = True
@@ -207,7 +207,7 @@ def outcome(sides: tuple[Side, Side] | None, client: Client, words: Words) -> Co
     if st.button(words("compare.run"), type="primary", key="compare", disabled=sides is None):
         state.compare_pending = True
     compared: Compared | None = state.get("compared")
-    if link.returned() and compared is not None and compared.sides == sides:
+    if link.went_back() and compared is not None and compared.sides == sides:
         state.compare_pending = False  # one step back led to what is shown
     if state.get("compare_pending") and sides is not None:
         bar = st.progress(0.0)

@@ -1,14 +1,14 @@
 """The four figures below the sentence: unit, spread, meaning, and a link to the part that explains each.
 
-Knows figures and words; what a figure is, is computed in figures.py.
+What a figure is, is computed in shared/figures.py.
 """
 
 import streamlit as st
 
 from app.components.shared.figures import (
     Figures,
+    compare_labels,
     is_encoder,
-    labels_compared,
     times_over,
     work_share,
 )
@@ -182,7 +182,7 @@ def _label_figure(place: st.delta_generator.DeltaGenerator, result: Result, word
         words("figure.label"),
         plain(result.trace.label or ""),
         words("figure.label_spread", dense=dense, saa=told(result.trace)),
-        words(f"figure.label_{labels_compared(result)}"),
+        words(f"figure.label_{compare_labels(result)}"),
         "#labels",
         words,
     )

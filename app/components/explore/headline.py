@@ -1,6 +1,6 @@
 """The top of a result: one sentence on what was saved and what was risked, and what it says of time.
 
-Knows figures and words; text that a person or a model wrote is only ever shown as plain text.
+Text that a person or a model wrote is only ever shown as plain text.
 """
 
 import streamlit as st
@@ -8,8 +8,8 @@ import streamlit as st
 from app.components.explore.four_figures import four_figures
 from app.components.shared.figures import (
     Figures,
+    compare_labels,
     is_encoder,
-    labels_compared,
     times_over,
     work_share,
 )
@@ -59,7 +59,7 @@ def label_verdict(found: Figures, result: Result, words: Words) -> None:
         words(
             "verdict.sentence",
             pairs=words(f"verdict.{_saved_key(found, result)}", share=saved),
-            next=words(f"verdict.label_{labels_compared(result)}", label=label, before=before),
+            next=words(f"verdict.label_{compare_labels(result)}", label=label, before=before),
             time=words(f"verdict.{_time_key(found, result)}", ratio=times_over(found)),
         ),
         anchor="verdict",

@@ -5,7 +5,7 @@ import functools
 import streamlit as st
 
 from app.charts.token_labels import labels
-from app.components.shared.figures import Figures, labels_compared
+from app.components.shared.figures import Figures, compare_labels
 from app.live.values import Result
 from app.text import Words, plain
 from saa_core import Trace
@@ -71,7 +71,7 @@ def _layers(group: LayerGroup, words: Words) -> str:
 def _outcome(found: Figures, result: Result, words: Words) -> str:
     share = words.percent(found.dropped)
     if result.trace.labels is not None:
-        return words(f"plain.label_{labels_compared(result)}", share=share)
+        return words(f"plain.label_{compare_labels(result)}", share=share)
     if found.agreement is None or found.agreeing is None:
         return words("plain.unknown", share=share)
     key = "same" if found.next_same else "differs"

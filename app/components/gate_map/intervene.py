@@ -70,7 +70,7 @@ def person(result: Result, words: Words) -> None:
         said.markdown(_sentence(entry, names, words))
         if away.button(words("force.take_back"), key=f"force_back_{at}", width="stretch"):
             _run_with((*_forces()[:at], *_forces()[at + 1 :]), result)
-    _moved(result, words)
+    _show_moves(result, words)
 
 
 def _forces() -> tuple[Force, ...]:
@@ -104,7 +104,7 @@ def _sentence(entry: Force, names: list[str], words: Words) -> str:
     return f"**{words('force.kept' if entry.keep else 'force.dropped')}**: {what}"
 
 
-def _moved(result: Result, words: Words) -> None:
+def _show_moves(result: Result, words: Words) -> None:
     """What the forced run has become, beside the same run by the gate alone."""
     alone = session.without_forces(result)
     if alone is None or alone is result:
@@ -153,10 +153,10 @@ def ranking(result: Result, client: Client, words: Words) -> None:
         layer=layer,
     )
     if found:
-        _ranked(trace, found, len(todo), words)
+        _draw_ranking(trace, found, len(todo), words)
 
 
-def _ranked(trace: Trace, found: list[Effect], total: int, words: Words) -> None:
+def _draw_ranking(trace: Trace, found: list[Effect], total: int, words: Words) -> None:
     ranked = sorted(found, key=lambda effect: -effect.distance)
     names, state = labels(trace), st.session_state
     unit = words(_unit(trace))

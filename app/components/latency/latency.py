@@ -19,7 +19,7 @@ LENGTHS = (128, 512, 1024, 2048, 4096)
 CHOSEN = (512, 1024, 2048)
 
 
-def shipped(model: saa.Model) -> list[saa.Timing]:
+def shipped_timings(model: saa.Model) -> list[saa.Timing]:
     """The times that were shipped with a model's gate."""
     return [saa.Timing(**row) for row in model.spec.evaluation.get("timings", ())]
 
@@ -69,7 +69,7 @@ def by_length(choice: session.Choice, client: Client, words: Words) -> None:
             lambda step, done: bar.progress(done, text=words(f"progress.{step}")),
         )
         bar.empty()
-    timings = measured.get(key) or shipped(model)
+    timings = measured.get(key) or shipped_timings(model)
     if not timings:
         st.info(words("latency.not_yet"))
         return

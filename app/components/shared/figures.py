@@ -87,7 +87,7 @@ def figures(result: Result) -> Figures:
     )
 
 
-def labels_compared(result: Result) -> str:
+def compare_labels(result: Result) -> str:
     """How the labels of both sides compare: "same", "differs", or "unknown" of a recording."""
     if result.dense is None:
         return "unknown"

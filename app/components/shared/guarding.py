@@ -43,7 +43,7 @@ def _slider(key: str, steps: Sequence[float], default: float, words: Words) -> f
     return value
 
 
-def acted(trace: Trace, words: Words) -> None:
+def note(trace: Trace, words: Words) -> None:
     """One line on what the guard found and did in this run; nothing where there was none."""
     events = {event["suspected"]: event for event in trace.events}
     if "margin" in events:

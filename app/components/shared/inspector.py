@@ -1,4 +1,4 @@
-"""The chosen pair in words: kept or dropped, why, with which score. Knows one pair of a trace."""
+"""The chosen pair in words: kept or dropped, why, with which score."""
 
 from math import ceil
 

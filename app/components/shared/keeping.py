@@ -1,4 +1,4 @@
-"""Keeps a live run in the store, and says where it is then. Knows results and the store."""
+"""Keeps a live run in the store, and says where it is then."""
 
 import streamlit as st
 

@@ -260,7 +260,7 @@ def start_at(trace: Trace) -> None:
     state = st.session_state
     L, H = trace.shape
     ends = {"layer": L, "head": H, "q": trace.queries, "k": trace.keys}
-    if link.returned():  # the address has put the cursor elsewhere
+    if link.went_back():  # the address has put the cursor elsewhere
         state.window_size = state_size()
         forget_frame()
         bump()

@@ -11,7 +11,7 @@ from app.state.uploads import trace_bytes
 from app.text import Words
 
 
-def measured(found: Figures, result: Result, words: Words) -> None:
+def show_measurement(found: Figures, result: Result, words: Words) -> None:
     """Everything that is needed to repeat the measurement."""
     st.subheader(words("measured.header"), anchor="measured")
     trace, timing = result.trace, result.timing

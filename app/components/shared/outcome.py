@@ -22,9 +22,9 @@ from app.text import Words
 def outcome(choice: session.Choice, client: Client, words: Words) -> Result | None:
     """The result to show, or None; runs a text that is pending, with progress."""
     if choice.recording is not None:
-        return _recorded(choice, words)
+        return _open_recording(choice, words)
     if choice.stored is not None:
-        return _stored(choice.stored, words)
+        return _open_stored(choice.stored, words)
     state = st.session_state
     if state.get("pending") and choice.model is not None:
         _run(choice, client, words)
@@ -111,7 +111,7 @@ def warn_if_stale(result: Result, choice: session.Choice, words: Words) -> None:
     )
 
 
-def _recorded(choice: session.Choice, words: Words) -> Result | None:
+def _open_recording(choice: session.Choice, words: Words) -> Result | None:
     try:
         result = open_trace(choice.recording.name, choice.recording.getvalue())
     except Exception as error:
@@ -121,7 +121,7 @@ def _recorded(choice: session.Choice, words: Words) -> Result | None:
     return result
 
 
-def _stored(run: str, words: Words) -> Result | None:
+def _open_stored(run: str, words: Words) -> Result | None:
     """A trace of the store; nothing is computed, and the page says so."""
     try:
         opened = records.open_run(run)
