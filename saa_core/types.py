@@ -91,7 +91,7 @@ class Guard:
             what the bound needs at least.
         seed: of the draw.
         margin: classification: where the two most probable labels are less than this apart in
-            probability, the task's dense side answers instead. In [0, 1]; 0 never asks it, 1 always.
+            probability, the task's reference model answers instead. In [0, 1]; 0 never asks it, 1 always.
 
     Raises:
         PolicyError: a value is outside its range, or nothing is checked.

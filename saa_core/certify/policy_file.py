@@ -34,7 +34,7 @@ class StoredPolicy:
     """What a policy file says.
 
     Args:
-        policy: None stays dense: the model as it was before anything of SAA, a task's dense side.
+        policy: None stays dense: the model as it was before anything of SAA, a task's reference model.
         model: title of the model that it was chosen for; None fits any.
         gates: fingerprint of its gates; None fits any.
         promise: what the policy keeps to and how that was shown; None promises nothing.

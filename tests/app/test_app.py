@@ -208,7 +208,7 @@ def test_widgets_never_compute_a_result_again(monkeypatch: pytest.MonkeyPatch) -
     at.button(key="again").click().run()
     assert [request.policy.mass for request in runs][1:] == [0.7]
     first, second = at.session_state["results"].values()
-    assert second.dense is first.dense, "the dense side of the same text is used again"
+    assert second.dense is first.dense, "the dense run of the same text is used again"
 
 
 def test_selectors_choose_the_pair_that_the_inspector_explains(trace: saa.Trace) -> None:
@@ -816,8 +816,8 @@ def test_a_guard_from_the_address_checks_the_run_and_says_what_it_did() -> None:
 def test_an_unclear_label_is_left_to_the_dense_side_where_a_margin_is_set() -> None:
     at = app(model="minilm + questions", example="clock_spring", margin="0.9").run()
     assert at.session_state["shown"].policy.guard == saa.Guard(missed_mass=None, margin=0.9)
-    assert "the **dense side answered**" in page_text(at)
+    assert "the **reference model answered**" in page_text(at)
     at.select_slider(key="margin").set_value(0.0)
     at.button(key="run").click().run()
-    assert "the **dense side answered**" not in page_text(at)
+    assert "the **reference model answered**" not in page_text(at)
     assert at.query_params["margin"] == "0"
