@@ -14,6 +14,8 @@ from app.state.ending import PageEnd
 from app.state.examples import texts
 
 ROOT = Path(__file__).parent.parent
+# In the order of the navigation; each is a file of views/, and its path in the address. Not in quotes:
+# Streamlit shows a string that stands alone in what it runs.
 PAGES = [
     "explore",
     "gate_map",
@@ -25,7 +27,6 @@ PAGES = [
     "dataset",
     "present",
 ]
-"""In the order of the navigation; each is a file of views/, and its path in the address."""
 
 link.read(MODELS, texts(), tuple(text.LANGUAGES))
 words = text.load(st.session_state.lang)

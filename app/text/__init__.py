@@ -56,7 +56,7 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 @functools.cache
 def load(lang: str) -> Words:
     """The sentences of "en" or "ja"."""
-    return Words(lang, flatten(sentences("app.text", lang)))
+    return Words(lang, flatten(sentences(__name__, lang)))
 
 
 def plain(raw: str) -> str:

@@ -59,7 +59,9 @@ def register(commands: Any) -> None:
     command.add_argument("--steps", type=int, nargs=2, default=list(TokenConfig.steps))
     command.add_argument("--batch", type=int, default=TokenConfig.batch)
     command.add_argument("--longest", type=int, default=TokenConfig.longest, help="tokens per text")
-    command.add_argument("--teacher", help="task folder whose reference model is taken, not trained")
+    command.add_argument(
+        "--teacher", help="task folder whose reference model is taken, not trained"
+    )
     command.add_argument("--limit", type=int, default=8000, help="texts to train on")
     command.add_argument("--rate", type=float, default=TokenConfig.rate)
     command.add_argument("--seed", type=int, default=0)

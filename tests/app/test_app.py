@@ -204,7 +204,8 @@ def test_widgets_never_compute_a_result_again(monkeypatch: pytest.MonkeyPatch) -
     assert len(runs) == 1
     at.slider(key="mass").set_value(0.7).run()
     assert len(runs) == 1
-    assert any("0.95" in w.value or f"{runs[0].policy.mass:.2f}" in w.value for w in at.warning)
+    stale = [w.value.replace("\\", "") for w in at.warning]
+    assert any(str(runs[0].policy) in sentence for sentence in stale)
     at.button(key="again").click().run()
     assert [request.policy.mass for request in runs][1:] == [0.7]
     first, second = at.session_state["results"].values()

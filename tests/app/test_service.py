@@ -220,3 +220,12 @@ def test_the_client_needs_no_page() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "False"
+
+
+def test_a_page_before_its_run_shows_nothing_that_is_not_said_in_a_text_file(monkeypatch) -> None:
+    """Streamlit draws a string that stands alone in the script it runs, such as a comment in quotes."""
+    monkeypatch.setattr(Client, "cold", lambda self, name: [])
+    at = AppTest.from_file(str(ROOT / "app" / "router.py"), default_timeout=300)
+    at.query_params["lang"] = "ja"
+    at.run()
+    assert [element.value for element in at.main.markdown] == []
