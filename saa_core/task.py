@@ -62,7 +62,7 @@ class Task:
             return logits.float().softmax(-1)
 
     def least_margin(self, policy: Policy | None) -> float:
-        """How far the two most probable labels have to be apart, so that the dense side is not asked."""
+        """How far the two most probable labels have to be apart, so that the reference model is not asked."""
         if self.side == "dense" or policy is None or policy.guard is None:
             return 0.0
         return policy.guard.margin

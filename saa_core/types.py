@@ -5,7 +5,7 @@ they are made; they need no PyTorch.
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from saa_core.errors import PolicyError, choice
@@ -91,7 +91,7 @@ class Guard:
             what the bound needs at least.
         seed: of the draw.
         margin: classification: where the two most probable labels are less than this apart in
-            probability, the task's dense side answers instead. In [0, 1]; 0 never asks it, 1 always.
+            probability, the task's reference model answers instead. In [0, 1]; 0 never asks it, 1 always.
 
     Raises:
         PolicyError: a value is outside its range, or nothing is checked.
@@ -257,6 +257,22 @@ class Policy:
         value = self.mass if self.budget is None else self.budget
         assert value is not None
         return value
+
+    def with_aim(self, rule: str, aim: float) -> "Policy":
+        """The same policy that aims at another value, under the same rule or another.
+
+        Args:
+            rule: "mass" or "budget".
+            aim: see :class:`Policy` under that name.
+
+        Raises:
+            PolicyError: the rule is not known, or the value is out of its range.
+        """
+        if rule not in ("mass", "budget"):
+            raise PolicyError(choice("rule", rule, ("mass", "budget")))
+        values: dict[str, float | None] = {"mass": None, "budget": None} | {rule: aim}
+        named = self.rule if rule == self.rule_name else "auto"
+        return replace(self, mass=values["mass"], budget=values["budget"], rule=named)
 
     def falls_back(self, length: int) -> bool:
         """True where a text of ``length`` tokens is computed densely instead."""

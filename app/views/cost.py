@@ -12,6 +12,7 @@ from app import text
 from app.components.cost import cost as bill
 from app.components.shared.message import failure
 from app.export.provenance import about_timings
+from app.live.models import MODELS
 from app.state import address as link
 from app.state import session
 from app.state.ending import end_page
@@ -27,8 +28,8 @@ if choice.model is None:
     end_page()
 link.write(
     lang=words.lang,
-    model=choice.name if choice.name in session.MODELS else None,
-    mass=f"{choice.policy.aim:.2f}",
+    model=choice.name if choice.name in MODELS else None,
+    **link.aim_values(choice.policy),
 )
 
 top = st.container()

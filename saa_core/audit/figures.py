@@ -91,7 +91,7 @@ class Case:
 def audits(store: Store) -> list[About]:
     """The audits of a store, the latest first."""
     sql = (
-        # A run that the dense side answered has no policy of its own.
+        # A run that the reference model answered has no policy of its own.
         "SELECT audit AS key, max(model) AS model, coalesce(max(policy), 'dense') AS policy, "
         "count(*) AS texts, bool_or(label IS NOT NULL) AS labels FROM runs "
         "WHERE audit IS NOT NULL GROUP BY audit ORDER BY max(recorded) DESC, audit"

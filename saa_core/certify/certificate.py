@@ -169,7 +169,7 @@ def ladder_for(model: Model, sla: RiskLimit) -> list[Policy]:
     """Settings from safe to sparse, everything else as the model's default has it.
 
     For labels of a task that drops tokens: the default's share of the token work with fewer and fewer
-    texts that the dense side answers, then lower shares without it. Masses otherwise.
+    texts that the reference model answers, then lower shares without it. Masses otherwise.
     """
     default = model.spec.policy
     if sla.quantity == "label_change" and model.task is not None and drops_tokens(model):

@@ -1,7 +1,7 @@
 """What a policy costs text by text: labels changed, perplexity, missed mass; and the work that it does.
 
 Every text is a request of its own and goes through the model as a user's would, a guard's corrections
-and its dense rerun included. The dense side is run once and kept. Knows models, texts and policies;
+and its dense rerun included. The reference model is run once and kept. Knows models, texts and policies;
 knows nothing about limits, p-values or choosing.
 """
 
@@ -62,7 +62,7 @@ class DegradationMeter:
         texts: requests; those of a task are cut to what it was made for, others are refused where
             they are too long.
         quantity: one of QUANTITIES.
-        baseline: the dense model to compare with: a task's dense side, or the model without its
+        baseline: the dense model to compare with: a task's reference model, or the model without its
             adapter. The model itself by default, where that is the original.
 
     Raises:

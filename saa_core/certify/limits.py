@@ -29,7 +29,7 @@ class RiskLimit:
     """A limit for what sparse attention may cost, and how surely it is kept. Exactly one of the three:
 
     Args:
-        label_change: share of texts whose label differs from the dense side's, in (0, 1).
+        label_change: share of texts whose label differs from the reference model's, in (0, 1).
         perplexity: mean over texts of perplexity against dense minus 1, in (0, 1): 0.01 is one
             percent. A text that gains counts as 0, and one that loses more than CLIP times the
             limit counts as CLIP times it: the promise is about this clipped mean.

@@ -290,7 +290,7 @@ def _by_tokens(model: Model, sla: RiskLimit) -> bool:
 
 
 def _suggest(trial: Any, model: Model, sla: RiskLimit, config: TuneConfig) -> Policy:
-    """The policy of a trial: share of the token work, and the margin under which the dense side is asked,
+    """The policy of a trial: share of the token work, and the margin under which the reference model is asked,
     for a task that drops tokens; otherwise mass or
     budget (the same for every layer, or per layer as calibrated), blocks, and guard."""
     default = model.spec.policy

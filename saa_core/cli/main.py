@@ -327,7 +327,7 @@ def _guard_lines(trace: Trace) -> Iterable[str]:
         elif suspected == "margin":
             yield (
                 f"guard: the two most probable labels are {100 * event['measured']:.1f} points apart "
-                f"(least {100 * event['limit']:g}) -> the dense side answered"
+                f"(least {100 * event['limit']:g}) -> the reference model answered"
             )
         elif suspected == "bound":
             yield "guard: the limit could not be shown to be met; the whole text was computed densely"

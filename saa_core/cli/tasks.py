@@ -34,7 +34,7 @@ def register(commands: Any) -> None:
     command.add_argument("--task", required=True, help="shipped task or folder")
     command.add_argument("--tokens", type=float, help="share of the token work to do, up to 1")
     command.add_argument(
-        "--margin", type=float, help="ask the dense side where two labels are closer together"
+        "--margin", type=float, help="ask the reference model where two labels are closer together"
     )
     command.add_argument("--policy", metavar="FILE", help="policy file, as saa tune writes it")
     command.add_argument("--column", default="text", help="of a table")
@@ -59,7 +59,9 @@ def register(commands: Any) -> None:
     command.add_argument("--steps", type=int, nargs=2, default=list(TokenConfig.steps))
     command.add_argument("--batch", type=int, default=TokenConfig.batch)
     command.add_argument("--longest", type=int, default=TokenConfig.longest, help="tokens per text")
-    command.add_argument("--teacher", help="task folder whose dense side is taken, not trained")
+    command.add_argument(
+        "--teacher", help="task folder whose reference model is taken, not trained"
+    )
     command.add_argument("--limit", type=int, default=8000, help="texts to train on")
     command.add_argument("--rate", type=float, default=TokenConfig.rate)
     command.add_argument("--seed", type=int, default=0)
@@ -108,7 +110,7 @@ def _classify(options: argparse.Namespace) -> None:
             print(f"{name:28} {100 * probability:6.2f} %")
     work = sum(p.flops_share * p.tokens for p in found) / sum(p.tokens for p in found)
     asked = sum(p.dense for p in found)
-    again = f"; the dense side was asked for {asked} of {len(found)} texts" if asked else ""
+    again = f"; the reference model was asked for {asked} of {len(found)} texts" if asked else ""
     print(f"work done: {100 * work:.1f} % of dense (operations, per token){again}", file=sys.stderr)
 
 

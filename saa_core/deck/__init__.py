@@ -33,7 +33,7 @@ from typing import Any
 from saa_core.data.fetch import assets
 from saa_core.deck.figures import Figure, format_figure, read_measured, trace_figure, words
 from saa_core.errors import DeckError, SAAError, choice
-from saa_core.report import LANGUAGES
+from saa_core.report.sentences import check_language
 from saa_core.store import Store, ids
 from saa_core.trace.check import check
 from saa_core.trace.trace import Trace
@@ -109,8 +109,7 @@ def read_deck(file: Path, *, language: str = "en", store: Store | None = None) -
     Raises:
         DeckError: the file cannot be read, or a step names what does not exist; says which step.
     """
-    if language not in LANGUAGES:
-        raise DeckError(choice("language", language, LANGUAGES))
+    check_language(language, DeckError)
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

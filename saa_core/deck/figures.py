@@ -5,19 +5,16 @@ Each carries when and on what it was recorded. Knows no steps and no page.
 
 import json
 import math
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from saa_core.errors import DeckError, choice
-from saa_core.report import LANGUAGES
+from saa_core.report.sentences import sentences
 from saa_core.trace.maps import Array
 from saa_core.trace.trace import Trace
 
@@ -78,18 +75,13 @@ class Figure:
     source: str
 
 
-@cache
 def words(language: str) -> Mapping[str, Any]:
     """The sentences around a presentation.
 
     Raises:
         DeckError: there are none in this language.
     """
-    if language not in LANGUAGES:
-        raise DeckError(choice("language", language, LANGUAGES))
-    text = (resources.files("saa_core.deck") / "text.toml").read_text(encoding="utf-8")
-    found: Mapping[str, Any] = tomllib.loads(text)[language]
-    return found
+    return sentences("saa_core.deck", language, DeckError)
 
 
 def format_figure(label: str, measured: MeasuredFigure, language: str) -> Figure:

@@ -12,7 +12,6 @@ import numpy as np
 
 from saa_core.files import write_text
 from saa_core.report.maps import (
-    LANGUAGES,
     POLICY,
     embed_json,
     map_data,
@@ -20,6 +19,7 @@ from saa_core.report.maps import (
     part,
     report_words,
 )
+from saa_core.report.sentences import LANGUAGES
 from saa_core.trace.check import check
 from saa_core.trace.maps import Array
 from saa_core.trace.trace import Trace

@@ -1,4 +1,4 @@
-"""The dense side's answers, which the sparse stage follows.
+"""The reference model's answers, which the sparse stage follows.
 
 Its adapter is folded into a copy of the model, which is less work than beside the matrices, and a text
 that comes again as it is gets the answer that it got before. Knows a model and an adapter in it; knows

@@ -4,10 +4,10 @@ Two stages that end in low-rank adapters (LoRA, arXiv 2106.09685) beside the mod
 learns the labels and drops nothing: it trains every matrix of the layers, and keeps of each change the
 nearest one of low rank. "sparse" trains that adapter on, with gates in front of every layer but the first:
 the share of work is drawn anew for each batch, gates decide by a noisy step whose gradient is that of
-its sigmoid, and the loss is the labels', the divergence from the dense side's answers, and the
-distance between the share of tokens that was kept and the one that was drawn. The dense side knows its
+its sigmoid, and the loss is the labels', the divergence from the reference model's answers, and the
+distance between the share of tokens that was kept and the one that was drawn. The reference model knows its
 training texts by heart, so half of the texts lose their label and some of their words to random ones:
-only the answer to such a text says how the dense side decides. Knows examples; knows nothing about
+only the answer to such a text says how the reference model decides. Knows examples; knows nothing about
 where they come from.
 
 Dropped tokens are masked here (masked.py), so that gradients flow; packed.py executes the same decisions
@@ -63,7 +63,7 @@ class TokenConfig:
             adapter in the sparse one and the heads in both, and of the gates (Adam, linear warm-up,
             cosine decay).
         shares: lowest and highest share of the token work, drawn anew for each batch.
-        distil: weight of the divergence from the dense side's answers.
+        distil: weight of the divergence from the reference model's answers.
         replaced: highest share of the words of half of the texts that become random ones in the
             sparse stage (drawn from all training texts; the share is drawn per text). 0 changes none.
         hold: weight of the distance between the share that is kept and the one that was drawn.

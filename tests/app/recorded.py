@@ -13,24 +13,13 @@ from typing import Any
 import pytest
 
 import saa_core as saa
-from app.state import session as service
-from app.state import session as uploads
+from app import service
+from app.live import passes
+from app.live.models import REGISTRY
+from app.live.values import Result
 
-__all__ = [
-    "loaded_models",
-    "no_model",
-    "no_warm_up",
-    "recorded",
-    "recorded_client",
-    "service",
-    "uploads",
-]
+__all__ = ["no_model", "no_warm_up", "recorded", "recorded_client"]
 _known: dict[tuple[str, object], Any] = {}
-
-
-def loaded_models() -> dict[str, saa.Model]:
-    """The models that the client has loaded, by name."""
-    return service.shop().models
 
 
 def no_warm_up(patch: pytest.MonkeyPatch) -> None:
@@ -49,21 +38,20 @@ def no_model(patch: pytest.MonkeyPatch) -> None:
 
 
 def recorded(patch: pytest.MonkeyPatch) -> None:
-    """Runs, times, continuations, comparisons, sweeps and guard trials are computed once per request.
+    """Runs, times, comparisons, sweeps and guard trials are computed once per request.
 
-    Times and continuations are shorter than a visitor's; what shows the whole of both is run with the real client.
+    Times and what is written are shorter than a visitor's; what shows the whole of both is run with the real client.
     """
     no_warm_up(patch)
-    patch.setattr(service, "MODELS_KEPT", 99)  # a session meets all models; none is loaded twice
+    patch.setattr(REGISTRY, "kept", 99)  # a session meets all models; none is loaded twice
     patch.setattr(service, "REPEATS", 2)
-    patch.setattr(service, "NEW_TOKENS", 2)
+    patch.setattr(passes, "NEW_TOKENS", 2)
     client = service.Client
     for name in ("run", "compare"):
         patch.setattr(client, name, _once(name, getattr(client, name), lambda asked: asked))
     patch.setattr(client, "sweep", _once("sweep", client.sweep, lambda result: result.request))
     patch.setattr(client, "attempt", _once("attempt", client.attempt, lambda trial: trial))
-    patch.setattr(client, "time", _added("time", client.time))
-    patch.setattr(client, "write", _written(client.write))
+    patch.setattr(client, "time", _timed(client.time))
 
 
 @contextmanager
@@ -88,7 +76,7 @@ def _once(name: str, original: Callable[..., Any], key: Callable[[Any], object])
     return answer
 
 
-def _changes(before: service.Result, after: service.Result) -> dict[str, Any]:
+def _changes(before: Result, after: Result) -> dict[str, Any]:
     names = [field.name for field in fields(after)]
     return {
         name: getattr(after, name)
@@ -97,28 +85,16 @@ def _changes(before: service.Result, after: service.Result) -> dict[str, Any]:
     }
 
 
-def _added(name: str, original: Callable[..., service.Result]) -> Any:
-    """A step that adds to a result: what it added is recorded."""
+def _timed(original: Callable[..., Iterator[Result]]) -> Any:
+    """The times, round by round the first time and whole afterwards."""
 
-    def answer(self: service.Client, result: service.Result, *given: Any) -> service.Result:
-        place = (name, result.request)
-        if place not in _known:
-            _known[place] = _changes(result, original(self, result, *given))
-        return replace(result, **_known[place])
-
-    return answer
-
-
-def _written(original: Callable[..., Iterator[service.Result]]) -> Any:
-    """The continuations, piece by piece the first time and whole afterwards."""
-
-    def answer(self: service.Client, result: service.Result) -> Iterator[service.Result]:
-        place = ("write", result.request)
+    def answer(self: service.Client, result: Result, *given: Any) -> Iterator[Result]:
+        place = ("time", result.request)
         if place in _known:
             yield replace(result, **_known[place])
             return
         step = result
-        for step in original(self, result):
+        for step in original(self, result, *given):
             yield step
         _known[place] = _changes(result, step)
 

@@ -5,9 +5,9 @@ import functools
 import pytest
 
 import saa_core as saa
-from app import text
+from app import service, text
 from saa_core.explain.difference import difference, difference_map
-from tests.app.recorded import recorded_client, service
+from tests.app.recorded import recorded_client
 from tests.app.test_app import TEXT, app, page_text
 
 pytestmark = pytest.mark.model

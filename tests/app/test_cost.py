@@ -3,10 +3,9 @@
 import pytest
 
 import saa_core as saa
-from app import text
+from app import service, text
 from app.components.cost import cost as bill
 from saa_core.run.costs import Assumptions, pair_timings, saving
-from tests.app.recorded import service
 from tests.app.test_app import app, page_text
 
 pytestmark = pytest.mark.model

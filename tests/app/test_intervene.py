@@ -3,10 +3,9 @@
 import pytest
 
 import saa_core as saa
-from app import text
+from app import service, text
 from app.state import address as link
 from saa_core.explain.effects import blocks, effects
-from tests.app.recorded import service
 from tests.app.test_app import TEXT, app, page_text, press
 
 pytestmark = pytest.mark.model

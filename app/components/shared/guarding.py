@@ -12,7 +12,7 @@ from saa_core import Force, Guard, Trace
 LIMITS = (0.0, 0.02, 0.05, 0.1, 0.2)
 """Missed mass that can be set as a limit; 0 is no guard."""
 MARGINS = tuple(round(0.1 * step, 1) for step in range(10))
-"""Distances of the two most probable labels that can be set; 0 never asks the dense side."""
+"""Distances of the two most probable labels that can be set; 0 never asks the reference model."""
 
 
 def guard_choice(
@@ -43,7 +43,7 @@ def _slider(key: str, steps: Sequence[float], default: float, words: Words) -> f
     return value
 
 
-def acted(trace: Trace, words: Words) -> None:
+def note(trace: Trace, words: Words) -> None:
     """One line on what the guard found and did in this run; nothing where there was none."""
     events = {event["suspected"]: event for event in trace.events}
     if "margin" in events:
