@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from saa_core.attach import attach
 from saa_core.data import fetch
@@ -50,6 +49,8 @@ def load(
         FetchError: a pinned model could not be downloaded or verified.
         GateError: the gate folder is broken or made for another model.
     """
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
     target = pick_device(device)
     if side not in ("auto", *SIDES):
         raise ModelError(choice("side", side, ("auto", *SIDES)))

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from saa_core.bounds import binomial_interval, binomial_tail, log_capital, upper_bound
 from saa_core.errors import PolicyError
@@ -107,6 +106,8 @@ class RiskLimit:
         values = self.clipped(losses)
         if self.quantity == "label_change":
             return binomial_tail(int(values.sum()), len(values), self.tested)
+        import torch  # here: a limit is also read and printed where nothing is tested
+
         capital = log_capital(torch.from_numpy(values / self.worst), self.tested / self.worst)
         return min(1.0, math.exp(-float(capital)))
 
@@ -115,6 +116,8 @@ class RiskLimit:
         values = self.clipped(losses)
         if self.quantity == "label_change":
             return binomial_interval(int(values.sum()), len(values), 0.05)
+        import torch
+
         shares = torch.from_numpy(values / self.worst)
         low, high = 1.0 - float(upper_bound(1.0 - shares, 0.025)), float(upper_bound(shares, 0.025))
         return self.worst * max(0.0, low), self.worst * high

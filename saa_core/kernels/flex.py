@@ -9,16 +9,18 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad
 
 from saa_core.errors import KernelError
 from saa_core.native import compile_seconds
 from saa_core.pairs import Allowed, Decision
+
+if TYPE_CHECKING:  # importing it brings the compiler, which takes seconds
+    from torch.nn.attention.flex_attention import BlockMask
 
 SMALLEST_TILE = 16
 """FlexAttention computes no finer tiles on a GPU."""
@@ -80,8 +82,10 @@ def flex_refuses(block: tuple[int, int], allowed: Allowed) -> str:
 
 def _block_mask(
     decision: Decision, allowed: Allowed, item: int, lengths: tuple[int, int]
-) -> BlockMask:
+) -> "BlockMask":
     """The kept tiles of one batch item: full ones run unmasked, partial ones ask ``mask_mod``."""
+    from torch.nn.attention.flex_attention import BlockMask
+
     bq, bk = decision.block
     keep = decision.keep[item : item + 1]
     count = decision.count[item if len(decision.count) > 1 else 0][None]
@@ -123,6 +127,8 @@ def graph_count() -> int:
 
 @functools.cache
 def _compile() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
     return torch.compile(flex_attention, fullgraph=True, dynamic=True)
 
 
@@ -132,21 +138,24 @@ def _tile(block: tuple[int, int]) -> dict[str, Any]:
     return dict(zip(("BLOCK_M", "BLOCK_N"), tile, strict=True)) | {"FORCE_USE_FLEX_ATTENTION": True}
 
 
-def _run(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask, scale: float, grouped: bool) -> Tensor:
+def _run(q: Tensor, k: Tensor, v: Tensor, mask: "BlockMask", scale: float, grouped: bool) -> Tensor:
     """One batch item through the compiled engine, with its failures turned into sentences."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+    from torch._inductor.exc import InductorError
+
     graphs, started = graph_count(), time.perf_counter()
     options = _tile(mask.BLOCK_SIZE)
     try:
         out: Tensor = _compile()(
             q, k, v, block_mask=mask, scale=scale, enable_gqa=grouped, kernel_options=options
         )
-    except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+    except FailOnRecompileLimitHit as error:
         raise KernelError(
             "kernel='flex' has met more kinds of heads and block sizes in this process than "
             f"torch._dynamo.config.recompile_limit={torch._dynamo.config.recompile_limit} allows "
             "and would run unfused, slower than dense; raise the limit or use kernel='gather'"
         ) from error
-    except torch._inductor.exc.InductorError as error:
+    except InductorError as error:
         raise KernelError(
             f"kernel='flex' could not be compiled for q {tuple(q.shape)}, k {tuple(k.shape)}: "
             f"{str(error).splitlines()[0]}; use kernel='gather'"

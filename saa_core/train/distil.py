@@ -26,42 +26,13 @@ from saa_core.gates.pair import PairGate, grid
 from saa_core.model import Model
 from saa_core.pairs import Allowed
 from saa_core.run.execute import forward
-from saa_core.train import checks
 from saa_core.train.checkpoint import Checkpoint
+from saa_core.train.config import TrainConfig
 from saa_core.types import PAIR_LIMIT, Policy
 
 BLOCKS = ((32, 16), (32, 16), (1, 1), (32, 16), (16, 16), (64, 32), (32, 16), (1, 1))
 """Block sizes in turn, so that one set of weights serves them all; the shipped one most often."""
 EPSILON = 1e-9
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How gates are trained.
-
-    Args:
-        steps: windows to train on, those before a checkpoint included.
-        lengths: window lengths in tokens, drawn at random.
-        rate: highest learning rate (Adam, linear warm-up, cosine decay).
-        rows: query rows per layer and step that the true mass is computed for.
-        pooled: neighbouring queries that share one score row; None leaves the gates as they are.
-        seed: of the windows and the sampled rows.
-        checkpoint: folder to resume from and to write every ``save_every`` steps.
-    """
-
-    steps: int = 500
-    lengths: tuple[int, ...] = (512, 1024, 1024, 2048)
-    rate: float = 3e-3
-    rows: int = 256
-    pooled: int | None = None
-    seed: int = 0
-    checkpoint: str | None = None
-    save_every: int = 50
-
-    def __post_init__(self) -> None:
-        checks.whole(self, "steps", "rows", "save_every")
-        checks.lengths(self)
-        checks.rates(self, "rate")
 
 
 @dataclass(frozen=True)

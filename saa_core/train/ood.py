@@ -19,8 +19,8 @@ from saa_core.gates.ood import OodDetector, distance, features
 from saa_core.model import Model
 from saa_core.pairs import Allowed
 from saa_core.run.execute import forward
+from saa_core.train.config import OOD_FIT_WINDOWS, OOD_LENGTHS, OOD_LIMIT_WINDOWS
 
-LENGTHS = (16, 64, 256, 1024)
 FITTED = (64, 256)
 """Lengths of the windows that the mean and the covariance are fitted to, in tokens."""
 LIMIT = 600_000
@@ -28,8 +28,6 @@ LIMIT = 600_000
 PIECE = 10_000
 """Characters of a held-out source that set the limit, or are judged, at a stretch;
 a shorter source is halved."""
-FIT_WINDOWS = 1500
-LIMIT_WINDOWS = 2000
 EXCEEDED = 1e-3
 """Share of held-out windows of each length that are over the limit."""
 SHRINK = 0.02
@@ -68,9 +66,9 @@ def fit_detector(
     limited: Mapping[str, str],
     judged: Mapping[str, str],
     *,
-    lengths: Sequence[int] = LENGTHS,
-    fit_windows: int = FIT_WINDOWS,
-    limit_windows: int = LIMIT_WINDOWS,
+    lengths: Sequence[int] = OOD_LENGTHS,
+    fit_windows: int = OOD_FIT_WINDOWS,
+    limit_windows: int = OOD_LIMIT_WINDOWS,
     command: str = "",
     progress: Progress | None = None,
 ) -> OodDetector:

@@ -24,11 +24,10 @@ from saa_core.gates.reliability import SURE, Bin, Diagram, MassCalibrator, Relia
 from saa_core.model import Model
 from saa_core.run.execute import forward
 from saa_core.trace.record import LayerRecord
+from saa_core.train.config import RELIABILITY_LENGTHS, RELIABILITY_MASSES
 from saa_core.train.evaluate import spread_windows
 from saa_core.types import Policy
 
-MASSES = (0.8, 0.9, 0.95, 0.98)
-LENGTHS = (128, 300, 1024)
 BINS = 10
 ROWS = 128
 """Rows at most that are drawn from one run."""
@@ -54,8 +53,8 @@ def measure_reliability(
     fitted: Mapping[str, str],
     judged: Mapping[str, str],
     *,
-    lengths: Sequence[int] = LENGTHS,
-    masses: Sequence[float] = MASSES,
+    lengths: Sequence[int] = RELIABILITY_LENGTHS,
+    masses: Sequence[float] = RELIABILITY_MASSES,
     windows: int = 2,
     command: str = "",
     progress: Progress | None = None,

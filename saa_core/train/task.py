@@ -18,8 +18,9 @@ from saa_core.model import Model
 from saa_core.run.flops import flops_against_dense
 from saa_core.task import Description, describe, margins, read_task
 from saa_core.train.batches import TokenizedTexts, tokenize_texts
+from saa_core.train.config import TokenConfig
 from saa_core.train.evaluate import interval
-from saa_core.train.tokens import Answers, Stages, TokenConfig, TokenStep
+from saa_core.train.tokens import Answers, Stages, TokenStep
 from saa_core.types import Guard, Policy
 
 SHARES = (0.7, 0.5, 0.35)

@@ -36,9 +36,10 @@ from saa_core.loading import bfloat16_is_fast
 from saa_core.model import Model
 from saa_core.run.varlen import encode_all, packing_of, special_tokens
 from saa_core.task import SIDES, add_token_gates, read_head, save_side
-from saa_core.train import checks, lora
+from saa_core.train import lora
 from saa_core.train.batches import NO_LABEL, TokenizedTexts, order, pad_batch, replace_words
 from saa_core.train.checkpoint import FREE, Checkpoint
+from saa_core.train.config import TokenConfig
 from saa_core.train.distil import schedule
 from saa_core.train.masked import forward_masked, mean_states
 from saa_core.train.teacher import Teacher
@@ -48,61 +49,6 @@ ADAPTER = {side: f"saa_{side}" for side in SIDES}
 """Names of the adapters in the model; BERT has modules that are called "dense"."""
 REACH, HALVINGS, CLOSE = 4.0, 8, 0.005
 """How far calibration may move a shift (log-odds), in how many halvings, and when it is close enough."""
-
-
-@dataclass(frozen=True)
-class TokenConfig:
-    """How a task is trained.
-
-    Args:
-        steps: batches of the dense and of the sparse stage.
-        batch: texts per batch.
-        longest: tokens that a text is cut to.
-        rank: of the adapters; their scale is 2.
-        rate, adapter_rate, gate_rate: highest learning rate of the matrices in the dense stage, of the
-            adapter in the sparse one and the heads in both, and of the gates (Adam, linear warm-up,
-            cosine decay).
-        shares: lowest and highest share of the token work, drawn anew for each batch.
-        distil: weight of the divergence from the reference model's answers.
-        replaced: highest share of the words of half of the texts that become random ones in the
-            sparse stage (drawn from all training texts; the share is drawn per text). 0 changes none.
-        hold: weight of the distance between the share that is kept and the one that was drawn.
-        width: of the gates.
-        seed: of everything that is drawn.
-        half: compute in bfloat16 where that is safe and fast; weights that learn stay float32.
-        checkpoint: folder to resume from and to write every ``save_every`` batches.
-    """
-
-    steps: tuple[int, int] = (600, 600)
-    batch: int = 32
-    longest: int = 256
-    rank: int = 32
-    rate: float = 1e-4
-    adapter_rate: float = 3e-4
-    gate_rate: float = 3e-3
-    shares: tuple[float, float] = (0.3, 0.9)
-    distil: float = 4.0
-    replaced: float = 0.4
-    hold: float = 8.0
-    width: int = 32
-    seed: int = 0
-    half: bool = True
-    checkpoint: str | None = None
-    save_every: int = 100
-
-    def __post_init__(self) -> None:
-        if len(self.steps) != 2 or not all(isinstance(n, int) and n >= 1 for n in self.steps):
-            raise PolicyError(f"steps={self.steps!r} must be two whole numbers >= 1")
-        checks.whole(self, "batch", "rank", "width", "save_every")
-        for name in ("distil", "hold"):
-            if not getattr(self, name) >= 0:
-                raise PolicyError(f"{name}={getattr(self, name)!r} must be a number >= 0")
-        if self.longest < checks.SHORTEST:
-            raise PolicyError(f"longest={self.longest!r} must be at least {checks.SHORTEST} tokens")
-        checks.rates(self, "rate", "adapter_rate", "gate_rate")
-        checks.two_shares(self, "shares")
-        if not 0 <= self.replaced < 1:
-            raise PolicyError(f"replaced={self.replaced!r} must be a share from 0 to below 1")
 
 
 @dataclass(frozen=True)

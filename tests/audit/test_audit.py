@@ -269,7 +269,7 @@ def test_the_command_prints_slices_and_worst_cases_of_a_task(tmp_path, capsys) -
 def test_refusals_are_one_sentence_and_leave_nothing(
     arguments, sentence, tmp_path, capsys, monkeypatch, smollm2
 ) -> None:
-    monkeypatch.setattr("saa_core.cli.models.load", lambda name, **given: (
+    monkeypatch.setattr("saa_core.loading.load", lambda name, **given: (
         smollm2 if name == "smollm2" else saa.load(name)))  # fmt: skip
     files = {"file": table(tmp_path, "csv"), "long": tmp_path / "l.jsonl"}
     files |= {"empty": tmp_path / "e.jsonl", "dense": tmp_path / "dense.json"}

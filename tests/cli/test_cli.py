@@ -116,7 +116,7 @@ def test_untrained_gates_are_said_loudly(tiny, tmp_path, text_file, capsys, nove
     assert not saa.Trace.load(out).model.trained
     data = tmp_path / "data.txt"
     data.write_text(novel[:30_000], "utf-8")
-    asked = ["inputs", "--model", str(folder), "--data", str(data), "--out", str(tmp_path / "g")]
+    asked = ["ood", "--model", str(folder), "--data", str(data), "--out", str(tmp_path / "g")]
     main([*asked, "--lengths", "32", "--fit-windows", "8", "--limit-windows", "4"])
     assert "UNTRAINED" in capsys.readouterr().err
 
@@ -154,3 +154,17 @@ def test_train_writes_gates_that_load(tiny, tmp_path, novel, capsys, smollm2):
     assert main([*arguments, "--fresh", "--out", str(tmp_path / "fresh")]) == 0
     fresh = json.loads((tmp_path / "fresh" / "gates.json").read_text())
     assert "continues" not in fresh["training"]
+
+
+def test_run_cuts_a_text_that_is_too_long(tiny, tmp_path, capsys, smollm2):
+    folder, file = tmp_path / "own-model", tmp_path / "long.txt"
+    hf = tiny(vocab_size=len(smollm2.tokenizer), num_hidden_layers=1, max_position_embeddings=64)
+    hf.save_pretrained(folder)
+    smollm2.tokenizer.save_pretrained(folder)
+    file.write_text("word " * 100, encoding="utf-8")
+    asked = ["run", "--model", str(folder), "--out", str(tmp_path / "t.saa"), str(file)]
+    assert main(asked) == 1
+    assert "takes at most 64; cut it after character" in capsys.readouterr().err
+    assert main([*asked, "--cut"]) == 0
+    assert "saa: cut at 64 of " in capsys.readouterr().err
+    assert saa.Trace.load(tmp_path / "t.saa").keys == 64
