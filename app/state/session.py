@@ -29,6 +29,7 @@ from saa_core.explain.tradeoff import MASSES, Point, tradeoff
 from saa_core.run.flops import flops_against_dense
 from saa_core.trace.align import Alignment, align
 from saa_core.trace.check import check
+from saa_core.types import StepProgress
 
 TASKS = tuple(fetch.list_shipped("tasks", "minilm"))
 MODELS = ("smollm2", "smollm2 + saa-joint", "minilm", *(f"minilm + {task}" for task in TASKS))
@@ -187,7 +188,7 @@ class Client:
     """Runs requests in this process, one at a time, so that people do not spoil each other's
     latencies. A page that is left in the middle stops at the next report."""
 
-    def model(self, name: str, report: fetch.Progress | None = None) -> saa.Model:
+    def model(self, name: str, report: StepProgress | None = None) -> saa.Model:
         """A loaded model, shared by all sessions; nobody's choices are kept on it.
 
         Args:

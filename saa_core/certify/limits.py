@@ -5,7 +5,6 @@ sequence, which keeps the chance that *any* setting passes wrongly within delta 
 "Learn then Test", arXiv 2110.01052). The p-value of a changed label is the exact binomial one; that of
 other losses comes from a bet (Waudby-Smith and Ramdas, arXiv 2010.09686; see bounds.py).
 
-Knows losses and limits; knows nothing about models, texts or policies.
 """
 
 import math
@@ -29,7 +28,7 @@ class RiskLimit:
     """A limit for what sparse attention may cost, and how surely it is kept. Exactly one of the three:
 
     Args:
-        label_change: share of texts whose label differs from the dense side's, in (0, 1).
+        label_change: share of texts whose label differs from the reference model's, in (0, 1).
         perplexity: mean over texts of perplexity against dense minus 1, in (0, 1): 0.01 is one
             percent. A text that gains counts as 0, and one that loses more than CLIP times the
             limit counts as CLIP times it: the promise is about this clipped mean.

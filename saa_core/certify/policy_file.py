@@ -36,7 +36,7 @@ class StoredPolicy:
     """What a policy file says.
 
     Args:
-        policy: None stays dense: the model as it was before anything of SAA, a task's dense side.
+        policy: None stays dense: the model as it was before anything of SAA, a task's reference model.
         model: title of the model that it was chosen for; None fits any.
         gates, weights: fingerprints of its gates and of its weights (:class:`saa_core.model.Fingerprint`);
             None fits any.

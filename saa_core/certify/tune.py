@@ -3,9 +3,7 @@
 Two steps, on two parts of the texts. The search is an Optuna study with two aims, little work and little
 loss, on the first part; it writes every trial into the folder and goes on from there when it is
 started again. Then settings of its front are tested against the promise on the second part, safest
-first (sla.py). Without one that passes the answer is to stay dense.
-
-Knows models, texts and policies; knows nothing about files of texts or the command line.
+first (limits.py). Without one that passes the answer is to stay dense.
 """
 
 import hashlib
@@ -41,7 +39,8 @@ SEARCHED = {"label_change": 400, "perplexity": 48, "missed_mass": 48}
 """Labels come in batches and say little each; other losses take a pass per text and say much."""
 STUDY = "study.log"
 Progress = Callable[[str, int, int, str], None]
-"""Called with the step ("search", "certify"), seconds that are, total, and a remark."""
+"""Called with (step, elapsed seconds, total seconds, message); step is "search" or "certify", of which the
+latter counts settings in place of seconds."""
 
 
 @dataclass(frozen=True)
@@ -290,7 +289,7 @@ def _by_tokens(model: Model, sla: RiskLimit) -> bool:
 
 
 def _suggest(trial: Any, model: Model, sla: RiskLimit, config: TuneConfig) -> Policy:
-    """The policy of a trial: share of the token work, and the margin under which the dense side is asked,
+    """The policy of a trial: share of the token work, and the margin under which the reference model is asked,
     for a task that drops tokens; otherwise mass or
     budget (the same for every layer, or per layer as calibrated), blocks, and guard."""
     default = model.spec.policy
@@ -355,7 +354,7 @@ def _trials(study: Any, model: Model, sla: RiskLimit, config: TuneConfig) -> lis
 
 
 class _Known:
-    """A finished trial, asked again for what it was given."""
+    """Stands in for Optuna's trial: returns the parameters of a finished one."""
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         self.parameters = parameters

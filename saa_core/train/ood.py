@@ -1,4 +1,4 @@
-"""Fits what known texts look like (inputs.py), and from which distance on a text is far.
+"""Fits an OodDetector (gates/ood.py): the features of known texts, and the distance above which one is far.
 
 Fitted to windows of the texts that the gates were trained on; the limit comes from held-out texts, and how
 often it is exceeded is told of others again. Only the first layer's queries are looked at, so each window
@@ -19,6 +19,7 @@ from saa_core.gates.ood import OodDetector, distance, features
 from saa_core.model import Model
 from saa_core.pairs import Allowed
 from saa_core.run.execute import forward
+from saa_core.types import Progress
 
 LENGTHS = (16, 64, 256, 1024)
 FITTED = (64, 256)
@@ -35,7 +36,6 @@ EXCEEDED = 1e-3
 SHRINK = 0.02
 """Share of the diagonal in the covariance, so that it can be inverted."""
 BATCH = 16
-Progress = Callable[[int, int], None]
 
 
 def parts(documents: Sequence[Document]) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
