@@ -22,6 +22,7 @@ from saa_core.explain.pair import LayerInputs
 from saa_core.explain.tradeoff import MASSES, Point, tradeoff
 from saa_core.run.text import compare_and_fill, encode
 from saa_core.run.timing import rounds
+from saa_core.types import StepProgress
 
 REPEATS = 3
 LATENCY_REPEATS = 5
@@ -42,7 +43,7 @@ class Client:
     def __init__(self, registry: ModelRegistry = REGISTRY) -> None:
         self.registry = registry
 
-    def model(self, name: str, report: fetch.Progress | None = None) -> saa.Model:
+    def model(self, name: str, report: StepProgress | None = None) -> saa.Model:
         """A loaded model, shared by all sessions; nobody's choices are kept on it.
 
         Args:

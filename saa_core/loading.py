@@ -15,6 +15,7 @@ from saa_core.families import family_named
 from saa_core.gates.files import read_gates
 from saa_core.model import Model
 from saa_core.task import SIDES, put_task, read_task
+from saa_core.types import StepProgress
 
 
 def load(
@@ -26,7 +27,7 @@ def load(
     adapter: str | os.PathLike[str] | None = None,
     task: str | os.PathLike[str] | None = None,
     side: Literal["auto", "sparse", "dense"] = "auto",
-    progress: fetch.Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> Model:
     """Loads a model and attaches gates; fetches a pinned model once if it is missing.
 

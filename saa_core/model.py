@@ -117,7 +117,7 @@ class Model:
         return list(found)
 
     def frame(self, ids: Sequence[int]) -> list[int]:
-        """A window of token ids as the model wants it: an encoder's between its special tokens.
+        """A window of token ids as the model takes it: an encoder's between its special tokens.
 
         The frame takes the place of the first and last token, so that lengths stay what they are.
         """

@@ -2,7 +2,7 @@
 
 A folder holds two low-rank adapters in PEFT's format: ``dense`` (fine-tuned for the task, drops nothing;
 what everything is compared with) and ``sparse`` (trained on with the gates), a head for each, the
-gates, and task.json. Knows files and modules; knows nothing about texts or training.
+gates, and task.json.
 """
 
 import json
@@ -39,7 +39,7 @@ class Task:
         shares: lowest and highest share of the token work that the gates were trained for.
         longest: tokens that texts were cut to.
         training, evaluation: as stored with the task.
-        side: that the model is, one of SIDES.
+        side: which of SIDES the model is.
         folder: where both sides lie.
     """
 

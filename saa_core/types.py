@@ -4,7 +4,7 @@ they are made; they need no PyTorch.
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -31,6 +31,12 @@ KEPT = (GATE, SINK, LOCAL, DENSE, FORCED, TAIL, PROBE)
 
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+StepProgress = Callable[[str, int, int], None]
+"""Called with (what is being done, done, total)."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ class Guard:
 
 @dataclass(frozen=True)
 class Policy:
-    """What a user may move per call.
+    """Settings of one call.
 
     Args:
         mass: share of the predicted attention mass to keep in each row, in (0, 1]; 1.0 keeps all.

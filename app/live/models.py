@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import saa_core as saa
 from saa_core.data import fetch
+from saa_core.types import StepProgress
 
 TASKS = tuple(fetch.list_shipped("tasks", "minilm"))
 MODELS = ("smollm2", "smollm2 + saa-joint", "minilm", *(f"minilm + {task}" for task in TASKS))
@@ -72,7 +73,7 @@ class ModelRegistry:
         with self._tables:
             return self.sources.get(name, Source(name))
 
-    def get(self, name: str, progress: fetch.Progress | None = None) -> saa.Model:
+    def get(self, name: str, progress: StepProgress | None = None) -> saa.Model:
         """A loaded model; loads it first where it is not.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Are the dense sides as good as full fine-tuning? They are what token dropping is compared with.
+"""Are the reference models as good as full fine-tuning? They are what token dropping is compared with.
 
     python -m benchmarks.quality.finetuning         # writes benchmarks/results/finetuning.json
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.tasks.understanding      # writes benchmarks/results/understanding.json and .svg
 
-Every shipped task, on test texts that neither side was trained on. Dense is the task's dense side in
+Every shipped task, on test texts that neither side was trained on. Dense is the task's reference model in
 its faster form: padded to the longest text of the batch as Transformers does it, or packed without
 padding; batches are sorted by length for all. Rounds are interleaved in one process, and the time of
 each is kept. Operations are counted from shapes, gates included. At a share of 1 the model that was trained

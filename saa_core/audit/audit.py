@@ -2,8 +2,7 @@
 
 Each side of a text has an id that follows from what ran, so that what is stored already is passed over,
 and a run that was killed ends with the rows of one that was not. Holds a handful of runs in memory,
-however many texts there are. Knows a model and a store; knows nothing of files or tables of figures
-(figures.py).
+however many texts there are.
 """
 
 import hashlib

@@ -1,7 +1,6 @@
 """What audits found, as figures: by slice of texts, as distributions, and text by text, worst first.
 
-Asks the store in SQL, so that nothing is held here that grows with the number of texts. Knows nothing of
-models. Shares are in [0, 1].
+Asks the store in SQL, so that nothing is held here that grows with the number of texts. Shares are in [0, 1].
 """
 
 import math

@@ -5,7 +5,6 @@ sequence, which keeps the chance that *any* setting passes wrongly within delta 
 "Learn then Test", arXiv 2110.01052). The p-value of a changed label is the exact binomial one; that of
 other losses comes from a bet (Waudby-Smith and Ramdas, arXiv 2010.09686; see bounds.py).
 
-Knows losses and limits; knows nothing about models, texts or policies.
 """
 
 import math

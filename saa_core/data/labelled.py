@@ -1,7 +1,6 @@
 """Labelled texts for training and evaluating classifiers: five tasks and a user's own file.
 
-Knows the formats of the pinned sources, mails and tables; knows nothing about models, tokens or
-scores. The split follows from the text alone, so that a test text is a test text for everybody.
+The split follows from the text alone, so that a test text is a test text for everybody.
 The labels are as good as their sources: people disagreed about questions, and the two kinds of
 mail come from different people, so that their topics alone tell much.
 """
@@ -23,6 +22,7 @@ from typing import Any
 
 from saa_core.data import fetch, tables
 from saa_core.errors import TextError, choice
+from saa_core.types import StepProgress
 
 SEPARATOR = " [SEP] "
 """Between the two parts of a text: question and answer, claim and evidence."""
@@ -56,7 +56,7 @@ class Row:
     twins: tuple[str, ...] = ()
 
 
-def examples(task: str, progress: fetch.Progress | None = None) -> list[LabelledText]:
+def examples(task: str, progress: StepProgress | None = None) -> list[LabelledText]:
     """The examples of a task of TASKS, fetched if missing, each text once, in the order of its hash.
 
     The first n of a split are therefore a random sample, and the same one everywhere. A text that

@@ -1,6 +1,6 @@
 """A presentation: steps in words, recorded figures and maps of recorded traces, read from a TOML file.
 
-Knows files and traces; never loads a model, so that what is format_figure is what was recorded. The file:
+Never loads a model, so that what is shown is what was recorded. The file:
 
     [deck]
     title = { en = "...", ja = "..." }   # or one text for every language
@@ -185,7 +185,7 @@ class _Source:
             raise DeckError("look says where on a map to begin, and there is none; set trace too")
         figures = entry.get("figure", [])
         if not isinstance(figures, list):
-            raise DeckError("figure must be format_value as [[step.figure]]")
+            raise DeckError("figure must be written as [[step.figure]]")
         return Step(
             title=self.text(entry, "title"),
             text=_paragraphs(self.text(entry, "text", "")),

@@ -1,7 +1,7 @@
 """Gates damaged on purpose, to see what a broken gate does with and without a guard.
 
 A damaged model is another model: it has gates of its own and shares everything else, so that the one it
-was made of goes on as it was, also while both run. Knows a model's gates; knows nothing of guards.
+was made of goes on as it was, also while both run.
 """
 
 import copy

@@ -76,7 +76,7 @@ def native(
 
 
 def native_refuses(q_BHQD: Tensor) -> str:
-    """Why the kernel cannot execute these queries, where they are, as a clause; empty if it can."""
+    """Reason the kernel cannot execute these queries on their device, or ''."""
     reason = unavailable(q_BHQD.device.type)
     head_size = q_BHQD.shape[-1]
     if not reason and head_size % MULTIPLE:

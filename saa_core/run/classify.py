@@ -1,8 +1,7 @@
 """Text -> label, at the share of the work that a policy asks for, one text or many at a time.
 
 Where a guard asks for it, texts whose label is not clear are answered by the task's reference model. Batches are packed: texts of different lengths stand behind each other without padding, and tokens that
-their gate drops are not computed any more. Knows a model that was loaded for a task; knows nothing
-about files.
+their gate drops are not computed any more.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from saa_core.types import Policy
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one text was taken for.
+    """The label of one text, and what it cost.
 
     Args:
         label: the most probable one.
@@ -44,7 +43,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Answered:
-    """What a batch of texts was taken for.
+    """The answers for a batch of texts, and what they cost.
 
     Args:
         probabilities: [B, C].

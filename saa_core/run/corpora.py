@@ -1,6 +1,6 @@
 """Texts of a user's files, one after the other: rows of a table, or windows of a plain text.
 
-Knows files and a model's tokenizer. However long a file is, only a part of it is in memory.
+However long a file is, only a part of it is in memory.
 """
 
 from collections.abc import Iterator

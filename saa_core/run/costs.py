@@ -158,5 +158,5 @@ def _bill(request_s: Quartiles, assumed: Assumptions) -> Bill:
 
 
 def _whole(load: float) -> int:
-    """Machines for a load; a sum that rounding carried just over a whole number is that number."""
+    """Whole machines for a load, rounding errors of the sum left out."""
     return math.ceil(round(load, 9))

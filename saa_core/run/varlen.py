@@ -2,8 +2,7 @@
 
 All tokens of a batch stand behind each other, so that linear layers meet only tokens that are still
 needed. A token that its gate drops stays dropped, keeps its state, and stays in the mean of its text.
-Inside the attention each text is by itself. Knows token ids and policies; knows nothing about texts,
-labels or training.
+Inside the attention each text is by itself.
 
 Shapes: T tokens of all texts, A of them still needed, B texts, E hidden size, H heads, D head size, N
 tokens of one text.

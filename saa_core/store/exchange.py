@@ -1,6 +1,6 @@
 """Several traces in one file, and back: a zip of trace files and ``notes.json``.
 
-Knows archives and what a hostile one may try. Names in an archive are never used as paths, and
+Archives may be hostile: names in an archive are never used as paths, and
 nothing is unpacked that is not a trace of a bounded size.
 """
 

@@ -1,4 +1,4 @@
-"""Ids of traces: names of files, never paths. Knows names and the time."""
+"""Ids of traces: names of files, never paths."""
 
 import re
 import secrets

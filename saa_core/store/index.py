@@ -1,7 +1,6 @@
 """The Parquet tables of a store: parts that are written whole and never changed, and a list of them.
 
-They hold nothing that the trace files do not hold: they may be thrown away and made again. Knows
-Parquet, ``store.json`` and the folder ``tables``; knows no trace.
+They hold nothing that the trace files do not hold: they may be thrown away and made again.
 
     store.json                 the format's number and the parts that count
     tables/PART/runs.parquet   and heads, tokens, events: the rows of some runs

@@ -1,4 +1,4 @@
-"""What people wrote about traces: a note and tags by id, in ``notes.json``. Knows no trace."""
+"""What people wrote about traces: a note and tags by id, in ``notes.json``."""
 
 import json
 from collections.abc import Iterable, Mapping

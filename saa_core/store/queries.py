@@ -1,4 +1,4 @@
-"""Queries that people saved, by name, in ``queries.json``. Knows no SQL."""
+"""Queries that people saved, by name, in ``queries.json``."""
 
 import json
 from collections.abc import Mapping

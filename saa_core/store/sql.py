@@ -1,4 +1,4 @@
-"""One SELECT of a user's over Arrow tables, in a sandbox. Knows SQL; knows nothing of traces.
+"""One SELECT of a user's over Arrow tables, in a sandbox.
 
 The database lives in memory and sees the tables it is given, nothing else: no file, no network, no
 extension, no Python variable, no setting to change.

@@ -1,4 +1,4 @@
-"""The tables that a query sees, as SQL over what is stored. Knows no trace and no folder.
+"""The tables that a query sees, as SQL over what is stored.
 
 runs      one row per trace: columns of ``tables.RUNS``; note, tags; of the dense run of the same text
           in the store dense_id and dense_label, and whether label and next token are other ones

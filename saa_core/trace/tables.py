@@ -1,7 +1,6 @@
 """A trace as Arrow tables: the run, its heads, its tokens, what the guard did.
 
-Knows a trace's figures, and the schemas of the tables; knows no folder and no SQL. Shares are in
-[0, 1], times in ms. What a trace does not hold is null.
+Shares are in [0, 1], times in ms. What a trace does not hold is null.
 """
 
 import hashlib

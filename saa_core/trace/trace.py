@@ -46,8 +46,8 @@ class Trace:
         block: (queries, keys) per decided block in tokens; (1, 1) is pair by pair.
         density: kept / allowed pairs, [L, H].
         predicted_mass: the gate's estimate of the attention mass that is kept, [L, H].
-        calibrated_mass: what such estimates were found to be worth on held-out texts, [L, H]; None where
-            nobody has measured it (:class:`saa_core.gates.reliability.Reliability`).
+        calibrated_mass: the same corrected by the calibration on held-out texts, [L, H]; None where the
+            gate has none (:class:`saa_core.gates.reliability.Reliability`).
         retained_mass: the share of the true attention mass that is kept, [L, H]; None in a summary.
         attention_received: share of attention that each token receives, [L, H, K]; None in a summary.
         layer_kind: which of U kinds each layer is, in what is allowed and forced, int32 [L].

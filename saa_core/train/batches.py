@@ -1,7 +1,5 @@
 """Labelled texts as token ids, and the batches that training sees.
 
-Knows token ids and labels; knows nothing about models' layers or losses.
-
 Shapes: B texts, N tokens.
 """
 
@@ -43,7 +41,7 @@ class TokenizedTexts:
 def tokenize_texts(
     model: Model, texts: Sequence[str], labels: Sequence[int], longest: int
 ) -> TokenizedTexts:
-    """Tokenizes and cuts texts.
+    """Tokenizes texts and cuts them to a length in tokens.
 
     Raises:
         TextError: there are no texts.

@@ -1,8 +1,7 @@
 """Trains gates on a frozen model: the predicted mass of each block follows the true one.
 
 The model runs dense; inside its forward pass each layer's gate is scored against that layer's own
-softmax on some blocks of queries, so nothing but one window is ever held. Knows nothing about
-where texts come from or where gates are saved.
+softmax on some blocks of queries, so nothing but one window is ever held.
 
 Loss: Kullback-Leibler divergence of the true block mass from the predicted one, averaged over
 query blocks and heads (nats), after SeerAttention (arXiv 2410.13276).

@@ -1,12 +1,12 @@
 """Quality against cost on held-out texts: perplexity increase and density, window by window.
 
-Knows a model, token windows and policies; knows nothing about training. Dense and every policy
+Dense and every policy
 see the same windows in the same process.
 """
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from saa_core.attention import Call
 from saa_core.errors import ModelError, TextError
 from saa_core.model import Model
 from saa_core.run.execute import forward
-from saa_core.types import Policy
+from saa_core.types import Policy, Progress
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def evaluate(
     *,
     windows: int = 8,
     baseline: Model | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Quality]:
     """Perplexity increase and density of each policy on windows spread evenly over a text.
 

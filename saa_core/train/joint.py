@@ -3,7 +3,7 @@
 Low-rank adapters (LoRA, arXiv 2106.09685) on the attention projections are trained under the sparse
 mask against the model's own dense predictions, while the gates go on learning the mass of the
 attention as it changes. The frozen weights never change, and no label is used, so the adapter has
-nothing to gain but what sparsity lost. Knows nothing about where texts come from.
+nothing to gain but what sparsity lost.
 
 Loss: Kullback-Leibler divergence of the dense model's next-token distribution from the sparse
 one's (nats, mean over positions), and each gate's own loss (see distil.py) beside it.

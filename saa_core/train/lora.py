@@ -1,6 +1,5 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) in a model, in PEFT's format: add, take, fill, write.
 
-Knows a Transformers model and folders of adapters; knows nothing about what they are trained for.
 PEFT is imported where it is used: that takes a second.
 """
 

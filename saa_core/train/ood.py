@@ -1,4 +1,4 @@
-"""Fits what known texts look like (inputs.py), and from which distance on a text is far.
+"""Fits an OodDetector (gates/ood.py): the features of known texts, and the distance above which one is far.
 
 Fitted to windows of the texts that the gates were trained on; the limit comes from held-out texts, and how
 often it is exceeded is told of others again. Only the first layer's queries are looked at, so each window
@@ -20,6 +20,7 @@ from saa_core.model import Model
 from saa_core.pairs import Allowed
 from saa_core.run.execute import forward
 from saa_core.train.config import OOD_FIT_WINDOWS, OOD_LENGTHS, OOD_LIMIT_WINDOWS
+from saa_core.types import Progress
 
 FITTED = (64, 256)
 """Lengths of the windows that the mean and the covariance are fitted to, in tokens."""
@@ -33,7 +34,6 @@ EXCEEDED = 1e-3
 SHRINK = 0.02
 """Share of the diagonal in the covariance, so that it can be inverted."""
 BATCH = 16
-Progress = Callable[[int, int], None]
 
 
 def parts(documents: Sequence[Document]) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Measures how true predicted mass is, and fits the map that corrects it, head by head.
+"""Measures the calibration of predicted mass, and fits the map that corrects it, head by head.
 
 Texts are run under policies from sparse to nearly dense, and for random query rows what the gate predicted
 about the mass of its choice is set beside the dense softmax. The map is a straight line between log-odds
@@ -9,7 +9,7 @@ Shapes: L layers, H query heads, N rows (query blocks, or single queries pair by
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,17 +26,16 @@ from saa_core.run.execute import forward
 from saa_core.trace.record import LayerRecord
 from saa_core.train.config import RELIABILITY_LENGTHS, RELIABILITY_MASSES
 from saa_core.train.evaluate import spread_windows
-from saa_core.types import Policy
+from saa_core.types import Policy, Progress
 
 BINS = 10
 ROWS = 128
 """Rows at most that are drawn from one run."""
 PULL = 1e-3
-"""Weight of the pull to the gate's own word, against a mean loss in nats."""
+"""Weight of the regularisation towards no correction, against a mean loss in nats."""
 LEAST_SLOPE = 0.05
 STEPS = 40
 LIMIT = 400_000
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -240,7 +239,7 @@ def _error(bins: Sequence[Bin]) -> float:
 
 
 class _Count:
-    """Tells how many runs are done."""
+    """Counts runs and reports progress."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self.done, self.total, self.progress = 0, total, progress

@@ -1,6 +1,6 @@
 """From labelled texts to a task folder: both stages, what each share of the work costs, the default.
 
-Knows examples and a model; knows nothing about files of texts. The default share is chosen on
+The default share is chosen on
 validation texts, every figure that is stored beside it comes from test texts.
 """
 

@@ -1,8 +1,7 @@
 """The reference model's answers, which the sparse stage follows.
 
 Its adapter is folded into a copy of the model, which is less work than beside the matrices, and a text
-that comes again as it is gets the answer that it got before. Knows a model and an adapter in it; knows
-nothing about labels or losses.
+that comes again as it is gets the answer that it got before.
 
 Shapes: B texts, N tokens, C labels.
 """

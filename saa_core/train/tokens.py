@@ -7,10 +7,9 @@ the share of work is drawn anew for each batch, gates decide by a noisy step who
 its sigmoid, and the loss is the labels', the divergence from the reference model's answers, and the
 distance between the share of tokens that was kept and the one that was drawn. The reference model knows its
 training texts by heart, so half of the texts lose their label and some of their words to random ones:
-only the answer to such a text says how the reference model decides. Knows examples; knows nothing about
-where they come from.
+only the answer to such a text says how the reference model decides.
 
-Dropped tokens are masked here (masked.py), so that gradients flow; packed.py executes the same decisions
+Dropped tokens are masked here (masked.py), so that gradients flow; run/varlen.py executes the same decisions
 on fewer tokens.
 
 Shapes: B texts, N tokens, E hidden size, C labels.
@@ -38,7 +37,7 @@ from saa_core.run.varlen import encode_all, packing_of, special_tokens
 from saa_core.task import SIDES, add_token_gates, read_head, save_side
 from saa_core.train import lora
 from saa_core.train.batches import NO_LABEL, TokenizedTexts, order, pad_batch, replace_words
-from saa_core.train.checkpoint import FREE, Checkpoint
+from saa_core.train.checkpoint import FREE, Checkpoint, StageConfig
 from saa_core.train.config import TokenConfig
 from saa_core.train.distil import schedule
 from saa_core.train.masked import forward_masked, mean_states
@@ -264,7 +263,7 @@ class Stages:
         )
         saved = None
         if config.checkpoint:
-            saved = Checkpoint.of(_StageConfig.of(self, stage, examples), learning, optimizer)
+            saved = Checkpoint.of(self._stage_config(stage, examples), learning, optimizer)
         start = saved.restore() if saved else 0
         self.adapter(stage)
         self.model.hf.requires_grad_(False)  # an adapter in use need not learn
@@ -302,6 +301,19 @@ class Stages:
 
             yield batch, step
 
+    def _stage_config(self, stage: str, examples: TokenizedTexts) -> StageConfig:
+        fixed = {key: value for key, value in asdict(self.config).items() if key not in FREE}
+        data = [self.model.spec.name, *map(list, examples.ids), list(examples.labels)]
+        data += [self.teacher] if self.teacher else []
+        return StageConfig(
+            settings=json.dumps(fixed),
+            data=hashlib.sha256(json.dumps(data).encode()).hexdigest(),
+            stage=stage,
+            steps=self.config.steps[SIDES.index(stage)],
+            checkpoint=str(Path(self.config.checkpoint or ".") / stage),
+            save_every=self.config.save_every,
+        )
+
     def _gate_parameters(self) -> dict[str, nn.Parameter]:
         return {
             f"gate.{gate.layer}.{name}": parameter
@@ -321,33 +333,6 @@ class Stages:
     def _freeze(self, parameters: Mapping[str, nn.Parameter]) -> None:
         for parameter in parameters.values():
             parameter.requires_grad_(False)
-
-
-@dataclass(frozen=True)
-class _StageConfig:
-    """What the checkpoint of one stage must share with the run that resumes it."""
-
-    settings: str
-    data: str
-    stage: str
-    steps: int
-    checkpoint: str
-    save_every: int
-
-    @classmethod
-    def of(cls, stages: Stages, stage: str, examples: TokenizedTexts) -> "_StageConfig":
-        config = stages.config
-        fixed = {key: value for key, value in asdict(config).items() if key not in FREE}
-        data = [stages.model.spec.name, *map(list, examples.ids), list(examples.labels)]
-        data += [stages.teacher] if stages.teacher else []
-        return cls(
-            settings=json.dumps(fixed),
-            data=hashlib.sha256(json.dumps(data).encode()).hexdigest(),
-            stage=stage,
-            steps=config.steps[SIDES.index(stage)],
-            checkpoint=str(Path(config.checkpoint or ".") / stage),
-            save_every=config.save_every,
-        )
 
 
 def _named(module: nn.Module, prefix: str) -> dict[str, nn.Parameter]:
