@@ -167,7 +167,7 @@ def shipped(name):
     return (saa.load("minilm", task=name, side=side, device="cpu") for side in ("dense", "sparse"))
 
 
-@pytest.mark.parametrize("name", fetch.shipped("tasks", "minilm"))
+@pytest.mark.parametrize("name", fetch.list_shipped("tasks", "minilm"))
 def test_what_ships_is_small_does_less_and_is_wrong_where_the_gallery_says_so(name):
     folder = fetch.assets() / "tasks" / "minilm" / name
     for side in ("dense", "sparse"):

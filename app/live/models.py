@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import saa_core as saa
 from saa_core.data import fetch
 
-TASKS = tuple(fetch.shipped("tasks", "minilm"))
+TASKS = tuple(fetch.list_shipped("tasks", "minilm"))
 MODELS = ("smollm2", "smollm2 + saa-joint", "minilm", *(f"minilm + {task}" for task in TASKS))
 """What can be chosen from the list; any hub id or folder can be typed."""
 MODELS_KEPT = 4

@@ -85,7 +85,7 @@ def _domain(
     by_hand: dict[str, saa.Policy],
     options: argparse.Namespace,
 ) -> Domain:
-    once = list({labelled.normalised(text): text for text in texts}.values())
+    once = list({labelled.normalise(text): text for text in texts}.values())
     random.Random(0).shuffle(once)
     most = options.texts if sla.quantity == "label_change" else options.windows
     once = once[:most]
@@ -94,7 +94,7 @@ def _domain(
     return Domain(name, model, baseline, sla, once[count:], once[:count], by_hand)
 
 
-def tuned(domain: Domain, folder: Path, options: argparse.Namespace) -> saa.StoredPolicy:
+def tune_domain(domain: Domain, folder: Path, options: argparse.Namespace) -> saa.StoredPolicy:
     """What the search certified, from the folder where it is there."""
     file = folder / "policy.json"
     if not file.is_file():
@@ -121,7 +121,7 @@ def tuned(domain: Domain, folder: Path, options: argparse.Namespace) -> saa.Stor
     return stored
 
 
-def compared(domain: Domain, stored: saa.StoredPolicy) -> Iterator[dict[str, Any]]:
+def compare_sides(domain: Domain, stored: saa.StoredPolicy) -> Iterator[dict[str, Any]]:
     """Loss and work of each policy on the texts that compare."""
     meter = DegradationMeter(domain.model, domain.held, domain.sla.quantity, domain.baseline)
     for name, policy in {TUNED: stored.policy, **domain.by_hand}.items():
@@ -202,8 +202,8 @@ def main() -> None:
         found = json.loads(options.out.read_text("utf-8"))
     for kind in options.domains:
         domain = task_domain(options) if kind == "task" else text_domain(options)
-        stored = tuned(domain, options.folder / kind, options)
-        rows = list(compared(domain, stored))
+        stored = tune_domain(domain, options.folder / kind, options)
+        rows = list(compare_sides(domain, stored))
         about = {
             "name": domain.name,
             "quantity": domain.sla.quantity,

@@ -9,7 +9,7 @@ import pytest
 import saa_core as saa
 from saa_core.certify.tune import STUDY, TuneConfig, TuneTrial, candidates, split, tune
 from saa_core.cli.main import main as cli
-from saa_core.run.corpora import windows
+from saa_core.run.corpora import cut_windows
 
 THINGS = ("mill", "bridge", "hall", "lighthouse", "station", "library", "harbour", "theatre")
 ASKED = (("When was", "In 1846"), ("Where was", "In Riga"), ("By whom was", "Mr Renn"))
@@ -83,7 +83,7 @@ def test_a_task_is_tuned_from_the_command_line(table, tmp_path, capsys):
 
 
 def test_an_interrupted_search_goes_on(little, novel, tmp_path):
-    texts = windows(little, novel[:12_000], 48)[:32]
+    texts = cut_windows(little, novel[:12_000], 48)[:32]
     sla = saa.RiskLimit(perplexity=0.2, delta=0.4)
     config = TuneConfig(minutes=5, trials=3, candidates=2)
 
@@ -111,7 +111,7 @@ def test_an_interrupted_search_goes_on(little, novel, tmp_path):
 
 
 def test_what_is_searched_reaches_every_knob(little, novel, tmp_path):
-    texts = windows(little, novel[:12_000], 48)[:30]
+    texts = cut_windows(little, novel[:12_000], 48)[:30]
     config = TuneConfig(minutes=5, trials=40, candidates=1)
     tuned = tune(little, texts, saa.RiskLimit(missed_mass=0.4, delta=0.4), tmp_path, config)
     drawn = [trial.policy for trial in tuned.trials if not trial.hand_set]
@@ -154,13 +154,13 @@ def test_candidates_are_within_the_limit_safest_first():
 
 def test_windows_are_whole_and_lie_behind_each_other(smollm2, minilm, novel):
     for model in (smollm2, minilm):
-        found = windows(model, novel[:3_000], 32)
+        found = cut_windows(model, novel[:3_000], 32)
         at = 0
         for part in found:
             at = novel.index(part, at) + len(part)
         assert all(abs(len(model.tokenizer(part)["input_ids"]) - 32) <= 2 for part in found)
         with pytest.raises(saa.TextError, match="fewer than one window"):
-            windows(model, "Too short.", 32)
+            cut_windows(model, "Too short.", 32)
 
 
 @pytest.mark.parametrize(

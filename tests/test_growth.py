@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 FAMILY = """
 from saa_core.families import gpt2
 from saa_core.families.base import Family, ungrouped_heads
