@@ -1,11 +1,11 @@
 """The guard of every run: what is set in the sidebar, and what it did in a run, in one line."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import streamlit as st
 
-from app.components.trust.trust import corrections
 from app.text import Words
 from saa_core import Force, Guard, Trace
 
@@ -66,3 +66,13 @@ def note(trace: Trace, words: Words) -> None:
             distance = far["measured"] or math.inf
             st.caption(words("guard.far", distance=distance, limit=far["limit"]))
         st.page_link("views/trust.py", label=words("guard.to_trust"), icon=":material/shield:")
+
+
+def find_noticed(events: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
+    """What the guard suspected; its closing result is no suspicion."""
+    return [event for event in events if event["suspected"] != "result"]
+
+
+def corrections(events: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
+    """What the guard changed: a text far from the training is only looked at harder."""
+    return [event for event in find_noticed(events) if event["suspected"] != "input"]

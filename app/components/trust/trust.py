@@ -9,6 +9,7 @@ import streamlit as st
 import saa_core as saa
 from app.charts import trust as trust_charts
 from app.components.shared.download import export
+from app.components.shared.guarding import corrections, find_noticed
 from app.export.provenance import about_here, about_pair
 from app.live.values import GuardTrial, GuardTrialResult, Result
 from app.service import Client
@@ -276,16 +277,6 @@ def word_of_the_gate(choice: session.Choice, words: Words) -> None:
 def _whose(anchor: str) -> str:
     """Start of the header's name: of the page's own run, or of a trial."""
     return "this_" if anchor.startswith("this-") else ""
-
-
-def find_noticed(events: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
-    """What the guard suspected; its closing result is no suspicion."""
-    return [event for event in events if event["suspected"] != "result"]
-
-
-def corrections(events: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
-    """What the guard changed: a text far from the training is only looked at harder."""
-    return [event for event in find_noticed(events) if event["suspected"] != "input"]
 
 
 def missed_mass(trace: saa.Trace) -> float:
