@@ -348,7 +348,7 @@ def _everything(decision: Decision) -> Tensor:
 def in_full(decision: Decision, heads_BH: Tensor) -> Decision:
     """The decision with every allowed block of some heads kept, for the reason "dense"."""
     chosen = heads_BH[..., None, None].to(decision.keep.device) & (decision.count > 0)
-    return _added(decision, chosen & ~decision.keep, DENSE)
+    return _add_blocks(decision, chosen & ~decision.keep, DENSE)
 
 
 def _with_heavy(decision: Decision, sample: _Sample, heads_BH: Tensor, planned: float) -> Decision:
@@ -362,10 +362,10 @@ def _with_heavy(decision: Decision, sample: _Sample, heads_BH: Tensor, planned: 
     take = (before > planned / 2) & (place < math.ceil(MOST_ADDED * ranked.shape[-1]))
     columns = torch.zeros_like(take).scatter(-1, order, take & (ranked > 0))
     columns &= heads_BH[..., None].to(device)
-    return _added(decision, columns[:, :, None] & (decision.count > 0) & ~decision.keep, PROBE)
+    return _add_blocks(decision, columns[:, :, None] & (decision.count > 0) & ~decision.keep, PROBE)
 
 
-def _added(decision: Decision, more_BHMS: Tensor, reason: int) -> Decision:
+def _add_blocks(decision: Decision, more_BHMS: Tensor, reason: int) -> Decision:
     code = torch.full((), reason, dtype=torch.uint8, device=more_BHMS.device)
     return replace(
         decision,

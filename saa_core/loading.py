@@ -87,9 +87,9 @@ def load(
     if gates is None and pinned and (shipped / "gates.json").is_file():
         gates = shipped
     if lora is not None:
-        hf = _merged(hf, lora, "adapter")
+        hf = _merge(hf, lora, "adapter")
     if folder is not None:
-        hf = _merged(hf, folder / side, "task")
+        hf = _merge(hf, folder / side, "task")
     model = attach(hf.to(target).eval(), tokenizer, gates=gates)
     found = None
     if folder is not None and about is not None and family.pack is not None:
@@ -127,14 +127,14 @@ def _shipped_folder(kind: str, model: str, given: str | os.PathLike[str]) -> Pat
     for folder in (shipped / path, path) if len(path.parts) == 1 else (path,):
         if (folder / mark).is_file():
             return folder
-    known = fetch.shipped(f"{kind}s", model)
+    known = fetch.list_shipped(f"{kind}s", model)
     raise ModelError(
         f"{kind}={str(given)!r} is neither a folder with {mark} nor shipped for "
         f"model={model!r}; shipped: {', '.join(known) or 'none'}"
     )
 
 
-def _merged(hf: Any, folder: Path, argument: str) -> Any:
+def _merge(hf: Any, folder: Path, argument: str) -> Any:
     """The model with the adapter added to its weights; the adapter itself is gone."""
     from peft import PeftModel  # here: importing it takes a second
 

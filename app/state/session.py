@@ -30,7 +30,7 @@ from saa_core.run.flops import flops_against_dense
 from saa_core.trace.align import Alignment, align
 from saa_core.trace.check import check
 
-TASKS = tuple(fetch.shipped("tasks", "minilm"))
+TASKS = tuple(fetch.list_shipped("tasks", "minilm"))
 MODELS = ("smollm2", "smollm2 + saa-joint", "minilm", *(f"minilm + {task}" for task in TASKS))
 """What can be chosen from the list; any hub id or folder can be typed."""
 MODELS_KEPT = 4

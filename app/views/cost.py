@@ -15,7 +15,7 @@ from app.export.provenance import about_timings
 from app.state import address as link
 from app.state import session
 from app.state.ending import end_page
-from saa_core.run.costs import measured, saving
+from saa_core.run.costs import pair_timings, saving
 
 words = text.load(st.session_state.lang)
 choice: session.Choice = st.session_state.choice
@@ -38,7 +38,7 @@ try:
     timings = bill.source(choice, words)
     if not timings:
         end_page()
-    found = measured(timings)
+    found = pair_timings(timings)
     chosen = saving(bill.length(found, words), assumed)
 except Exception as error:
     failure(error, words, model=choice.name)

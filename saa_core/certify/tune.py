@@ -19,11 +19,10 @@ from typing import Any
 from saa_core.certify.certificate import Certificate, certificate_from
 from saa_core.certify.degradation import Degradation, DegradationMeter
 from saa_core.certify.limits import RiskLimit
-from saa_core.certify.policy_file import fingerprint
 from saa_core.certify.slices import SliceLoss, by_slice
-from saa_core.data.labelled import normalised
+from saa_core.data.labelled import normalise
 from saa_core.errors import PolicyError, SAAError, TextError
-from saa_core.model import Model
+from saa_core.model import Model, fingerprint
 from saa_core.run.varlen import drops_tokens
 from saa_core.types import Guard, Policy
 
@@ -180,7 +179,7 @@ def split(texts: Sequence[str], config: TuneConfig) -> tuple[list[str], list[str
     Raises:
         TextError: there are too few.
     """
-    once = list({normalised(text): text for text in texts if text.strip()}.values())
+    once = list({normalise(text): text for text in texts if text.strip()}.values())
     random.Random(config.seed).shuffle(once)
     count = min(config.searched or len(once), round(config.share * len(once)))
     if min(count, len(once) - count) < LEAST_TEXTS:
@@ -208,9 +207,11 @@ def _identity(
 ) -> dict[str, Any]:
     """What a folder's study must share with the one that goes on with it."""
     digest = hashlib.sha256("\0".join([*found, "", *rest]).encode("utf-8", "surrogatepass"))
+    own = fingerprint(model)
     return {
         "model": model.spec.title,
-        "gates": fingerprint(model),
+        "gates": own.gates,
+        "weights": own.weights,
         "texts": digest.hexdigest(),
         "sla": str(sla),
         "pairs": config.pairs,
@@ -268,7 +269,7 @@ def _search(
     total = round(deadline - began)
     while True:
         trial = study.ask()
-        policy = _suggested(trial, model, sla, config)
+        policy = _suggest(trial, model, sla, config)
         measured = meter.of(policy)
         loss = float(sla.clipped(measured.losses).mean())
         study.tell(trial, (measured.mean_work, loss))
@@ -288,7 +289,7 @@ def _by_tokens(model: Model, sla: RiskLimit) -> bool:
     return sla.quantity == "label_change" and model.task is not None and drops_tokens(model)
 
 
-def _suggested(trial: Any, model: Model, sla: RiskLimit, config: TuneConfig) -> Policy:
+def _suggest(trial: Any, model: Model, sla: RiskLimit, config: TuneConfig) -> Policy:
     """The policy of a trial: share of the token work, and the margin under which the dense side is asked,
     for a task that drops tokens; otherwise mass or
     budget (the same for every layer, or per layer as calibrated), blocks, and guard."""
@@ -346,7 +347,7 @@ def _trials(study: Any, model: Model, sla: RiskLimit, config: TuneConfig) -> lis
         beaten = any(
             other[0] <= work and other[1] <= loss and other != trial.values for other in values
         )
-        policy = _suggested(_Known(trial.params), model, sla, config)
+        policy = _suggest(_Known(trial.params), model, sla, config)
         found.append(
             TuneTrial(policy, loss, work, not beaten, bool(trial.user_attrs.get("hand_set")))
         )

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from saa_core.audit.audit import Audit
 from saa_core.audit.figures import About, SliceFigures, about, by_slice, cases
+from saa_core.audit.texts import TextSpool, TokenizedText
 from saa_core.errors import PolicyError, TextError
 from saa_core.loading import load
 from saa_core.model import Model
@@ -69,16 +70,16 @@ def run_audit(
     name = options.name or _name(files)
     audit = Audit(model, policy, store, name, baseline=baseline, cut=options.cut)
 
-    def texts() -> Iterator[str]:
-        found = (text for file in files for text in _fitting(audit, model, file, options))
-        return islice(found, options.limit)
-
-    total = sum(1 for _ in tqdm(texts(), desc="checking", unit="text"))
     new = 0
-    with tqdm(total=total, desc="auditing", unit="text") as bar:
-        for done in audit.over(texts()):
-            new += done.new
-            bar.update()
+    with TextSpool() as texts:
+        read = (text for file in files for text in _tokenized(audit, model, file, options))
+        for text in tqdm(islice(read, options.limit), desc="checking", unit="text"):
+            texts.add(text)
+        total = len(texts)
+        with tqdm(total=total, desc="auditing", unit="text") as bar:
+            for done in audit.over(texts):
+                new += done.new
+                bar.update()
     print(f"{total:,} texts: {new:,} run now, {total - new:,} were in the store or came twice")
     if total:
         for line in report(store, audit.key, options.worst):
@@ -90,11 +91,13 @@ def _name(files: list[Path]) -> str:
     return re.sub(r"[^\w.-]|^[.-]+", "", "_".join(file.stem for file in files))[:40] or "texts"
 
 
-def _fitting(audit: Audit, model: Model, file: Path, options: argparse.Namespace) -> Iterator[str]:
+def _tokenized(
+    audit: Audit, model: Model, file: Path, options: argparse.Namespace
+) -> Iterator[TokenizedText]:
     """The texts of a file as they will be run; all are checked before the first is."""
     for number, text in enumerate(texts_of(model, file, options.column, options.length), 1):
         try:
-            yield audit.fitting(text)
+            yield audit.tokenize(text)
         except TextError as error:
             hint = "" if error.limit is None else "; or let --cut do so"
             raise TextError(f"{file}, text {number}: {error}{hint}") from error

@@ -389,7 +389,7 @@ def _spread(samples: tuple[float, ...]) -> str:
 
 def _calibrate(options: argparse.Namespace) -> None:
     bars = Bars()
-    texts = corpus.joined(corpus.documents(options.data, bars), "train", limit=400_000)
+    texts = corpus.join_documents(corpus.documents(options.data, bars), "train", limit=400_000)
     bars.close()
     model = load_model(options)
     found = calibrate(
@@ -447,7 +447,7 @@ def _joint(options: argparse.Namespace) -> None:
         checkpoint=options.checkpoint or str(Path(options.out) / "checkpoint"),
     )
     bars = Bars()
-    texts = corpus.joined(corpus.documents(options.data, bars), "train")
+    texts = corpus.join_documents(corpus.documents(options.data, bars), "train")
     bars.close()
     model = load_model(options)
     log = Path(config.checkpoint or options.out) / "log.jsonl"
@@ -496,7 +496,7 @@ def _train(options: argparse.Namespace) -> None:
         fresh = attach(detach(model), model.tokenizer)
         named = replace(fresh.spec, name=options.model, adapter=model.spec.adapter)
         model = replace(fresh, spec=named)
-    texts = corpus.joined(documents, "train")
+    texts = corpus.join_documents(documents, "train")
     log = Path(config.checkpoint or options.out) / "log.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as lines, tqdm(total=config.steps, unit="step") as bar:
@@ -505,7 +505,9 @@ def _train(options: argparse.Namespace) -> None:
             lines.flush()
             bar.n = step.step
             bar.set_postfix(loss=f"{step.loss:.3f}", density=f"{step.density:.2f}")
-    evaluation = _evaluated(model, corpus.joined(documents, "heldout"), config, options.windows)
+    evaluation = _evaluated(
+        model, corpus.join_documents(documents, "heldout"), config, options.windows
+    )
     training = _provenance(model, options.command, config, texts)
     folder = save_gates(
         model,

@@ -13,7 +13,7 @@ from typing import TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from saa_core.deck import find_deck, read_deck, shipped
+from saa_core.deck import find_deck, list_decks, read_deck
 from saa_core.deck.page import write_deck
 from saa_core.errors import StoreError
 from saa_core.files import replacing
@@ -55,7 +55,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "present", help="write a presentation as one HTML file that works offline"
     )
     command.add_argument(
-        "deck", metavar="DECK", help=f".toml file, or one that ships: {', '.join(shipped())}"
+        "deck", metavar="DECK", help=f".toml file, or one that ships: {', '.join(list_decks())}"
     )
     command.add_argument("-o", "--out", required=True, help="HTML file")
     command.add_argument("--language", choices=LANGUAGES, default="en")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from saa_core.certify.policy_file import load_policy
-from saa_core.data import labelled
+from saa_core.data import labelled, tables
 from saa_core.errors import PolicyError, TextError, choice
 from saa_core.files import replacing
 from saa_core.loading import load
@@ -70,7 +70,7 @@ def register(commands: Any) -> None:
 
 def _classify(options: argparse.Namespace) -> None:
     texts = list(_texts(options.file, options.column))
-    table = Path(options.file).suffix.lower() in labelled.FILES
+    table = tables.is_table(Path(options.file))
     stored = None if options.policy is None else load_policy(options.policy)
     own = options.tokens is not None or options.margin is not None
     if stored is not None and own:
@@ -119,8 +119,8 @@ def _texts(file: str, column: str) -> Iterator[str]:
         return
     path = Path(file)
     try:
-        if path.suffix.lower() in labelled.FILES:
-            yield from labelled.column(path, column)
+        if tables.is_table(path):
+            yield from tables.read_column(path, column)
         else:
             yield path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -80,7 +80,7 @@ def documents(sources: Iterable[str], progress: fetch.Progress | None = None) ->
 
 
 def _recall(progress: fetch.Progress | None) -> list[Document]:
-    hay = joined(documents(HAY, progress), "train")
+    hay = join_documents(documents(HAY, progress), "train")
     paragraphs = [part for text in hay.values() for part in text.split("\n\n") if len(part) > 80]
     made = recall(paragraphs, RECALL_DOCUMENTS)
     return [Document(RECALL, str(index), text, "train") for index, text in enumerate(made)]
@@ -190,7 +190,7 @@ READERS: dict[str, Callable[[Path], Iterator[tuple[str, str]]]] = {
 }
 
 
-def windows(
+def draw_windows(
     streams: Mapping[str, Sequence[int]], lengths: Sequence[int], seed: int, skip: int = 0
 ) -> Iterator[tuple[str, int, tuple[int, ...]]]:
     """An endless, seeded sequence of token windows: source in turn, length and place at random.
@@ -217,7 +217,7 @@ def windows(
         yield name, start, tuple(streams[name][start : start + length])
 
 
-def joined(found: Iterable[Document], split: str, limit: int = 4_000_000) -> dict[str, str]:
+def join_documents(found: Iterable[Document], split: str, limit: int = 4_000_000) -> dict[str, str]:
     """The documents of one split as one text per source, cut after ``limit`` characters."""
     parts: dict[str, list[str]] = {}
     for document in found:

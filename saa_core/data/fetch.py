@@ -56,22 +56,22 @@ def assets() -> Path:
         return folder
 
 
-def shipped(kind: str, model: str) -> list[str]:
+def list_shipped(kind: str, model: str) -> list[str]:
     """Names of what ships for a model alias: kind "adapters" or "tasks"."""
     return sorted(path.name for path in (assets() / kind / model).glob("*") if path.is_dir())
 
 
 def models() -> dict[str, Pinned]:
     """Aliases that :func:`saa_core.load` knows, with where their weights come from."""
-    return _pinned("models.toml")
+    return _read_pinned("models.toml")
 
 
 def datasets() -> dict[str, Pinned]:
     """Names that ``saa fetch --data`` knows."""
-    return _pinned("data.toml")
+    return _read_pinned("data.toml")
 
 
-def _pinned(file: str) -> dict[str, Pinned]:
+def _read_pinned(file: str) -> dict[str, Pinned]:
     table = tomllib.loads((assets() / file).read_text(encoding="utf-8"))
     return {name: Pinned(name=name, **entry) for name, entry in table.items()}
 

@@ -82,7 +82,7 @@ class Deck:
     steps: tuple[Step, ...]
 
 
-def shipped() -> list[str]:
+def list_decks() -> list[str]:
     """Names of the presentations that ship."""
     return sorted(path.stem for path in (assets() / "decks").glob("*.toml"))
 
@@ -95,8 +95,8 @@ def find_deck(name: str) -> Path:
     """
     if name.endswith(".toml"):
         return Path(name)
-    if name not in shipped():
-        raise DeckError(f"{choice('deck', name, shipped())}, or give a .toml file")
+    if name not in list_decks():
+        raise DeckError(f"{choice('deck', name, list_decks())}, or give a .toml file")
     return assets() / "decks" / f"{name}.toml"
 
 
@@ -117,11 +117,11 @@ def read_deck(file: Path, *, language: str = "en", store: Store | None = None) -
         raise DeckError(f"deck {file}: cannot be read: {error}") from error
     source = _Source(file.parent, language, store)
     try:
-        _known(table, ("deck", "step"))
+        _check_keys(table, ("deck", "step"))
         about, steps = table.get("deck"), table.get("step")
         if not isinstance(about, Mapping) or not isinstance(steps, list) or not steps:
             raise DeckError("a table [deck] with a title and at least one [[step]] are needed")
-        _known(about, ("title",))
+        _check_keys(about, ("title",))
         title = source.text(about, "title")
     except DeckError as error:
         raise DeckError(f"deck {file}: {error}") from error
@@ -177,7 +177,7 @@ class _Source:
     def step(self, entry: object) -> Step:
         if not isinstance(entry, Mapping):
             raise DeckError(f"step={entry!r} must be a table")
-        _known(entry, ("title", "text", "notes", "trace", "look", "figure"))
+        _check_keys(entry, ("title", "text", "notes", "trace", "look", "figure"))
         name = entry.get("trace")
         view = None
         if name is not None:
@@ -198,7 +198,7 @@ class _Source:
     def figure(self, entry: object, trace: object) -> Figure:
         if not isinstance(entry, Mapping):
             raise DeckError(f"figure={entry!r} must be a table")
-        _known(entry, ("label", "of", "trace", "measured"))
+        _check_keys(entry, ("label", "of", "trace", "measured"))
         label = self.text(entry, "label")
         if ("of" in entry) == ("measured" in entry):
             raise DeckError(f"figure {label!r} needs exactly one of: measured, of")
@@ -242,7 +242,7 @@ class _Source:
         return value
 
 
-def _known(entry: Mapping[str, Any], valid: Sequence[str]) -> None:
+def _check_keys(entry: Mapping[str, Any], valid: Sequence[str]) -> None:
     for key in entry:
         if key not in valid:
             raise DeckError(choice("key", key, valid))
@@ -253,22 +253,22 @@ def _paragraphs(text: str) -> tuple[str, ...]:
 
 
 def _recording(file: Path) -> Recording:
-    return _opened(file, file.stat().st_mtime_ns)
+    return _open(file, file.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=32)
-def _opened(file: Path, _changed: int) -> Recording:
+def _open(file: Path, _changed: int) -> Recording:
     """Several steps show the same trace; a file that changed is opened anew."""
     trace = Trace.load(file)
     check(trace, maps=True)
-    return Recording(file.stem, file, ids.recorded(file), trace)
+    return Recording(file.stem, file, ids.recorded_at(file), trace)
 
 
 def _view(recording: Recording, look: object) -> DeckView:
     """Where to begin; a step that does not say begins in the middle layer, at the last token."""
     if not isinstance(look, Mapping):
         raise DeckError(f"look={look!r} must be a table")
-    _known(look, PLACES)
+    _check_keys(look, PLACES)
     trace = recording.trace
     L, H = trace.shape
     query = look.get("query", trace.queries - 1)

@@ -14,7 +14,7 @@ from saa_core.files import write_text
 from saa_core.report.maps import (
     LANGUAGES,
     POLICY,
-    embedded,
+    embed_json,
     map_data,
     map_panel,
     part,
@@ -69,7 +69,7 @@ def report(
         f"<h1>{escape(words['title'])}</h1><p class=quiet>{escape(words['recorded'])} "
         f"{escape(name)}</p>\n{link}{untrained}<table>{''.join(_rows(trace, words))}</table>\n"
         f"{map_panel(trace, words)}\n{_events(trace, words)}\n</main>\n"
-        f"{embedded('data', map_data(trace, words))}\n"
+        f"{embed_json('data', map_data(trace, words))}\n"
         f"<script>{script()}</script></body></html>\n"
     )
 

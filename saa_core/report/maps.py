@@ -79,16 +79,16 @@ def map_data(trace: Trace, words: Mapping[str, Any]) -> dict[str, Any]:
         "first": trace.first.tolist(),
         "last": trace.last.tolist(),
         "plan": trace.layer_kind.tolist(),
-        "forced": [_packed(kind) for kind in trace.forced] if full else None,
+        "forced": [_pack(kind) for kind in trace.forced] if full else None,
         "forcedHeads": trace.forced.shape[1],
-        "keep": [_packed(_bits(trace, layer)) for layer in range(trace.shape[0])] if full else None,
+        "keep": [_pack(_bits(trace, layer)) for layer in range(trace.shape[0])] if full else None,
         "reasons": [words["reasons"][reason.replace(" ", "_")] for reason in REASONS],
         "kept": list(KEPT),
         "words": words["script"],
     }
 
 
-def embedded(name: str, value: object) -> str:
+def embed_json(name: str, value: object) -> str:
     """A value as JSON inside the file; nothing in it can end the element."""
     data = json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
     return f'<script type="application/json" id="{name}">{data}</script>'
@@ -100,5 +100,5 @@ def _bits(trace: Trace, layer: int) -> Array:
     return trace.layers.read(layer).keep
 
 
-def _packed(values: Array) -> str:
+def _pack(values: Array) -> str:
     return base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 9)).decode()

@@ -118,7 +118,7 @@ class Saving:
     verdict: str
 
 
-def measured(timings: Sequence[Timing]) -> list[MeasuredLength]:
+def pair_timings(timings: Sequence[Timing]) -> list[MeasuredLength]:
     """What :func:`saa_core.measure` gave for (None, policy): dense and SAA in turn, by length."""
     return [
         MeasuredLength(dense.length, dense.samples_ms, sparse.samples_ms)

@@ -134,7 +134,7 @@ def tables(trace: Recorded, run: str, recorded: datetime | None) -> Tables:
     )
 
 
-def joined(parts: list[Tables]) -> Tables:
+def concatenate(parts: list[Tables]) -> Tables:
     """The rows of all parts; empty tables of none."""
     return Tables(
         **{

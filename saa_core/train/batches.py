@@ -40,7 +40,9 @@ class TokenizedTexts:
         return TokenizedTexts(self.ids[:count], self.labels[:count])
 
 
-def lot(model: Model, texts: Sequence[str], labels: Sequence[int], longest: int) -> TokenizedTexts:
+def tokenize_texts(
+    model: Model, texts: Sequence[str], labels: Sequence[int], longest: int
+) -> TokenizedTexts:
     """Tokenizes and cuts texts.
 
     Raises:
@@ -71,7 +73,7 @@ def order(examples: TokenizedTexts, batch: int, steps: int, seed: int) -> Iterat
                 yield found
 
 
-def padded(batch: Sequence[Sequence[int]], model: Model) -> tuple[Tensor, Tensor]:
+def pad_batch(batch: Sequence[Sequence[int]], model: Model) -> tuple[Tensor, Tensor]:
     """Token ids int64 [B, N] and where they are real, bool [B, N]."""
     longest = max(len(ids) for ids in batch)
     fill = model.tokenizer.pad_token_id or 0

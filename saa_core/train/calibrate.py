@@ -19,7 +19,7 @@ from saa_core.gates.pair import LayerSlack, grid
 from saa_core.model import Model
 from saa_core.pairs import Allowed
 from saa_core.run.execute import forward
-from saa_core.train.evaluate import cut
+from saa_core.train.evaluate import spread_windows
 from saa_core.types import Policy
 
 SLACKS = (0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
@@ -87,7 +87,9 @@ def sensitivities(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Sensitivity]:
     """Measures every layer alone; the gates' calibration is as before when it returns."""
-    batches = [tokens for text in texts.values() for tokens in cut(model, text, length, windows)]
+    batches = [
+        tokens for text in texts.values() for tokens in spread_windows(model, text, length, windows)
+    ]
     before = [gate.calibration for gate in model.gates]
     layers = len(before)
     movement = [0.0] * layers

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from saa_core import rules
 from saa_core.attention import Call
-from saa_core.data.corpus import windows
+from saa_core.data.corpus import draw_windows
 from saa_core.errors import PolicyError
 from saa_core.exact import attention_weights, per_block
 from saa_core.gates.pair import PairGate, grid
@@ -104,7 +104,7 @@ def train_gates(
     began = time.perf_counter()
     shortest = min(min(config.lengths), max(len(ids) for ids in streams.values()))
     lengths = [length for length in config.lengths if length >= shortest]
-    drawn = windows(streams, lengths, config.seed, skip=start)
+    drawn = draw_windows(streams, lengths, config.seed, skip=start)
     for gate in gates:
         gate.requires_grad_(True)
         gate.mass_calibrators, gate.ood_detector = {}, None  # measured of what was before
@@ -116,7 +116,7 @@ def train_gates(
             lesson = GateDistiller(model, block, config.rows, f"{config.seed}/{step}")
             optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
-                tokens = torch.tensor([model.framed(ids)], device=model.device)
+                tokens = torch.tensor([model.frame(ids)], device=model.device)
                 forward(model, tokens, Call(observe=lesson.layer))
             optimizer.step()
             if saved and saved.due(step + 1):

@@ -65,7 +65,7 @@ def evaluate(
     """
     if not model.causal:
         raise ModelError(f"model={model.spec.name!r} is an encoder and has no perplexity")
-    batches = cut(model, text, length, windows)
+    batches = spread_windows(model, text, length, windows)
     dense = list[float]()
     losses: list[list[float]] = [[] for _ in policies]
     densities: list[list[float]] = [[] for _ in policies]
@@ -138,7 +138,7 @@ def evaluate_encoder(
         TextError: the text is shorter than one window.
     """
     found = []
-    batches = cut(model, text, length, windows)
+    batches = spread_windows(model, text, length, windows)
     with torch.inference_mode():
         dense = [forward(model, tokens, Call())[0].mean(0) for tokens in batches]
         for policy in policies:
@@ -165,7 +165,7 @@ def evaluate_encoder(
     return found
 
 
-def cut(model: Model, text: str, length: int, windows: int) -> list[Tensor]:
+def spread_windows(model: Model, text: str, length: int, windows: int) -> list[Tensor]:
     """Windows of token ids [1, length], as the model wants them, spread evenly over a text.
 
     Raises:
@@ -173,12 +173,12 @@ def cut(model: Model, text: str, length: int, windows: int) -> list[Tensor]:
     """
     ids = model.tokenize(text)
     return [
-        torch.tensor([model.framed(ids[start : start + length])], device=model.device)
-        for start in spread(len(ids), length, windows)
+        torch.tensor([model.frame(ids[start : start + length])], device=model.device)
+        for start in window_starts(len(ids), length, windows)
     ]
 
 
-def spread(total: int, length: int, windows: int) -> list[int]:
+def window_starts(total: int, length: int, windows: int) -> list[int]:
     """Starts of windows, evenly over the text, as many as fit without overlap at most."""
     fitting = total // length
     if fitting < 1:

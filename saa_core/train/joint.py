@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from saa_core.attach import save_gates
 from saa_core.attention import Call
-from saa_core.data.corpus import windows
+from saa_core.data.corpus import draw_windows
 from saa_core.errors import ModelError, PolicyError
 from saa_core.gates.files import read_gates
 from saa_core.model import Model
@@ -129,7 +129,7 @@ def train_joint(
     saved = Checkpoint.of(config, adapter | gates, optimizer)
     start = saved.restore() if saved else 0
     streams = {name: model.tokenize(text) for name, text in texts.items()}
-    stream = windows(streams, config.lengths, config.seed, skip=start)
+    stream = draw_windows(streams, config.lengths, config.seed, skip=start)
     began = time.perf_counter()
     for gate in model.gates:
         gate.requires_grad_(True)

@@ -75,7 +75,7 @@ def take(hf: nn.Module, name: str, before: Mapping[str, Tensor]) -> None:
         weight.data = before[full]
 
 
-def folded(hf: nn.Module, name: str) -> nn.Module:
+def fold(hf: nn.Module, name: str) -> nn.Module:
     """A copy in float32 with the adapter added to the matrices: one product instead of three."""
     copied = copy.deepcopy(hf).float().requires_grad_(False)
     for layer in _layers(copied, name).values():

@@ -16,7 +16,7 @@ COLUMNS = 8
 """Columns put to the heads for the one that is needed: kernels like multiples of eight."""
 
 
-def masked(
+def forward_masked(
     packing: Packing,
     special_BN: Tensor,
     ids_BN: Tensor,

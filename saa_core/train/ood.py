@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saa_core.attention import Call
 from saa_core.data import fetch
-from saa_core.data.corpus import Document, joined, windows
+from saa_core.data.corpus import Document, draw_windows, join_documents
 from saa_core.errors import PolicyError, TextError
 from saa_core.gates.ood import OodDetector, distance, features
 from saa_core.model import Model
@@ -45,8 +45,12 @@ def parts(documents: Sequence[Document]) -> tuple[dict[str, str], dict[str, str]
     Raises:
         TextError: there is no source that may be fitted to.
     """
-    fitted, limited, judged = joined(documents, "train", LIMIT), dict[str, str](), dict[str, str]()
-    for source, text in joined(documents, "heldout", LIMIT).items():
+    fitted, limited, judged = (
+        join_documents(documents, "train", LIMIT),
+        dict[str, str](),
+        dict[str, str](),
+    )
+    for source, text in join_documents(documents, "heldout", LIMIT).items():
         size = max(1, min(PIECE, (len(text) + 1) // 2))
         pieces = [text[at : at + size] for at in range(0, len(text), size)]
         if source in fetch.datasets() and fetch.datasets()[source].use == "evaluate":
@@ -105,13 +109,13 @@ def fit_detector(
             progress(done, total)
 
     def seen(part: int, length: int, wanted: int) -> tuple[list[str], Tensor]:
-        found = windows(streams[part], [length], seed=part)
+        found = draw_windows(streams[part], [length], seed=part)
         drawn = list(itertools.islice(found, wanted))
         names = [name for name, _, _ in drawn]
         return names, describe_inputs(model, [ids for _, _, ids in drawn], told)
 
     sample = torch.cat([seen(0, length, fit_windows)[1] for length in own])
-    mean, whiten = _fitted(sample)
+    mean, whiten = _fit(sample)
     limits, over = [], dict[str, list[bool]]()
     for length in sorted(set(lengths)):
         _, held_out = seen(1, length, limit_windows)
@@ -142,7 +146,7 @@ def describe_inputs(
     for _, group in itertools.groupby(found, len):
         own = list(group)
         for start in range(0, len(own), BATCH):
-            batch = [model.framed(ids) for ids in own[start : start + BATCH]]
+            batch = [model.frame(ids) for ids in own[start : start + BATCH]]
             parts.append(_first_layer(model, batch))
             if told:
                 told(len(batch))
@@ -170,7 +174,7 @@ def _first_layer(model: Model, ids: Sequence[Sequence[int]]) -> Tensor:
     return kept[0]
 
 
-def _fitted(sample_NF: Tensor) -> tuple[Tensor, Tensor]:
+def _fit(sample_NF: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and whitening, rounded as they are stored."""
     sample = sample_NF.double()
     covariance = torch.cov(sample.T)

@@ -18,13 +18,13 @@ from torch.nn.functional import pad
 
 from saa_core.attention import Call
 from saa_core.data import fetch
-from saa_core.data.corpus import Document, joined
+from saa_core.data.corpus import Document, join_documents
 from saa_core.errors import PolicyError, TextError
 from saa_core.gates.reliability import SURE, Bin, Diagram, MassCalibrator, Reliability
 from saa_core.model import Model
 from saa_core.run.execute import forward
 from saa_core.trace.record import LayerRecord
-from saa_core.train.evaluate import cut
+from saa_core.train.evaluate import spread_windows
 from saa_core.types import Policy
 
 MASSES = (0.8, 0.9, 0.95, 0.98)
@@ -113,7 +113,7 @@ def halves(
         TextError: there is no source that a map may be fitted to.
     """
     fitted, judged = dict[str, str](), dict[str, str]()
-    for source, text in joined(documents, "heldout", limit).items():
+    for source, text in join_documents(documents, "heldout", limit).items():
         if source in fetch.datasets() and fetch.datasets()[source].use == "evaluate":
             judged[source] = text
         else:
@@ -135,7 +135,7 @@ def collect(
     found = list[Rows]()
     for source, text in texts.items():
         for length in lengths:
-            for place, tokens in enumerate(cut(model, text, length, windows)):
+            for place, tokens in enumerate(spread_windows(model, text, length, windows)):
                 for policy in policies:
                     call = Call(policy, record="full")
                     with torch.inference_mode():

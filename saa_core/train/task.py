@@ -17,7 +17,7 @@ from saa_core.errors import GateError, PolicyError, TextError
 from saa_core.model import Model
 from saa_core.run.flops import flops_against_dense
 from saa_core.task import Description, describe, margins, read_task
-from saa_core.train.batches import TokenizedTexts, lot
+from saa_core.train.batches import TokenizedTexts, tokenize_texts
 from saa_core.train.evaluate import interval
 from saa_core.train.tokens import Answers, Stages, TokenConfig, TokenStep
 from saa_core.types import Guard, Policy
@@ -96,7 +96,7 @@ class TaskTraining:
                 raise TextError(f"data has no text in the split {split!r}; give more texts")
             index = [self.labels.index(example.label) for example in own]
             texts = [example.text for example in own]
-            self.lots[split] = lot(model, texts, index, self.config.longest)
+            self.lots[split] = tokenize_texts(model, texts, index, self.config.longest)
         self.teacher = None if teacher is None else Path(teacher)
         if self.teacher is not None:
             known = read_task(self.teacher, "teacher")

@@ -37,10 +37,10 @@ from saa_core.model import Model
 from saa_core.run.varlen import encode_all, packing_of, special_tokens
 from saa_core.task import SIDES, add_token_gates, read_head, save_side
 from saa_core.train import checks, lora
-from saa_core.train.batches import NO_LABEL, TokenizedTexts, order, padded, replace_words
+from saa_core.train.batches import NO_LABEL, TokenizedTexts, order, pad_batch, replace_words
 from saa_core.train.checkpoint import FREE, Checkpoint
 from saa_core.train.distil import schedule
-from saa_core.train.masked import masked, mean_states
+from saa_core.train.masked import forward_masked, mean_states
 from saa_core.train.teacher import Teacher
 from saa_core.types import Policy
 
@@ -290,7 +290,7 @@ class Stages:
         if draw is not None:
             noise = torch.Generator().manual_seed(draw.randrange(2**31))
         with torch.autocast(ids_BN.device.type, torch.bfloat16, enabled=self._half()):
-            x, share = masked(
+            x, share = forward_masked(
                 self.packing, special_tokens(self.model, ids_BN), ids_BN, mask_BN, wanted, noise
             )
         return mean_states(x, mask_BN), share
@@ -331,7 +331,7 @@ class Stages:
             for group in optimizer.param_groups:
                 group["lr"] = group["highest"] * schedule(index / total)
             optimizer.zero_grad(set_to_none=True)
-            ids, mask = padded([examples.ids[row] for row in rows], self.model)
+            ids, mask = pad_batch([examples.ids[row] for row in rows], self.model)
             labels = torch.tensor([examples.labels[row] for row in rows], device=ids.device)
             batch = (ids, mask, labels, random.Random(f"{config.seed}/{index}"))
 

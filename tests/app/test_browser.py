@@ -53,7 +53,7 @@ def whole_page(page, file: Path, drawn: str = "canvas[role=application]") -> Non
     page.set_viewport_size({**size, "height": tall})
     page.locator(drawn).first.wait_for()
     settle(page)
-    page.evaluate("() => new Certificate((done) => setTimeout(done, 1000))")  # charts draw anew
+    page.evaluate("() => new Promise((done) => setTimeout(done, 1000))")  # charts draw anew
     page.screenshot(path=file)
     page.set_viewport_size(size)
 
@@ -228,7 +228,10 @@ def test_the_latency_page_finds_a_setting_and_uses_it(address: str) -> None:
         assert page.get_by_test_id("stSliderThumbValue").first.inner_text() == mass
 
 
-@pytest.mark.parametrize(("lang", "scheme", "width"), [("en", "light", 1440), ("ja", "dark", 390)])
+@pytest.mark.parametrize(
+    ("lang", "scheme", "width"),
+    [("en", "light", 1440), pytest.param("ja", "dark", 390, marks=pytest.mark.long)],
+)
 def test_the_trust_page_shows_what_a_broken_gate_does_with_and_without_a_guard(
     address: str, lang: str, scheme: str, width: int
 ) -> None:
@@ -269,8 +272,8 @@ def unfolded(page) -> str:
     ("name", "lang", "scheme", "width"),
     [
         ("dark-en-1440", "en", "dark", 1440),
-        ("light-ja-1440", "ja", "light", 1440),
-        ("light-en-390", "en", "light", 390),
+        pytest.param("light-ja-1440", "ja", "light", 1440, marks=pytest.mark.long),
+        pytest.param("light-en-390", "en", "light", 390, marks=pytest.mark.long),
         ("dark-ja-390", "ja", "dark", 390),
     ],
 )
@@ -344,7 +347,7 @@ def test_a_changed_word_is_followed_to_the_decisions_that_turned_over(address: s
         assert page.get_by_label("Text B: change words in it").input_value().count("rough") == 1
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [pytest.param(1280, marks=pytest.mark.long), 390])
 def test_a_comparison_in_japanese_holds_every_part(address: str, width: int) -> None:
     size = {"viewport": {"width": width, "height": 900}, "color_scheme": "dark"}
     with visit(address, "/compare?lang=ja&example=story&b_how=saa&b_mass=0.8", **size) as page:

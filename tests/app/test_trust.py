@@ -10,13 +10,15 @@ import saa_core as saa
 from app import text
 from app.charts import trust as trust_charts
 from app.components.trust import trust
-from app.state import session
 from saa_core.certify import slices
 from saa_core.certify.certificate import Setting
 from saa_core.certify.degradation import DegradationMeter
 from saa_core.explain.damage import KINDS
 from saa_core.gates.reliability import Bin, Diagram, MassCalibrator, Reliability
-from tests.app.test_app import TEXT, app, no_warm_up, page_text, press, press_trace  # noqa: F401, a fixture for all
+from tests.app.recorded import loaded_models, recorded_client, service, uploads
+from tests.app.test_app import TEXT, app, page_text, press, press_trace
+
+pytestmark = pytest.mark.model
 
 MODEL = "minilm"
 WORDS = text.load("en")
@@ -45,8 +47,7 @@ def trust_page(**address: str) -> AppTest:
 @pytest.fixture(scope="module")
 def checked() -> AppTest:
     """The page after a negated gate was tried. Tests only read it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session.Client, "cold", lambda self, name: [])
+    with recorded_client(run=False):
         at = press(app(model=MODEL).run(), TEXT)
         at.switch_page("views/trust.py").run()
         at.session_state["damage"] = "negated"
@@ -55,7 +56,7 @@ def checked() -> AppTest:
 
 
 @pytest.fixture
-def tried(checked: AppTest) -> session.GuardTrialResult:
+def tried(checked: AppTest) -> service.GuardTrialResult:
     (found,) = checked.session_state["tried"].values()
     return found
 
@@ -95,11 +96,11 @@ def test_every_correction_is_a_line_of_the_table(checked, tried) -> None:
 
 
 def test_the_loaded_model_is_not_what_was_damaged(checked, tried) -> None:
-    model = session.Client().model(MODEL)
+    model = service.Client().model(MODEL)
     fresh = saa.load(MODEL, device="cpu")
     for own, shipped in zip(model.gates, fresh.gates, strict=True):
         assert (own.query == shipped.query).all()
-    assert tried.trial.damage not in session.shop().models
+    assert tried.trial.damage not in loaded_models()
     again = saa.run(model, TEXT, tried.trial.request.policy)
     assert (again.hidden == saa.run(fresh, TEXT, tried.trial.request.policy).hidden).all()
 
@@ -107,10 +108,10 @@ def test_the_loaded_model_is_not_what_was_damaged(checked, tried) -> None:
 @pytest.mark.parametrize("kind", [None, *KINDS])
 def test_every_state_of_the_gate_can_be_tried_and_keeps_the_limit(kind, checked, tried) -> None:
     request = tried.trial.request
-    dense = saa.run(session.Client().original(MODEL), TEXT)
-    trial = session.GuardTrial(request, saa.Guard(), kind)
+    dense = saa.run(service.Client().original(MODEL), TEXT)
+    trial = service.GuardTrial(request, saa.Guard(), kind)
     steps: list[str] = []
-    found = session.Client().attempt(trial, dense, lambda step, done: steps.append(step))
+    found = service.Client().attempt(trial, dense, lambda step, done: steps.append(step))
     assert trust.missed(found.guarded) <= 0.05
     assert set(steps) <= {name.partition(".")[2] for name in WORDS.table if "progress." in name}
     assert 0 <= min(found.alike) <= max(found.alike) <= 1.001
@@ -129,16 +130,16 @@ def test_a_task_and_a_recording_say_why_nothing_can_be_tried(tried, tmp_path) ->
 
 
 def test_a_gate_that_was_measured_shows_its_diagram(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = session.Client().model(MODEL)
+    model = service.Client().model(MODEL)
     spec = replace(model.spec, reliability=(RELIABILITY,))
-    monkeypatch.setitem(session.shop().models, MODEL, replace(model, spec=spec))
+    monkeypatch.setitem(loaded_models(), MODEL, replace(model, spec=spec))
     at = trust_page()
     shown = {metric.label: metric.value for metric in at.metric}
     assert shown[WORDS("trust.error")] == "1.00 points"
     assert shown[WORDS("trust.worst")] == "3.00 points"
     assert "a and judged on other texts: b" in page_text(at)
     unmeasured = replace(model.spec, reliability=())
-    monkeypatch.setitem(session.shop().models, MODEL, replace(model, spec=unmeasured))
+    monkeypatch.setitem(loaded_models(), MODEL, replace(model, spec=unmeasured))
     assert "saa reliability" in trust_page().code[0].value
 
 
@@ -176,7 +177,7 @@ def test_rare_texts_run_when_asked_stop_and_go_on(monkeypatch: pytest.MonkeyPatc
         at.run()
     assert not at.exception
     assert not at.error
-    model = session.Client().model(MODEL)
+    model = service.Client().model(MODEL)
     sla = saa.RiskLimit(missed_mass=0.05)
     whole = DegradationMeter(model, [each.text for each in texts], "missed_mass").of(
         model.spec.policy
@@ -193,12 +194,12 @@ def test_rare_texts_run_when_asked_stop_and_go_on(monkeypatch: pytest.MonkeyPatc
 def test_a_promise_stands_beside_what_the_rare_texts_show(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = short_rare_texts()[:2]
     monkeypatch.setattr("app.components.trust.rare.rare_texts", lambda: texts)
-    model = session.Client().model(MODEL)
+    model = service.Client().model(MODEL)
     policy = replace(model.spec.policy, mass=0.85)
     setting = Setting(policy, 0.031, 0.02, 0.04, 0.5, 0.01, True)
     promise = saa.Certificate(saa.RiskLimit(missed_mass=0.06), policy, 90, (setting,), "certified")
     stored = saa.StoredPolicy(policy, promise=promise)
-    monkeypatch.setattr(session, "open_policy", lambda *_: stored)
+    monkeypatch.setattr(uploads, "open_policy", lambda *_: stored)
     at = trust_page()
     at.file_uploader(key="policy_file").set_value(("policy.json", b"{}", "application/json"))
     at.run()

@@ -15,7 +15,7 @@ import saa_core as saa
 from benchmarks.page import decks
 from benchmarks.synthetic import synthetic
 from saa_core.cli.main import main
-from saa_core.deck import deck_of_runs, find_deck, read_deck, shipped
+from saa_core.deck import deck_of_runs, find_deck, list_decks, read_deck
 from saa_core.deck.figures import FIGURES, MeasuredFigure, format_figure, trace_figure
 from saa_core.deck.page import deck_html, write_deck
 from tests.report.test_report import HOSTILE, opened
@@ -239,7 +239,7 @@ trace = "summary"
 def test_shipped_presentations_show_recordings_and_speak_both_languages(
     name: str, language: str
 ) -> None:
-    assert name in shipped()
+    assert name in list_decks()
     deck = read_deck(find_deck(name), language=language)
     assert len(deck.steps) >= 5
     assert all(step.notes and step.text for step in deck.steps)

@@ -17,8 +17,8 @@ from saa_core.deck import (
     Step,
     deck_of_runs,
     find_deck,
+    list_decks,
     read_deck,
-    shipped,
 )
 from saa_core.deck.page import deck_html
 
@@ -28,7 +28,7 @@ RUNS = "runs"
 
 def chosen_deck(words: Words) -> Deck | None:
     """The presentation to show; None where runs are still to be chosen."""
-    state, names = st.session_state, [*shipped(), RUNS]
+    state, names = st.session_state, [*list_decks(), RUNS]
     wanted = state.get("deck")
     if wanted is None or link.returned():
         wanted = st.query_params.get("deck", wanted)
