@@ -3,7 +3,7 @@
     python -m benchmarks.quality.quality            # writes benchmarks/results/quality.json and .svg
 
 Resumable: a finished (text, length) is not measured again unless --fresh is given. publish.py carries the figures
-into the gate folder and the README.
+into the gate folder and docs/results.md.
 """
 
 import argparse

@@ -18,7 +18,7 @@ class TuneConfig:
         share: of the texts that the search is given, in (0, 1); the others certify.
         searched: texts that the search is given at most; None takes SEARCHED, by what is promised.
         candidates: settings of the front that are certified at most.
-        pairs: also decide pair by pair, which keeps fewer pairs but saves no time (README, Time).
+        pairs: also decide pair by pair, which keeps fewer pairs but saves no time (docs/results.md, Time).
         seed: of the split and of the search.
 
     Raises:

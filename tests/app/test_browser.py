@@ -1,6 +1,6 @@
 """The whole app in Chromium, with every request to the outside blocked and counted.
 
-Skipped where there is no Chromium, unless SAA_REQUIRE_BROWSER=1. Takes the README's screenshot.
+Skipped where there is no Chromium, unless SAA_REQUIRE_BROWSER=1. Takes a screenshot of the documentation.
 """
 
 import json
@@ -22,7 +22,7 @@ from saa_core.store import Store
 from tests.app.visitor import SCREENSHOTS, box, chart, click, visit
 
 ROOT = Path(__file__).parents[2]
-README_SCREENSHOT = ROOT / "docs" / "images" / "explore.png"
+EXPLORE_SCREENSHOT = ROOT / "docs" / "images" / "explore.png"
 MAP_SCREENSHOT = ROOT / "docs" / "images" / "gate_map.png"
 LATENCY_SCREENSHOT = ROOT / "docs" / "images" / "latency.png"
 COMPARE_SCREENSHOT = ROOT / "docs" / "images" / "compare.png"
@@ -91,8 +91,8 @@ def test_a_first_timer_understands_one_decision_in_as_many_clicks_as_the_readme_
         choose(page.get_by_role("button", name="Take the score apart"))
         page.locator('[data-testid="stMetricValue"]').nth(5).wait_for()
         settle(page)
-        readme = (ROOT / "README.md").read_text(encoding="utf-8")
-        assert f"### Your first decision, in {WRITTEN[clicks]} clicks" in readme
+        tour = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+        assert f"## Your first decision, in {WRITTEN[clicks]} clicks" in tour
 
         settled = [page.url]
         overview = page.locator("canvas[role=application]")
@@ -145,7 +145,7 @@ def test_type_a_text_read_the_figures_and_follow_a_pair(address: str) -> None:
         assert re.search(r"× (faster|slower)|about equal", values[3])
         verdict = page.locator("#verdict").inner_text()
         assert re.search(r"token pairs were|Every token pair", verdict)
-        whole_page(page, README_SCREENSHOT)
+        whole_page(page, EXPLORE_SCREENSHOT)
 
         inspector = page.locator(".st-key-inspector")
         before = inspector.inner_text()
