@@ -3,24 +3,32 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: app test setup models clean
+.PHONY: app quick test all setup models clean
 
 app: models
-	$(BIN)/streamlit run app/main.py
+	@$(BIN)/python -m streamlit run app/main.py
+
+# Lint, types, and every test that needs neither a model nor a browser.
+quick: setup
+	@scripts/check quick
 
 test: models
-	scripts/check
+	@scripts/check test
+
+# Long walks, wide fuzz, everything times everything.
+all: models
+	@scripts/check all
 
 setup: $(VENV)/.installed
 
 models: setup
 	@$(BIN)/saa fetch smollm2 minilm
 
-$(VENV)/.installed: requirements.txt pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r requirements.txt
+$(VENV)/.installed: requirements.txt pyproject.toml scripts/setup.py
+	@$(PYTHON) scripts/setup.py
 	@touch $@
 
+# Models, texts and recorded traces lie elsewhere (saa doctor says where) and stay.
 clean:
-	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find app assets benchmarks saa_core scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

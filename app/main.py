@@ -3,9 +3,14 @@
 Streamlit finds ``app`` by reading this file; nothing of the pages is imported here.
 """
 
+import sys
 from pathlib import Path
 
 from streamlit.starlette import App
+
+# `streamlit run` puts this folder on the path; the package ``app`` lies in the one above.
+if (ROOT := str(Path(__file__).resolve().parent.parent)) not in sys.path:
+    sys.path.insert(0, ROOT)
 
 from app import run_page
 

@@ -1,7 +1,7 @@
 """The address /run/ID: a stored run as its report, straight from the server, without Streamlit's page.
 
 A browser that was never here must load Streamlit before it shows anything; this is one file, which is
-there at once and asks for nothing else. Knows the store and reports; knows no widget.
+there at once and asks for nothing else.
 """
 
 import base64
@@ -58,7 +58,7 @@ def run_page(request: Request) -> Response:
         return _refusal("closed", 503, run, lang)
     try:
         file = store.path(run).stat()
-        page = _compressed(store.folder, run, lang, file.st_mtime_ns, file.st_size)
+        page = _compress(store.folder, run, lang, file.st_mtime_ns, file.st_size)
     except saa.TraceError:
         return _refusal("broken", 422, run, lang)
     except (saa.StoreError, OSError):
@@ -80,7 +80,7 @@ def _store(folder: Path) -> Store:
 
 
 @functools.lru_cache(maxsize=KEPT)
-def _compressed(folder: Path, run: str, lang: str, _changed: int, _size: int) -> bytes:
+def _compress(folder: Path, run: str, lang: str, _changed: int, _size: int) -> bytes:
     """The report, made once for as long as the file stays as it is."""
     explorer = f"../?{urlencode({'trace': run, 'lang': lang})}"
     page = report(_store(folder).get(run), language=lang, name=run, explorer=explorer)

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from saa_core.store import Store
     from saa_core.trace.compare import Comparison, compare
     from saa_core.trace.trace import Trace
-    from saa_core.train.distil import TrainConfig, TrainStep, train_gates
-    from saa_core.train.joint import JointConfig, JointStep, save_adapter, train_joint
+    from saa_core.train.config import JointConfig, TrainConfig
+    from saa_core.train.distil import TrainStep, train_gates
+    from saa_core.train.joint import JointStep, save_adapter, train_joint
     from saa_core.types import REASONS, Force, Guard, Policy, Timing
 
 __all__ = [
@@ -103,8 +104,9 @@ _HOMES = {
     "store": "Store",
     "trace.compare": "Comparison compare",
     "trace.trace": "Trace",
-    "train.distil": "TrainConfig TrainStep train_gates",
-    "train.joint": "JointConfig JointStep save_adapter train_joint",
+    "train.config": "JointConfig TrainConfig",
+    "train.distil": "TrainStep train_gates",
+    "train.joint": "JointStep save_adapter train_joint",
     "types": "REASONS Force Guard Policy Timing",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -14,9 +14,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import eager_mask, sdpa_mask
 
 from saa_core import rules
 from saa_core.errors import KernelError, ModelError, PolicyError, choice
@@ -458,15 +455,13 @@ def _eager(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor
     return result
 
 
-BASES: dict[str, tuple[Callable[..., tuple[Tensor, Tensor | None]], Callable[..., Any]]] = {
-    "eager": (_eager, eager_mask),
-    "sdpa": (sdpa_attention_forward, sdpa_mask),
-}
-"""Attention implementations that a model may have when SAA is attached: function and mask."""
+BASES = ("eager", "sdpa")
+"""Attention implementations that a model may have when SAA is attached."""
 
 
-def _make(base: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    original = BASES[base][0]
+def _make(
+    original: Callable[..., tuple[Tensor, Tensor | None]],
+) -> Callable[..., tuple[Tensor, Tensor | None]]:
 
     def attention(
         module: nn.Module,
@@ -495,7 +490,7 @@ def _make(base: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
                 f"saa=: an attention of {type(module).__name__} has no gate; call saa_core.attach on "
                 "this model first"
             )
-        own = eager_attention(module) if base == "eager" else None
+        own = eager_attention(module) if original is _eager else None
         heads = (query, key, value)
         handed = read(own, module, heads, attention_mask, kwargs, saa._views)
         out, weights = saa.attend(module, handed, dense)
@@ -517,6 +512,15 @@ def check_call(saa: object) -> None:
 
 def register() -> None:
     """Makes the attention known to Transformers, with its mask: without one, causality is lost."""
-    for base, (_, mask) in BASES.items():
-        AttentionInterface.register(PREFIX + base, _make(base))
+    # Here: they take longer to import than PyTorch, and a policy or a call needs none of them.
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import eager_mask, sdpa_mask
+
+    implementations: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
+        (_eager, eager_mask),
+        (sdpa_attention_forward, sdpa_mask),
+    )
+    for base, (function, mask) in zip(BASES, implementations, strict=True):
+        AttentionInterface.register(PREFIX + base, _make(function))
         AttentionMaskInterface.register(PREFIX + base, mask)

@@ -8,22 +8,25 @@ from sample to sample, and may depend on what was seen before.
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BETS = (0.3, 0.95)
 """Bets, as shares of the highest one that cannot lose more than there is."""
 HALVINGS = 40
 
 
-def log_capital(missed: Tensor, limit: Tensor | float) -> Tensor:
+def log_capital(missed: "Tensor", limit: "Tensor | float") -> "Tensor":
     """Log of the capital after betting on each sample in turn.
 
     Args:
         missed: samples in [0, 1], [..., R].
         limit: mean that is tested, broadcasts against [...].
     """
+    import torch  # the binomial bounds serve without it
+
     limit = torch.as_tensor(limit, dtype=torch.float64)[..., None]
     highest = 1 / (1 - limit).clamp(min=1e-9)
     gain = highest * (limit - missed.double())
@@ -31,12 +34,14 @@ def log_capital(missed: Tensor, limit: Tensor | float) -> Tensor:
     return torch.stack(each).logsumexp(0) - math.log(len(BETS))
 
 
-def upper_bound(missed: Tensor, delta: float) -> Tensor:
+def upper_bound(missed: "Tensor", delta: float) -> "Tensor":
     """Upper bound of the mean, wrong with probability ``delta`` at most; float64 [...].
 
     Args:
         missed: samples in [0, 1], each from its own distribution, [..., R].
     """
+    import torch
+
     low = torch.zeros(missed.shape[:-1], dtype=torch.float64)
     high = torch.ones_like(low)
     for _ in range(HALVINGS):

@@ -1,7 +1,5 @@
 """Exact attention of some queries: what a gate is trained on, judged by and guarded with.
 
-Knows queries and keys of one layer; knows nothing about decisions.
-
 Shapes: B batch, H query heads, G key/value heads, R queries, K keys, S key blocks, D head size.
 """
 

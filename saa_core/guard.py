@@ -11,8 +11,6 @@ were trained on (gates/ood.py), both samples are twice as large in every layer.
 The bound is a bet (bounds.py): means may differ from layer to layer, and may depend on what was seen
 before.
 
-Knows queries, keys and decisions; knows nothing about gates, texts or models.
-
 Shapes: B batch, H query heads, G key/value heads, Q, K positions, M, S query and key blocks, R sampled
 queries, D head size.
 """
@@ -33,15 +31,15 @@ from saa_core.types import DENSE, PROBE, Guard
 TOLERANCE = 0.6
 """A layer may miss this share of the limit more than planned before it is looked into."""
 CHANCE = 2.0
-"""A layer may by chance be counted with so many standard errors more than was seen of it."""
+"""Standard errors above the sample mean in the upper estimate of a layer's missed mass."""
 MOST_SPENT = 1 / 6
-"""Share of what the whole request may miss that a single layer may plan to; the limit at least."""
+"""Share of the request's total missed mass that one layer may plan to miss; the limit at least."""
 LOOKED = 0.5
 """Queries that look for faults, as a share of those that count."""
 MOST_ADDED = 0.5
 """Share of the key blocks that may be added to a head; a head that needs more computes everything."""
 FAR_ROWS = 2
-"""So many times the queries are drawn where a text is far from those of the training."""
+"""Factor on the sampled queries where a text is far from the training texts."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +84,15 @@ class Inspection:
         self.layers = layers
         self.rows = guard.rows_for(layers)
         self.events: list[dict[str, Any]] = []
-        self.rest = torch.zeros(batch, dtype=torch.bool)  # texts whose later layers are in full
+        self.rest = torch.zeros(batch, dtype=torch.bool)  # texts that run densely from here on
         self._counted = list[Tensor]()  # [B, rows] per layer
         self._full = torch.zeros(batch, dtype=torch.int64)
-        self._reserve = dict[int, dict[str, Any]]()  # by text, the event that put it to rest
+        self._reserve = dict[int, dict[str, Any]]()  # by text, the event that made it run densely
         self._draw = torch.Generator().manual_seed(guard.seed)
 
     def look_at(self, q_BHQD: Tensor, allowed: Allowed, known: OodDetector) -> None:
-        """Before the first layer: a batch that holds a text far from those of the training is looked at
-        by more queries, in all of its layers."""
+        """Before the first layer: samples FAR_ROWS times the queries in all layers if any text of the batch
+        is far from the training texts."""
         real_BQ = allowed.real_queries.expand(len(q_BHQD), -1)
         distances = known.distance(features(q_BHQD, real_BQ)).tolist()
         far = False
@@ -112,8 +110,7 @@ class Inspection:
             self.rows *= FAR_ROWS
 
     def undecided(self) -> None:
-        """One more layer that is computed in full without asking its gate, so that nobody knows what
-        was added."""
+        """Counts a layer that runs densely without asking its gate; the added cost is unknown."""
         self._all_in_full()
         for event in self._reserve.values():
             event["added"] = None
@@ -173,7 +170,7 @@ class Inspection:
         )
 
     def _mend_scores(self, layer: int, decision: Decision, sound: bool) -> Decision:
-        """The decision with all heads in full whose scores are no numbers, and texts whose rest is."""
+        """Heads whose scores are not finite, and texts that are already run densely, keep everything."""
         finite = decision.score.isfinite().flatten(2).all(-1).cpu() & sound
         heads = ~finite | self.rest[:, None]
         if not bool(heads.any()):
@@ -191,10 +188,10 @@ class Inspection:
     def _look(
         self, layer: int, probe: "_Probe", decision: Decision, planned: float
     ) -> tuple[Decision, Tensor]:
-        """Adds what a first sample misses; a second one says whether that was enough.
+        """Adds the key blocks that a first sample misses; a second sample checks that this was enough.
 
         Returns:
-            The decision, and what the layer may by chance be counted with, [B].
+            The decision, and the upper estimate of the layer's missed mass, [B].
         """
         limit = planned + TOLERANCE * self.limit
         rows = math.ceil(self.rows * LOOKED)
@@ -230,7 +227,7 @@ class Inspection:
         return share
 
     def _charge_reserve(self, before: Decision, after: Decision) -> None:
-        """What a layer of texts whose rest is in full costs goes to the event that decided so."""
+        """Adds the cost of a densely run layer to the event that sent its text there."""
         if not self._reserve:
             return
         added_B = self._added_share(before, after)
@@ -239,15 +236,15 @@ class Inspection:
                 event["added"] += float(added_B[item])
 
     def _worst(self, missed_BHR: Tensor) -> Tensor:
-        """What a layer may by chance be counted with that was seen to miss so much, [B]."""
+        """Upper estimate of the layer's missed mass: sample mean plus CHANCE standard errors, [B]."""
         missed_BR = missed_BHR.mean(1)
         spread = missed_BR.std(1, correction=0) * (1 / missed_BR.shape[1] + 1 / self.rows) ** 0.5
         worst: Tensor = missed_BR.mean(1) + CHANCE * spread
         return worst.clamp(max=1.0)
 
     def _look_ahead(self, layer: int, worst_B: Tensor) -> None:
-        """Decides for which texts this layer and all later ones have to be computed in full: those whose
-        capital would not suffice even then, if this layer missed as much as it may by chance."""
+        """Marks the texts that run densely from this layer on: those that could not keep to the limit even
+        then, if this layer missed as much as its upper estimate."""
         left = self.layers - len(self._counted)
         ahead = torch.zeros(len(self.rest), left * self.rows)
         ahead[:, : self.rows] = worst_B[:, None]
@@ -352,7 +349,7 @@ def _everything(decision: Decision) -> Tensor:
 def in_full(decision: Decision, heads_BH: Tensor) -> Decision:
     """The decision with every allowed block of some heads kept, for the reason "dense"."""
     chosen = heads_BH[..., None, None].to(decision.keep.device) & (decision.count > 0)
-    return _added(decision, chosen & ~decision.keep, DENSE)
+    return _add_blocks(decision, chosen & ~decision.keep, DENSE)
 
 
 def _with_heavy(decision: Decision, sample: _Sample, heads_BH: Tensor, planned: float) -> Decision:
@@ -366,10 +363,10 @@ def _with_heavy(decision: Decision, sample: _Sample, heads_BH: Tensor, planned: 
     take = (before > planned / 2) & (place < math.ceil(MOST_ADDED * ranked.shape[-1]))
     columns = torch.zeros_like(take).scatter(-1, order, take & (ranked > 0))
     columns &= heads_BH[..., None].to(device)
-    return _added(decision, columns[:, :, None] & (decision.count > 0) & ~decision.keep, PROBE)
+    return _add_blocks(decision, columns[:, :, None] & (decision.count > 0) & ~decision.keep, PROBE)
 
 
-def _added(decision: Decision, more_BHMS: Tensor, reason: int) -> Decision:
+def _add_blocks(decision: Decision, more_BHMS: Tensor, reason: int) -> Decision:
     code = torch.full((), reason, dtype=torch.uint8, device=more_BHMS.device)
     return replace(
         decision,

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from saa_core.attach import attach
 from saa_core.data import fetch
@@ -16,6 +15,7 @@ from saa_core.families import family_named
 from saa_core.gates.files import read_gates
 from saa_core.model import Model
 from saa_core.task import SIDES, put_task, read_task
+from saa_core.types import StepProgress
 
 
 def load(
@@ -27,7 +27,7 @@ def load(
     adapter: str | os.PathLike[str] | None = None,
     task: str | os.PathLike[str] | None = None,
     side: Literal["auto", "sparse", "dense"] = "auto",
-    progress: fetch.Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> Model:
     """Loads a model and attaches gates; fetches a pinned model once if it is missing.
 
@@ -50,6 +50,8 @@ def load(
         FetchError: a pinned model could not be downloaded or verified.
         GateError: the gate folder is broken or made for another model.
     """
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
     target = pick_device(device)
     if side not in ("auto", *SIDES):
         raise ModelError(choice("side", side, ("auto", *SIDES)))
@@ -87,9 +89,9 @@ def load(
     if gates is None and pinned and (shipped / "gates.json").is_file():
         gates = shipped
     if lora is not None:
-        hf = _merged(hf, lora, "adapter")
+        hf = _merge(hf, lora, "adapter")
     if folder is not None:
-        hf = _merged(hf, folder / side, "task")
+        hf = _merge(hf, folder / side, "task")
     model = attach(hf.to(target).eval(), tokenizer, gates=gates)
     found = None
     if folder is not None and about is not None and family.pack is not None:
@@ -127,14 +129,14 @@ def _shipped_folder(kind: str, model: str, given: str | os.PathLike[str]) -> Pat
     for folder in (shipped / path, path) if len(path.parts) == 1 else (path,):
         if (folder / mark).is_file():
             return folder
-    known = fetch.shipped(f"{kind}s", model)
+    known = fetch.list_shipped(f"{kind}s", model)
     raise ModelError(
         f"{kind}={str(given)!r} is neither a folder with {mark} nor shipped for "
         f"model={model!r}; shipped: {', '.join(known) or 'none'}"
     )
 
 
-def _merged(hf: Any, folder: Path, argument: str) -> Any:
+def _merge(hf: Any, folder: Path, argument: str) -> Any:
     """The model with the adapter added to its weights; the adapter itself is gone."""
     from peft import PeftModel  # here: importing it takes a second
 

@@ -1,5 +1,7 @@
 """A Hugging Face model with its gates, its tokenizer and its task, and what is known about them."""
 
+import hashlib
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,9 @@ from saa_core.gates.pair import PairGate
 from saa_core.gates.reliability import Reliability
 from saa_core.task import Task
 from saa_core.types import Policy
+
+GATES = re.compile(r"\bsaa_(token_)?gate\b")
+"""Names of parameters that a dense run does not use."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,8 @@ class Model:
         found = self.tokenizer(text, verbose=False, add_special_tokens=self.causal)["input_ids"]
         return list(found)
 
-    def framed(self, ids: Sequence[int]) -> list[int]:
-        """A window of token ids as the model wants it: an encoder's between its special tokens.
+    def frame(self, ids: Sequence[int]) -> list[int]:
+        """A window of token ids as the model takes it: an encoder's between its special tokens.
 
         The frame takes the place of the first and last token, so that lengths stay what they are.
         """
@@ -122,7 +127,40 @@ class Model:
             return list(ids)
         return [self.tokenizer.cls_token_id, *ids[1:-1], self.tokenizer.sep_token_id]
 
+    def framed(self, ids: Sequence[int]) -> list[int]:
+        """Deprecated name of ``frame``."""
+        warnings.warn("Model.framed is now Model.frame", DeprecationWarning, stacklevel=2)
+        return self.frame(ids)
+
     @property
     def gates(self) -> list[PairGate]:
         """The gates, in layer order."""
         return [module.saa_gate for module in family_of(self.hf).attentions(self.hf)]  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Everything that a figure of a model depends on, as sha256.
+
+    Args:
+        weights: names and values of all parameters that a dense run uses, a task's head included.
+        gates: those of pair and token gates, and each layer's slack.
+        dtype: of the weights; the same model in another one has other weights.
+    """
+
+    weights: str
+    gates: str
+    dtype: str
+
+
+def fingerprint(model: Model) -> Fingerprint:
+    """Reads every weight once: about a second per GiB."""
+    weights, gates = hashlib.sha256(), hashlib.sha256()
+    modules = [model.hf] if model.task is None else [model.hf, model.task.head]
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            part = weights if GATES.search(name) is None else gates
+            part.update(name.encode())
+            part.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    gates.update(repr([gate.calibration for gate in model.gates]).encode())
+    return Fingerprint(weights.hexdigest(), gates.hexdigest(), str(model.dtype))

@@ -2,7 +2,7 @@
 
 A folder holds two low-rank adapters in PEFT's format: ``dense`` (fine-tuned for the task, drops nothing;
 what everything is compared with) and ``sparse`` (trained on with the gates), a head for each, the
-gates, and task.json. Knows files and modules; knows nothing about texts or training.
+gates, and task.json.
 """
 
 import json
@@ -39,7 +39,7 @@ class Task:
         shares: lowest and highest share of the token work that the gates were trained for.
         longest: tokens that texts were cut to.
         training, evaluation: as stored with the task.
-        side: that the model is, one of SIDES.
+        side: which of SIDES the model is.
         folder: where both sides lie.
     """
 
@@ -62,7 +62,7 @@ class Task:
             return logits.float().softmax(-1)
 
     def least_margin(self, policy: Policy | None) -> float:
-        """How far the two most probable labels have to be apart, so that the dense side is not asked."""
+        """How far the two most probable labels have to be apart, so that the reference model is not asked."""
         if self.side == "dense" or policy is None or policy.guard is None:
             return 0.0
         return policy.guard.margin

@@ -4,8 +4,8 @@ they are made; they need no PyTorch.
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from saa_core.errors import PolicyError, choice
@@ -31,6 +31,12 @@ KEPT = (GATE, SINK, LOCAL, DENSE, FORCED, TAIL, PROBE)
 
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+StepProgress = Callable[[str, int, int], None]
+"""Called with (what is being done, done, total)."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Guard:
             what the bound needs at least.
         seed: of the draw.
         margin: classification: where the two most probable labels are less than this apart in
-            probability, the task's dense side answers instead. In [0, 1]; 0 never asks it, 1 always.
+            probability, the task's reference model answers instead. In [0, 1]; 0 never asks it, 1 always.
 
     Raises:
         PolicyError: a value is outside its range, or nothing is checked.
@@ -132,7 +138,7 @@ class Guard:
 
 @dataclass(frozen=True)
 class Policy:
-    """What a user may move per call.
+    """Settings of one call.
 
     Args:
         mass: share of the predicted attention mass to keep in each row, in (0, 1]; 1.0 keeps all.
@@ -257,6 +263,22 @@ class Policy:
         value = self.mass if self.budget is None else self.budget
         assert value is not None
         return value
+
+    def with_aim(self, rule: str, aim: float) -> "Policy":
+        """The same policy that aims at another value, under the same rule or another.
+
+        Args:
+            rule: "mass" or "budget".
+            aim: see :class:`Policy` under that name.
+
+        Raises:
+            PolicyError: the rule is not known, or the value is out of its range.
+        """
+        if rule not in ("mass", "budget"):
+            raise PolicyError(choice("rule", rule, ("mass", "budget")))
+        values: dict[str, float | None] = {"mass": None, "budget": None} | {rule: aim}
+        named = self.rule if rule == self.rule_name else "auto"
+        return replace(self, mass=values["mass"], budget=values["budget"], rule=named)
 
     def falls_back(self, length: int) -> bool:
         """True where a text of ``length`` tokens is computed densely instead."""

@@ -1,7 +1,14 @@
-"""Shared fixtures: the real small model, small random models, and random problems for kernels."""
+"""Shared fixtures: the real small models, small random ones, one served app; and which tests need which of them.
+
+Marks decide what `scripts/check quick|test|all` runs. A test that takes one of the fixtures below is marked here; one
+that loads a model or starts Chromium in another way marks itself, and without models (SAA_NO_MODELS=1, as `quick` runs)
+a test that forgot to fails with a sentence.
+"""
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,6 +31,7 @@ from transformers import (
 import saa_core as saa
 from benchmarks.page.browser import CHROMIUM, serve
 from saa_core.data import fetch
+from saa_core.store import Store
 
 TINY = {
     "vocab_size": 97,
@@ -53,6 +61,37 @@ CONFIGS = {
 }
 """Configuration and what it needs beside TINY, per supported model type."""
 ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert", "modernbert")
+MARKED_BY_FIXTURE = {
+    "smollm2": "model",
+    "minilm": "model",
+    "chromium": "browser",
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in getattr(item, "fixturenames", ()):
+            if name in MARKED_BY_FIXTURE:
+                item.add_marker(MARKED_BY_FIXTURE[name])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_models() -> Iterator[None]:
+    """Without models nothing loads one; a test that does lacks a mark."""
+    if os.environ.get("SAA_NO_MODELS") != "1":
+        yield
+        return
+    real, pinned = fetch.fetch_model, set(fetch.models())
+
+    def refuse(alias: str, *given: object) -> Path:
+        if alias in pinned:
+            pytest.fail(f"SAA_NO_MODELS=1, and this test loads {alias}: mark it `model`")
+        return real(alias, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fetch, "fetch_model", refuse)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -113,16 +152,36 @@ def chromium() -> None:
     pytest.skip(f"{CHROMIUM} does not exist")
 
 
-@pytest.fixture(scope="module")
-def address(chromium: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of its own on a free loopback port, with a store of its own."""
+@dataclass(frozen=True)
+class Server:
+    address: str
+    store: Path
+    log: Path
+
+
+@pytest.fixture(scope="session")
+def server(chromium: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The app on a free loopback port, once for all tests: its models are loaded and warm only once."""
     folder = tmp_path_factory.mktemp("server")
-    log = folder / "log.txt"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAA_STORE", str(folder / "store"))
-        with serve(log) as (address, _):
-            yield address
-    assert "Traceback" not in log.read_text(), log.read_text()[-3000:]
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # for the new process only
+            patch.setenv("SAA_STORE", str(folder / "store"))
+            served = stack.enter_context(serve(folder / "log.txt"))
+        yield Server(served.address, folder / "store", folder / "log.txt")
+
+
+@pytest.fixture
+def address(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where the app is, over a store that is empty at first and shared with this process."""
+    monkeypatch.setenv("SAA_STORE", str(server.store))
+    said = server.log.stat().st_size
+    yield server.address
+    store = Store(server.store)
+    store.delete(*store.ids())
+    for query in store.queries():
+        store.save_query(query, None)
+    new = server.log.read_bytes()[said:].decode(errors="replace")
+    assert "Traceback" not in new, new[-3000:]
 
 
 @pytest.fixture

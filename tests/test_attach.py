@@ -269,6 +269,7 @@ def test_half_precision_weights_decide_and_attend_in_float32(tiny):
     assert seen
 
 
+@pytest.mark.slow  # the doctor compiles for the processor that is feigned
 @pytest.mark.parametrize(("capability", "fast"), [("AVX512", True), ("AVX2", False)])
 def test_bfloat16_is_fast_only_where_the_cpu_can_do_it(monkeypatch, capability, fast):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)

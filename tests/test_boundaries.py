@@ -1,8 +1,10 @@
-"""Who may import whom, seen from a fresh process; and the public names."""
+"""Who may import whom, read from the files; what a fresh process loads; and the public names."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,95 +12,160 @@ import pytest
 import saa_core
 
 ROOT = Path(__file__).parent.parent
-LEVELS = """
-align errors exact files inputs native reliability types
-audited fetch gates guard kernels notebook record rules sla tables token_gates trace trace_check
-attention
-attach families gate_files task
-damage packed runner work
-audit audit_figures bars classify cli cli_audit cli_inputs cli_models cli_records cli_reliability cli_tasks cli_tune corpora costs decisions deck difference doctor \
-effects explain losses measure policy_file promise report slices store summary tradeoff train tune tune_files
-"""
-CHARTS = """
-palette provenance token_labels
-audit_charts exports head_charts label_charts map_picture pair_charts time_charts trust_charts
-arc_chart difference_charts
-"""
+ROOMS = (
+    *("errors", "files", "exact", "bounds", "types", "pairs", "native", "data"),
+    *("gates", "rules", "kernels", "trace", "families", "guard", "task", "attention"),
+    *("store", "report", "model", "attach", "loading", "deck", "run", "explain", "train"),
+    *("certify", "audit", "cli"),
+)
+"""Modules and folders of saa_core from the ground up: each imports only what stands before it."""
+APP_ROOMS = (
+    *("text", "run_page", "charts", "live", "service", "export", "state", "components", "views"),
+)
+"""The same of app. main.py and router.py are what is served, and import anything."""
+MOST_MODULES, MOST_IN_CORE = 14, 12
 
 
-def by_name(lines: str) -> dict[str, int]:
-    return {name: index for index, line in enumerate(lines.split("\n")) for name in line.split()}
+def modules(package: str) -> dict[str, Path]:
+    """The files of a package by the name under which they are imported."""
+    found = {}
+    for file in (ROOT / package).rglob("*.py"):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
 
 
-LEVEL, CHART = by_name(LEVELS), by_name(CHARTS)
-
-
-def imports(file: Path) -> set[str]:
-    """Modules of saa_core that a file imports, by their first name below the package."""
-    found = set()
+def imports(file: Path, known: dict[str, Path]) -> Iterator[str]:
+    """Modules among ``known`` that a file imports, also inside functions and for types only."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("saa_core"):
-            below = node.module.split(".")[1:]
-            found |= {below[0]} if below else {alias.name for alias in node.names}
-    return found & set(LEVEL)
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            while name and name not in known:
+                name = name.rpartition(".")[0]
+            if name:
+                yield name
 
 
-def test_every_module_has_a_level():
+def room(module: str) -> str:
+    """The folder or module directly below the package."""
+    return module.split(".")[1] if "." in module else module
+
+
+def upward(package: str, rooms: tuple[str, ...]) -> list[str]:
+    """Imports that do not go from a room to one below it."""
+    known, rank = modules(package), {name: at for at, name in enumerate(rooms)}
+    return [
+        f"{module} imports {other}"
+        for module, file in known.items()
+        for other in imports(file, known)
+        if room(module) in rank
+        and room(module) != room(other)
+        and rank.get(room(other), len(rank)) >= rank[room(module)]
+    ]
+
+
+def test_every_room_has_a_rank():
     names = {path.stem for path in (ROOT / "saa_core").iterdir() if path.name != "__pycache__"}
-    assert names - {"__init__"} == set(LEVEL)
+    assert names - {"__init__", "py"} == set(ROOMS)
+    own = {path.stem for path in (ROOT / "app").iterdir() if path.name != "__pycache__"}
+    assert own - {"__init__", "main", "router"} == set(APP_ROOMS)
+
+
+def test_imports_point_down():
+    assert upward("saa_core", ROOMS) == []
+    assert upward("app", APP_ROOMS) == []
 
 
 @pytest.mark.parametrize(
-    "file", sorted((ROOT / "saa_core").rglob("*.py")), ids=lambda path: path.stem
+    "line", ["from saa_core.run import text", "def f():\n    import saa_core.cli.main"]
 )
-def test_imports_point_one_way(file):
-    if file == ROOT / "saa_core" / "__init__.py":
-        return
-    own = file.relative_to(ROOT / "saa_core").parts[0].removesuffix(".py")
-    for other in imports(file) - {own}:
-        assert LEVEL[other] <= LEVEL[own], f"{own} imports {other}"
-    if own in ("rules", "kernels"):
-        assert not imports(file) & ({"rules", "kernels"} - {own})
+def test_a_planted_upward_import_is_found(line, tmp_path, monkeypatch):
+    folder = tmp_path / "saa_core"
+    for name in ("rules", "run", "cli"):
+        (folder / name).mkdir(parents=True)
+    (folder / "run" / "text.py").touch()
+    (folder / "cli" / "main.py").touch()
+    (folder / "rules" / "mass.py").write_text(line)
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    (found,) = upward("saa_core", ROOMS)
+    assert found.startswith("saa_core.rules.mass imports saa_core.")
+
+
+@pytest.mark.parametrize("package", ["saa_core", "app"])
+def test_no_circle_between_files(package):
+    known = modules(package)
+    arrows = {name: set(imports(file, known)) - {name} for name, file in known.items()}
+    arrows[package] = set()  # the list of public names, which imports only what is asked for
+    TopologicalSorter(arrows).prepare()  # raises CycleError with the circle
+
+
+def test_folders_stay_small():
+    for package in ("saa_core", "app"):
+        for folder in {file.parent for file in modules(package).values()}:
+            count = sum(1 for file in folder.glob("*.py") if file.name != "__init__.py")
+            most = MOST_IN_CORE if folder == ROOT / "saa_core" else MOST_MODULES
+            assert count <= most, f"{folder} holds {count} modules"
+
+
+def test_rules_and_kernels_never_import_each_other():
+    known = modules("saa_core")
+    for name, other in (("rules", "kernels"), ("kernels", "rules")):
+        for module, file in known.items():
+            if room(module) == name:
+                assert other not in {room(found) for found in imports(file, known)}
+
+
+def test_nothing_imports_the_app():
+    for package in ("saa_core", "benchmarks"):
+        for file in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and node.module:
+                    assert node.module.partition(".")[0] != "app", file
 
 
 def test_the_core_needs_no_user_interface():
-    code = "import sys, saa_core, saa_core.cli; print(' '.join(sys.modules))"
+    code = "import sys, saa_core, saa_core.cli.main; print(' '.join(sys.modules))"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout.split()
-    assert not {"streamlit", "altair", "pandas", "session", "palette"} & set(loaded)
+    assert not {"streamlit", "altair", "pandas", "app"} & set(loaded)
 
 
-def test_only_session_loads_or_runs():
+CLIENT = ("service.py", "live/models.py", "live/passes.py")
+
+
+def test_only_the_client_loads_or_runs():
     """Pages and components read traces; they never reach for a model."""
     for file in (ROOT / "app").rglob("*.py"):
         text = file.read_text(encoding="utf-8")
-        if file.name != "session.py":
-            for call in ("saa.load(", "saa.run(", "saa.measure(", "saa.generate("):
+        if file.relative_to(ROOT / "app").as_posix() not in CLIENT:
+            for call in ("saa.load(", "saa.run(", "saa.measure(", "saa.generate(", "execute("):
                 assert call not in text, f"{file.name} uses {call}"
 
 
-@pytest.mark.parametrize("name", CHART)
-def test_charts_know_no_page(name):
-    """Words and theme come as arguments; of one another they import only what is a line above."""
-    file = ROOT / "app" / f"{name}.py"
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add(node.module.partition(".")[0])
-    assert not found & {"streamlit", "session", "components"}
-    for other in found & set(CHART):
-        assert CHART[other] < CHART[name], f"{name} imports {other}"
+def test_charts_and_client_know_no_page():
+    """Words and theme come as arguments: neither imports Streamlit."""
+    folders = (ROOT / "app" / "charts", ROOT / "app" / "live")
+    files = [*(file for folder in folders for file in folder.glob("*.py"))]
+    files.append(ROOT / "app" / "service.py")
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert "import streamlit" not in text, file
+        assert "from streamlit" not in text, file
 
 
-def test_every_module_of_charts_is_listed():
-    assert {path.stem for path in (ROOT / "app").glob("*_charts.py")} <= set(CHART)
-
-
-VALUES = "Call Comparison Force Guard Model Policy Certificate REASONS RiskLimit Spec Store StoredPolicy Timing Trace TrainConfig TrainStep JointConfig JointStep"
-ERRORS = "DeckError FetchError GateError KernelError ModelError PolicyError SAAError StoreError TextError TraceError"
+VALUES = (
+    "Call Certificate Comparison Force Guard JointConfig JointStep Model Policy REASONS RiskLimit Spec "
+    "Store StoredPolicy Timing Trace TrainConfig TrainStep"
+)
+ERRORS = (
+    "DeckError FetchError GateError KernelError ModelError PolicyError SAAError StoreError TextError "
+    "TraceError"
+)
 FUNCTIONS = (
     "attach certify_policy compare detach generate load load_policy measure run save_adapter save_gates "
     "save_policy train_gates train_joint"
@@ -106,7 +173,27 @@ FUNCTIONS = (
 
 
 def test_public_names():
-    assert set(saa_core.__all__) == set(f"{VALUES} {ERRORS} {FUNCTIONS}".split())
-    assert all(hasattr(saa_core, name) for name in saa_core.__all__)
+    names = f"{VALUES} {ERRORS} {FUNCTIONS}".split()
+    assert set(saa_core.__all__) == set(names)
     for name in ERRORS.split():
         assert issubclass(getattr(saa_core, name), saa_core.SAAError)
+
+
+def test_functions_stay_reachable_beside_rooms_of_their_name():
+    """Importing the rooms `attach` and `run` must not put them in place of the functions."""
+    code = (
+        "import saa_core.attach, saa_core.run.text, saa_core, importlib\n"
+        "importlib.import_module('saa_core.run.timing')\n"
+        "for name in saa_core.__all__: getattr(saa_core, name)\n"
+        "assert callable(saa_core.run) and callable(saa_core.attach)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("Sla", "RiskLimit"), ("Promise", "Certificate"), ("choose_policy", "certify_policy")],
+)
+def test_names_of_before_still_work_and_say_so(old, new):
+    with pytest.warns(DeprecationWarning, match=new):
+        assert getattr(saa_core, old) is getattr(saa_core, new)

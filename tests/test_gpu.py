@@ -7,13 +7,16 @@ import pytest
 import torch
 
 import saa_core as saa
-from saa_core.kernels import KERNELS, native_refuses
-from saa_core.pairs import Allowed
+from saa_core.errors import KernelError
+from saa_core.kernels import KERNELS, flex, native_refuses
+from saa_core.kernels.flex import graph_count
+from saa_core.native import compile_seconds
 from saa_core.run.classify import classify
-from tests.problems import problem
+from tests.problems import Problem, problem
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.model,
     pytest.mark.timeout(600),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
@@ -36,6 +39,20 @@ def on_gpu() -> saa.Model:
     return saa.load("smollm2", device="cuda", dtype=torch.float32)
 
 
+def on_cuda(p: Problem) -> Problem:
+    """The same problem on the GPU."""
+    device = torch.device("cuda")
+    moved = {
+        field.name: value.to(device)
+        for field in fields(p.decision)
+        if isinstance(value := getattr(p.decision, field.name), torch.Tensor)
+    }
+    mask = None if p.allowed.mask is None else p.allowed.mask.to(device)
+    allowed = replace(p.allowed, device=device, mask=mask)
+    q, k, v = (x.to(device) for x in (p.q, p.k, p.v))
+    return Problem(q, k, v, allowed, replace(p.decision, **moved), p.scale)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("kernel", "block"), KERNEL_BLOCKS)
 @torch.no_grad()
@@ -43,17 +60,44 @@ def test_kernels_equal_the_reference(kernel, block, dtype):
     p = problem(700, batch=2, heads=9, key_heads=3, size=64, block=block, mask="left")
     rounded = [x.to(dtype).float() for x in (p.q, p.k, p.v)]
     expected = KERNELS["reference"](*rounded, p.decision, p.allowed, p.scale)
-    device = torch.device("cuda")
-    moved = {
-        field.name: value.to(device)
-        for field in fields(p.decision)
-        if isinstance(value := getattr(p.decision, field.name), torch.Tensor)
-    }
-    assert p.allowed.mask is not None
-    allowed = Allowed(700, 700, True, device, p.allowed.mask.to(device))
-    q, k, v = (x.to(device, dtype) for x in (p.q, p.k, p.v))
-    found = KERNELS[kernel](q, k, v, replace(p.decision, **moved), allowed, p.scale).cpu().float()
+    here = on_cuda(p)
+    q, k, v = (x.to(dtype) for x in (here.q, here.k, here.v))
+    found = KERNELS[kernel](q, k, v, here.decision, here.allowed, p.scale).cpu().float()
     assert (found - expected).norm() < (1e-3 if dtype == torch.float32 else 2e-2) * expected.norm()
+
+
+@torch.no_grad()
+def test_flex_compiles_once_for_changing_lengths_and_masks():
+    def run(length, **changes):
+        p = on_cuda(problem(length, **{"heads": 6, "key_heads": 3, "size": 32} | changes))
+        flex(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
+        return p
+
+    for length in (300, 420):
+        run(length)
+    graphs = graph_count()
+    for length in (64, 100, 333, 512, 777, 1024):
+        run(length, mass=0.6)
+    run(150, batch=2, mask="left")
+    p = run(256)
+    strided = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (p.q, p.k, p.v)]
+    flex(*strided, p.decision, p.allowed, p.scale)  # as a model hands them over
+    assert graph_count() == graphs
+    assert compile_seconds
+
+
+@torch.no_grad()
+def test_flex_never_runs_unfused():
+    """Past Dynamo's limit the engine would quietly become slower than dense; it must raise."""
+    limit = torch._dynamo.config.recompile_limit
+    torch._dynamo.config.recompile_limit = 1
+    try:
+        shapes = [{"heads": heads, "key_heads": 2, "size": 16} for heads in (2, 4, 8, 10)]
+        problems = [on_cuda(problem(128, **shape)) for shape in shapes]
+        with pytest.raises(KernelError, match="unfused"):
+            _ = [flex(p.q, p.k, p.v, p.decision, p.allowed, p.scale) for p in problems]
+    finally:
+        torch._dynamo.config.recompile_limit = limit
 
 
 def test_the_native_kernel_says_that_it_runs_elsewhere():

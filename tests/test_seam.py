@@ -16,7 +16,6 @@ from transformers import (
     DynamicCache,
     FalconConfig,
     GPT2Config,
-    QuantizedCache,
     StaticCache,
     T5Config,
 )
@@ -579,14 +578,3 @@ def test_generate_refuses_by_name_what_it_cannot_follow(given, says):
     saa.attach(hf)
     with pytest.raises(saa.PolicyError, match=says):
         hf.generate(IDS, saa=given, max_new_tokens=2)
-
-
-def test_caches_that_need_a_library_are_left_to_transformers():
-    """A quantised cache works as any other where its library is there, and says so where it is not."""
-    hf = make("llama")
-    saa.attach(hf)
-    try:
-        cache = QuantizedCache("hqq", hf.config)
-    except ImportError:
-        pytest.skip("hqq is not installed")
-    hf(IDS, past_key_values=cache, saa=saa.Call(ALL))

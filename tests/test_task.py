@@ -54,14 +54,14 @@ def reviews(count: int) -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, minilm):
     """A task that was trained by the command line on a user's own table, on the real MiniLM."""
     place = tmp_path_factory.mktemp("task")
     table = place / "mine.csv"
     with table.open("w", newline="") as stream:
         csv.writer(stream).writerows([("text", "label"), *reviews(240)])
     command = ["train-task", str(table), "--out", str(place / "tone"), "--steps", "40", "60"]
-    assert cli.main([*command, "--batch", "16", "--rate", "0.0005", "--longest", "48"]) == 0
+    assert cli([*command, "--batch", "16", "--rate", "0.0005", "--longest", "48"]) == 0
     return place / "tone"
 
 
@@ -167,7 +167,8 @@ def shipped(name):
     return (saa.load("minilm", task=name, side=side, device="cpu") for side in ("dense", "sparse"))
 
 
-@pytest.mark.parametrize("name", fetch.shipped("tasks", "minilm"))
+@pytest.mark.model
+@pytest.mark.parametrize("name", fetch.list_shipped("tasks", "minilm"))
 def test_what_ships_is_small_does_less_and_is_wrong_where_the_gallery_says_so(name):
     folder = fetch.assets() / "tasks" / "minilm" / name
     for side in ("dense", "sparse"):
@@ -184,6 +185,7 @@ def test_what_ships_is_small_does_less_and_is_wrong_where_the_gallery_says_so(na
     assert all(prediction.flops_share < 0.8 for prediction in found)
 
 
+@pytest.mark.model
 def test_what_questions_ask_for():
     asked = {
         "Where was the treaty signed? [SEP] Paris": "location",
@@ -352,18 +354,18 @@ def test_classify_from_the_command_line(folder, tmp_path, capsys, monkeypatch):
     rows = reviews(6)
     table.write_text("".join(json.dumps({"say": text}) + "\n" for text, _ in rows))
     base = ["classify", "--task", str(folder), "--tokens", "0.6"]
-    assert cli.main([*base, str(table), "--column", "say", "--out", str(out)]) == 0
+    assert cli([*base, str(table), "--column", "say", "--out", str(out)]) == 0
     written = list(csv.DictReader(out.open()))
     assert [row["text"] for row in written] == [text for text, _ in rows]
     assert {row["label"] for row in written} <= {"good", "bad"}
     assert all(0 < float(row["flops_share"]) < 1 for row in written)
     assert "work done:" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdin", open(table))  # noqa: SIM115
-    assert cli.main([*base, "-"]) == 0
+    assert cli([*base, "-"]) == 0
     assert "%" in capsys.readouterr().out
-    assert cli.main([*base, str(table)]) == 1
+    assert cli([*base, str(table)]) == 1
     assert "column 'text' is missing; the columns are: say" in capsys.readouterr().err
-    assert cli.main(["classify", "--task", "nothing", str(table), "--column", "say"]) == 1
+    assert cli(["classify", "--task", "nothing", str(table), "--column", "say"]) == 1
     assert (
         "task='nothing' is neither a folder with task.json nor shipped" in capsys.readouterr().err
     )

@@ -4,17 +4,15 @@ Blue is a pair that both keep and grey one that neither does, as everywhere; ver
 only A keeps and purple one that only B keeps. A and B are also written wherever there is room.
 """
 
-import io
 from collections.abc import Sequence
 
 import altair as alt
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from app.charts.head import grid_of_heads
-from app.charts.map_picture import pool
+from app.charts.map_picture import png_bytes, pool
 from app.charts.pair import Frame, pair_rows, pairs_chart, parts
 from app.charts.palette import RECTS, palette, rgb
 from app.text import Words
@@ -35,7 +33,7 @@ DRAWN = 20
 """Flips whose margins are drawn."""
 
 
-def measured(found: Difference, measure: str) -> NDArray[np.float64]:
+def measure_heads(found: Difference, measure: str) -> NDArray[np.float64]:
     """One share of the compared pairs per layer and head, [L, H]."""
     count = {
         "differs": found.only_first + found.only_second,
@@ -54,7 +52,7 @@ def grid(
     L, H = found.both.shape
     rows = pd.DataFrame(
         {"layer": np.repeat(np.arange(L), H), "head": np.tile(np.arange(H), L)}
-        | {name: measured(found, name).ravel() for name in MEASURES}
+        | {name: measure_heads(found, name).ravel() for name in MEASURES}
     ).head(RECTS)
     rows["value"] = rows[measure]
     rows["chosen"] = (rows.layer == chosen[0]) & (rows["head"] == chosen[1])
@@ -85,11 +83,7 @@ def overview_png(codes: NDArray[np.uint8], dark: bool) -> bytes:
     total = differ + both + neither
     strength = np.where(differ > 0, 0.4 + 0.6 * differ / np.maximum(total, 1), 0)[..., None]
     mixed = (1 - strength) * same + strength * other
-    alpha = np.where(total > 0, 255, 0)[..., None]
-    picture = Image.fromarray(np.concatenate([mixed, alpha], -1).round().astype(np.uint8), "RGBA")
-    out = io.BytesIO()
-    picture.save(out, "PNG")
-    return out.getvalue()
+    return png_bytes(mixed, total > 0)
 
 
 def window(

@@ -32,10 +32,20 @@ def overview_png(trace: Trace, layer: int, head: int, dark: bool) -> bytes:
     forced = (pool(always) / np.maximum(kept, 1))[..., None]
     blue = (1 - forced) * rgb(colours.kept) + forced * rgb(colours.kept_always)
     mixed = (1 - strength) * rgb(colours.dropped) + strength * blue
-    alpha = np.where(allowed > 0, 255, 0)[..., None]
-    picture = Image.fromarray(np.concatenate([mixed, alpha], -1).round().astype(np.uint8), "RGBA")
+    return png_bytes(mixed, allowed > 0)
+
+
+def png_bytes(colours: NDArray[np.float64], shown: NDArray[np.bool_]) -> bytes:
+    """Dots as a PNG file.
+
+    Args:
+        colours: red, green and blue from 0 to 255, [M, S, 3].
+        shown: False is transparent, [M, S].
+    """
+    alpha = np.where(shown, 255, 0)[..., None]
+    dots = np.concatenate([colours, alpha], -1).round().astype(np.uint8)
     out = io.BytesIO()
-    picture.save(out, "PNG")
+    Image.fromarray(dots, "RGBA").save(out, "PNG")
     return out.getvalue()
 
 

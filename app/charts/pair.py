@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from app.charts.palette import FORCED, RECTS, palette
-from app.charts.token_labels import labels, prefixed
+from app.charts.token_labels import labels, prefix
 from app.text import Words
 from saa_core import REASONS, Trace
 
@@ -96,8 +96,8 @@ def pair_rows(
         {
             "q": q,
             "k": k,
-            "query": [prefixed(at, names) for at in q],
-            "key": [prefixed(at, names) for at in k],
+            "query": [prefix(at, names) for at in q],
+            "key": [prefix(at, names) for at in k],
             "q_token": [names[at] for at in q],
             "k_token": [names[at] for at in k],
             "chosen": [(int(a), int(b)) == chosen for a, b in zip(q, k, strict=True)],
@@ -124,8 +124,8 @@ def pairs_chart(
     rows = rows.sort_values("chosen", kind="stable")  # drawn last, its frame lies on top
     names = labels(trace)
     side = range(frame.size)
-    q_names = [prefixed(frame.q + at, names) for at in side if frame.q + at < trace.queries]
-    k_names = [prefixed(frame.k + at, names) for at in side if frame.k + at < trace.keys]
+    q_names = [prefix(frame.q + at, names) for at in side if frame.q + at < trace.queries]
+    k_names = [prefix(frame.k + at, names) for at in side if frame.k + at < trace.keys]
     step = 480 / frame.size
     axis: dict[str, Any] = {
         "labelExpr": "slice(datum.label, 6)",

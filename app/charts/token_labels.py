@@ -1,4 +1,4 @@
-"""What a token is called in a chart or a table. Knows traces; knows no chart."""
+"""What a token is called in a chart or a table."""
 
 import collections
 
@@ -38,6 +38,6 @@ def visible(token: str) -> str:
     return bare or "␣"
 
 
-def prefixed(position: int, names: list[str]) -> str:
+def prefix(position: int, names: list[str]) -> str:
     """Repeated tokens stay apart; the axis cuts the first six characters off."""
     return f"{position:05d} {names[position]}"

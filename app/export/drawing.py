@@ -1,8 +1,7 @@
 """A Vega-Lite chart as PNG or SVG, drawn offline by vl-convert in a process of its own.
 
 Of its own, because the library ends its process where it meets what it did not expect (version 1.9 does
-so at a control character in a text), and that process must not be the one that serves the pages. Knows
-Vega-Lite as JSON; knows no view.
+so at a control character in a text), and that process must not be the one that serves the pages.
 """
 
 import subprocess

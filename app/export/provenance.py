@@ -1,7 +1,4 @@
-"""Where a view of a page comes from: run, model, policy, execution, versions, as JSON values.
-
-Knows runs and timings; knows no chart and no file.
-"""
+"""Where a view of a page comes from: run, model, policy, execution, versions, as JSON values."""
 
 import dataclasses
 import functools

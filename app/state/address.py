@@ -1,7 +1,7 @@
 """What of the page lies in its address, so that a link, a reload or the browser's back button shows
 the same again.
 
-Knows the address and session state. A text lies in the address by the name of its example, or in
+A text lies in the address by the name of its example, or in
 full where it is short; a trace of the store by its id. Only a model from the list is taken from an
 address.
 """
@@ -12,13 +12,15 @@ import re
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from saa_core import Force, PolicyError
+from saa_core import Force, Policy, PolicyError
 from saa_core.store.ids import is_id
 
 LONGEST_TEXT = 1500
 """Bytes of a text that may stand in an address."""
 LETTERS = {"L": "layer", "H": "head", "Q": "query", "K": "key"}
 MOST_FORCES = 50
+AIMS = {"mass": (0.5, 1.0), "budget": (0.01, 1.0)}
+"""What a rule can aim at on the page: lowest and highest."""
 PLACES = ("audit", "slice")
 """Where on the Dataset page; what does not exist is ignored there."""
 WHOLE = ("layer", "head", "q", "k", "window")
@@ -32,10 +34,10 @@ def read(models: tuple[str, ...], examples: dict[str, str], languages: tuple[str
         browser = (st.context.locale or "en")[:2]
         lang = state.get("spoken", address.get("lang", browser))
         state["lang"] = lang if lang in languages else "en"
-    if returned() and address.get("lang") in languages:
+    if went_back() and address.get("lang") in languages:
         state["lang"] = address["lang"]
     state["spoken"] = state["lang"]
-    if "visited" in state and not returned():
+    if "visited" in state and not went_back():
         return
     state["visited"] = True
     state.pop("policy_of", None)  # the address's settings are of the address's model
@@ -53,12 +55,9 @@ def read(models: tuple[str, ...], examples: dict[str, str], languages: tuple[str
         value = address.get(name, "")
         if value.isascii() and value.isdigit() and len(value) < 7:
             state[name] = int(value)
-    try:
-        mass = round(float(address.get("mass", "")), 2)
-    except ValueError:
-        mass = 0.0
-    if 0.5 <= mass <= 1.0:
-        state["mass"] = mass
+    for rule in AIMS:
+        if (aim := read_aim(rule)) is not None:
+            state[rule], state["rule"] = aim, rule
     for name in ("tokens", "guard", "margin"):
         with contextlib.suppress(ValueError):  # then the page begins with the default
             state[name] = round(float(address.get(name, "")), 2)
@@ -68,7 +67,26 @@ def read(models: tuple[str, ...], examples: dict[str, str], languages: tuple[str
         state["pending"] = True
 
 
-def returned() -> bool:
+def read_aim(rule: str, prefix: str = "") -> float | None:
+    """What a rule aims at by the address; None where it says nothing that can be used."""
+    low, high = AIMS[rule]
+    try:
+        aim = round(float(st.query_params.get(prefix + rule, "")), 2)
+    except ValueError:
+        return None
+    return aim if low <= aim <= high else None
+
+
+def aim_values(policy: Policy | None, prefix: str = "") -> dict[str, str | None]:
+    """Rule and aim of a policy as they stand in the address, under the name of the rule; the other
+    rule's is taken out."""
+    values: dict[str, str | None] = {prefix + rule: None for rule in AIMS}
+    if policy is not None:
+        values[prefix + policy.rule_name] = f"{policy.aim:.2f}"
+    return values
+
+
+def went_back() -> bool:
     """Whether this run of the page was asked for by the browser's back or forward button."""
     run = get_script_run_ctx()
     return run is not None and getattr(run, "is_history_navigation", False)

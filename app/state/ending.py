@@ -7,7 +7,8 @@ from typing import NoReturn
 
 
 class PageEnd(BaseException):
-    """No error: the page has nothing more to show. Passes by what looks out for errors."""
+    """No error: the page has nothing more to show. Derives from BaseException so that `except Exception`
+    does not catch it."""
 
 
 def end_page() -> NoReturn:

@@ -1,4 +1,4 @@
-"""The example texts of the gallery. Knows files; knows nothing of pages or models."""
+"""The example texts of the gallery."""
 
 import functools
 import tomllib

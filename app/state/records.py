@@ -1,7 +1,4 @@
-"""The store of traces as the pages see it: one store for all visitors, runs that are opened or kept.
-
-Knows the store and results; shows nothing.
-"""
+"""The store of traces as the pages see it: one store for all visitors, runs that are opened or kept."""
 
 import tempfile
 from collections.abc import Callable
@@ -13,6 +10,7 @@ from typing import TypeVar
 import pyarrow as pa
 import streamlit as st
 
+from app.live.values import Result
 from app.state import address as link
 from app.state import session
 from saa_core.files import store_dir
@@ -29,7 +27,7 @@ SECONDS = 10.0
 class Opened:
     """A run of the store: what came out, when it was recorded, and what was written about it."""
 
-    result: session.Result
+    result: Result
     recorded: datetime
     note: str
 
@@ -75,7 +73,7 @@ def _answer(
 
 
 def open_run(run: str) -> Opened:
-    """A run of the store with its recorded dense side, kept for this visitor.
+    """A run of the store with the recorded dense run of its text, kept for this visitor.
 
     Raises:
         StoreError, TraceError: there is none of this id, or its file is broken.
@@ -87,12 +85,12 @@ def open_run(run: str) -> Opened:
     sql = f"SELECT recorded, note, dense_id FROM runs WHERE id = {quoted(run)}"
     (about,) = store().query(sql).to_pylist()
     dense = None if about["dense_id"] is None else store().get(about["dense_id"])
-    opened = Opened(session.recorded(trace, run, dense), about["recorded"], about["note"])
+    opened = Opened(session.recorded_result(trace, run, dense), about["recorded"], about["note"])
     st.session_state["opened"] = (run, opened)
     return opened
 
 
-def exported(runs: list[str]) -> bytes:
+def export_runs(runs: list[str]) -> bytes:
     """The file that `Store.import_` reads. Raises StoreError."""
     with tempfile.TemporaryDirectory() as folder:
         return store().export(runs, Path(folder) / "saa-traces.zip").read_bytes()
@@ -109,7 +107,7 @@ def close() -> None:
     link.write(trace=None)
 
 
-def keep(result: session.Result) -> str:
+def keep(result: Result) -> str:
     """Adds both sides of a live result to the store; the id of the one with SAA.
 
     Raises:
@@ -123,7 +121,7 @@ def keep(result: session.Result) -> str:
     return run
 
 
-def kept_as(result: session.Result) -> str | None:
+def kept_as(result: Result) -> str | None:
     """The id under which this visitor has kept a result."""
     found = st.session_state.get("kept", {}).get(id(result.trace))
     return None if found is None or found[1] not in store().ids() else found[1]

@@ -1,17 +1,16 @@
-"""Every sentence a person reads, by language and key. Knows TOML files; knows nothing of pages.
+"""Every sentence a person reads, by language and key.
 
 `Words` looks keys up and formats numbers the way all pages write them.
 """
 
 import functools
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-LANGUAGES = {"en": "English", "ja": "日本語"}
-HERE = Path(__file__).parent
+from saa_core.report.sentences import LANGUAGES, sentences
+
+__all__ = ["LANGUAGES", "Words", "flatten", "load", "plain"]
 SPACE = "\N{NO-BREAK SPACE}"
 
 
@@ -57,8 +56,7 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 @functools.cache
 def load(lang: str) -> Words:
     """The sentences of "en" or "ja"."""
-    table = tomllib.loads((HERE / f"{lang}.toml").read_text(encoding="utf-8"))
-    return Words(lang, flatten(table))
+    return Words(lang, flatten(sentences(__name__, lang)))
 
 
 def plain(raw: str) -> str:

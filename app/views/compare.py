@@ -9,12 +9,13 @@ from app import text
 from app.components.compare import both_sides, side_choice
 from app.components.compare.differing import decisions
 from app.components.shared.message import failure
+from app.service import Client
 from app.state import session
 from app.state.ending import end_page
 
 words = text.load(st.session_state.lang)
 choice: session.Choice = st.session_state.choice
-client = session.Client()
+client = Client()
 
 st.title(words("page.compare"))
 st.caption(words("compare.tagline"))

@@ -12,10 +12,11 @@ from app import text
 from app.components.cost import cost as bill
 from app.components.shared.message import failure
 from app.export.provenance import about_timings
+from app.live.models import MODELS
 from app.state import address as link
 from app.state import session
 from app.state.ending import end_page
-from saa_core.run.costs import measured, saving
+from saa_core.run.costs import pair_timings, saving
 
 words = text.load(st.session_state.lang)
 choice: session.Choice = st.session_state.choice
@@ -27,8 +28,8 @@ if choice.model is None:
     end_page()
 link.write(
     lang=words.lang,
-    model=choice.name if choice.name in session.MODELS else None,
-    mass=f"{choice.policy.aim:.2f}",
+    model=choice.name if choice.name in MODELS else None,
+    **link.aim_values(choice.policy),
 )
 
 top = st.container()
@@ -38,7 +39,7 @@ try:
     timings = bill.source(choice, words)
     if not timings:
         end_page()
-    found = measured(timings)
+    found = pair_timings(timings)
     chosen = saving(bill.length(found, words), assumed)
 except Exception as error:
     failure(error, words, model=choice.name)

@@ -18,7 +18,7 @@ words = text.load(st.session_state.lang)
 st.title(words("page.dataset"))
 st.caption(words("dataset.tagline"))
 try:
-    which = audits.chosen(words)
+    which = audits.choose_audit(words)
     if which is None:
         st.info(words("dataset.nothing"))
         st.code("saa audit my_texts.jsonl --limit 100", language="sh")

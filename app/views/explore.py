@@ -4,6 +4,8 @@ A script that is read from top to bottom. It knows results and components; what 
 computed in figures.py, what it looks like in the chart modules.
 """
 
+from itertools import islice
+
 import streamlit as st
 
 from app import text
@@ -14,23 +16,17 @@ from app.components.shared import figures as numbers
 from app.components.shared.continuations import continuations
 from app.components.shared.keeping import keep_run
 from app.components.shared.maps import maps
-from app.components.shared.measured import measured
-from app.components.shared.outcome import (
-    add_times,
-    ask,
-    outcome,
-    warn_if_stale,
-    write_continuations,
-)
+from app.components.shared.measured import show_measurement
+from app.components.shared.outcome import add_times, ask, outcome, warn_if_stale
+from app.service import Client
 from app.state import session
 from app.state.ending import end_page
 from app.state.examples import gallery
-from saa_core.types import PAIR_LIMIT
 
 words = text.load(st.session_state.lang)
 state = st.session_state
 choice: session.Choice = state.choice
-client = session.Client()
+client = Client()
 
 
 st.title(words("app.title"))
@@ -69,48 +65,38 @@ if result is None:
 if result.request is not None and not state.get("linked", True):
     st.caption(words("explore.no_link"))
 
-# 3. What came out, in one sentence and four figures.
-trace = result.trace
-found = numbers.figures(result)
-if not trace.model.trained:
-    st.error(words("untrained.banner", model=text.plain(trace.model.name)))
+# 3. What came out, in one sentence and four figures; of the clock's rounds the first.
+if not result.trace.model.trained:
+    st.error(words("untrained.banner", model=text.plain(result.trace.model.name)))
 warn_if_stale(result, choice, words)
 top = st.empty()
 with top.container():
-    headline(found, result, words)
-if result.request is not None and result.timing is None:
-    result = add_times(result, client, words)
-    found = numbers.figures(result)
+    headline(numbers.figures(result), result, words)
+times = add_times(result, client, words)
+for result in islice(times, 1):
     with top.container():
-        headline(found, result, words)
+        headline(numbers.figures(result), result, words)
 
-guarding.acted(trace, words)
+guarding.note(result.trace, words)
 
-# 4. What each would write next. Over a long text both first read it again: there they write last of
-# all, when everything else can be read.
-continued = st.empty()
-writes = not numbers.is_encoder(result)
-at_once = len(trace.token_ids) <= PAIR_LIMIT
-if writes:
-    with continued.container():
-        continuations(result, words)
-    if at_once:
-        result = write_continuations(result, continued, client, words)
+# 4. What each would write next.
+if not numbers.is_encoder(result):
+    continuations(result, words)
 
 # Or, of a task: the labels, and what was crossed out on the way.
 crossed.labels(result, words)
 crossed.crossed_out(result, words)
 
 # The same in plain words.
-plain_words.explanation(found, result, words)
+plain_words.explanation(numbers.figures(result), result, words)
 
 # 5. and 6. Which pairs were kept, and why.
 maps(result, words)
 st.page_link("views/gate_map.py", label=words("explore.to_map"), icon=":material/grid_on:")
 
-# 7. How it was measured.
-measured(found, result, words)
+# 7. The other rounds, while all of this can be read, and how it was measured.
+for result in times:
+    with top.container():
+        headline(numbers.figures(result), result, words)
+show_measurement(numbers.figures(result), result, words)
 keep_run(result, words)
-
-if writes and not at_once:
-    write_continuations(result, continued, client, words)

@@ -10,12 +10,13 @@ from app import text
 from app.components.gate_map.explorer import explorer
 from app.components.shared.keeping import keep_run
 from app.components.shared.outcome import outcome
+from app.service import Client
 from app.state import session
 from app.state.ending import end_page
 
 words = text.load(st.session_state.lang)
 choice: session.Choice = st.session_state.choice
-client = session.Client()
+client = Client()
 
 st.title(words("page.gate_map"))
 st.caption(words("gate_map.tagline"))

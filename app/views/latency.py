@@ -10,11 +10,12 @@ from app import text
 from app.components.latency import latency as costs
 from app.components.shared.message import failure
 from app.components.shared.outcome import outcome
+from app.service import Client
 from app.state import session
 
 words = text.load(st.session_state.lang)
 choice: session.Choice = st.session_state.choice
-client = session.Client()
+client = Client()
 
 st.title(words("page.latency"))
 st.caption(words("latency.tagline"))

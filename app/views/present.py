@@ -15,10 +15,10 @@ words = text.load(st.session_state.lang)
 st.title(words("page.present"))
 st.caption(words("present.tagline"))
 try:
-    deck = slides.chosen_deck(words)
+    deck = slides.choose_deck(words)
     if deck is None:
         end_page()
-    step = slides.step_shown(deck, words)
+    step = slides.choose_step(deck, words)
     slides.draw_text(step, words)
     if step.view is not None:
         slides.draw_view(deck, step.view, words)

@@ -16,15 +16,15 @@ words = text.load(st.session_state.lang)
 st.title(words("page.traces"))
 st.caption(words("traces.tagline"))
 try:
-    runs_table.imported(words)
-    runs_table.broken(words)
+    runs_table.import_file(words)
+    runs_table.list_broken(words)
     if not records.store().ids():
         st.info(words("traces.nothing"))
         st.page_link(
             "views/explore.py", label=words("gate_map.to_explore"), icon=":material/edit_note:"
         )
         end_page()
-    found = runs_table.asked(words)
+    found = runs_table.ask(words)
     if found is not None:
         runs_table.table(found, words)
         runs_table.actions(words)

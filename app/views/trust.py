@@ -10,12 +10,13 @@ from app import text
 from app.components.shared.message import failure
 from app.components.shared.outcome import ask, outcome, warn_if_stale
 from app.components.trust import rare, trust
+from app.service import Client
 from app.state import session
 from app.state.examples import gallery
 
 words = text.load(st.session_state.lang)
 choice: session.Choice = st.session_state.choice
-client = session.Client()
+client = Client()
 
 st.title(words("page.trust"))
 st.caption(words("trust.tagline"))
@@ -55,7 +56,7 @@ else:
             st.info(words("trust.not_yet"))
         else:
             trust.outcome(found, words)
-            trust.promise(found.guarded.events, trust.missed(found.guarded), words)
+            trust.promise(found.guarded.events, trust.missed_mass(found.guarded), words)
             trust.events_table(found.guarded.events, words)
             trust.cost(found, words)
     except Exception as error:

@@ -40,7 +40,7 @@ class Run:
     """One trace to record, of a text of the gallery.
 
     Args:
-        changes: of the model's shipped policy; None is dense attention, of a task its dense side.
+        changes: of the model's shipped policy; None is dense attention, of a task its reference model.
         record: "full", or "summary" where only figures are shown.
         characters: of the text, from its beginning; None is all of it.
     """

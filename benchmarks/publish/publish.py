@@ -4,7 +4,7 @@
 
 From the JSON files of benchmarks/results into assets/gates/NAME/gates.json (default policy, evaluation,
 crossover), into the figures of the shipped presentations, and into the tables between the markers of
-README.md. How true predicted mass is comes from the gates' folders.
+docs/results.md, README.md and README.ja.md. How true predicted mass is comes from the gates' folders.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from benchmarks.publish.tables_quality import (
     quality_table,
     retrieval_table,
 )
+from benchmarks.publish.tables_readme import headline_table
 from benchmarks.publish.tables_tasks import seeds_table, shift_table, understanding_table
 from benchmarks.publish.tables_time import app_table, latency_table, machine, prefill_table
 from benchmarks.publish.tables_trust import (
@@ -42,14 +43,13 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def publish_encoder(gates: Path) -> list[dict[str, Any]]:
-    """Writes the evaluation of an encoder's gates beside them; returns the rows to show."""
+def publish_encoder(gates: Path) -> None:
+    """Writes the evaluation of an encoder's gates beside them."""
     rows = json.loads((RESULTS / "encoder.json").read_text())
     about = json.loads((gates / "gates.json").read_text())
     shown = [row for row in rows if row["mass"] == about["policy"]["mass"]]
     about["evaluation"] = {"command": "python -m benchmarks.quality.encoder", "quality": shown}
     write_json(gates / "gates.json", about)
-    return shown
 
 
 def fill(text: str, name: str, table: str) -> str:
@@ -58,6 +58,14 @@ def fill(text: str, name: str, table: str) -> str:
     head, rest = text.split(start, 1)
     tail = rest.split(end, 1)[1]
     return f"{head}{start}\n{table}\n{end}{tail}"
+
+
+def write_tables(page: Path, tables: dict[str, str]) -> None:
+    """Fills a page's tables, by the names in its markers; the rest of it stays."""
+    text = page.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        text = fill(text, name, table)
+    write_text(page, text)
 
 
 def publish_gates(
@@ -83,31 +91,26 @@ def publish_gates(
     return mass
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    results = {file.stem: json.loads(file.read_text()) for file in RESULTS.glob("*.json")}
-    timings = [saa.Timing(**row) for row in results["latency"]]
+def read_results() -> dict[str, Any]:
+    """What every benchmark measured, by the name of its file."""
+    return {file.stem: json.loads(file.read_text("utf-8")) for file in RESULTS.glob("*.json")}
+
+
+def result_tables(results: dict[str, Any]) -> dict[str, str]:
+    """Every table of docs/results.md, by the name in its markers; shown at the shipped default settings."""
     assets = ROOT / "assets"
-    mass = publish_gates(
-        assets / "gates" / "smollm2",
-        results["quality"],
-        "python -m benchmarks.quality.quality && python -m benchmarks.speed.latency",
-        timings,
-    )
-    joint = publish_gates(
-        assets / "adapters" / "smollm2" / "saa-joint" / "gates",
-        results["quality_joint"],
-        "python -m benchmarks.quality.quality --adapter saa-joint --out benchmarks/results/quality_joint.json",
-    )
-    encoder = publish_encoder(assets / "gates" / "minilm")
-    shown = [row for row in results["quality"] if row["mass"] in (mass, 0.93, 0.9)]
-    shown_joint = [row for row in results["quality_joint"] if row["mass"] in (joint, 0.9, 1.0)]
-    tables = {
-        "quality": quality_table(shown),
-        "joint": quality_table(shown_joint),
-        "encoder": encoder_table(encoder),
-        "latency": latency_table(timings),
-        "gpu": latency_table([saa.Timing(**row) for row in results["gpu"]]),
+    gates = {
+        "SmolLM2": assets / "gates" / "smollm2",
+        "SmolLM2, joint": assets / "adapters" / "smollm2" / "saa-joint" / "gates",
+        "MiniLM": assets / "gates" / "minilm",
+    }
+    mass, joint, encoder = (_shipped_mass(folder) for folder in gates.values())
+    return {
+        "quality": quality_table(_at(results["quality"], mass, 0.93, 0.9)),
+        "joint": quality_table(_at(results["quality_joint"], joint, 0.9, 1.0)),
+        "encoder": encoder_table(_at(results["encoder"], encoder)),
+        "latency": latency_table(_timings(results["latency"])),
+        "gpu": latency_table(_timings(results["gpu"])),
         "frontier": frontier_table(results["frontier"]),
         "equal": equal_density_table(results["frontier"]),
         "retrieval": retrieval_table(results["retrieval"]),
@@ -121,19 +124,42 @@ def main() -> None:
         "promise": promise_table(results["promise"]),
         "tune": tune_table(results["tune"]),
         "app": app_table(results["ui"], results["store"]),
-        "reliability": reliability_table(
-            {
-                "SmolLM2": assets / "gates" / "smollm2",
-                "SmolLM2, joint": assets / "adapters" / "smollm2" / "saa-joint" / "gates",
-                "MiniLM": assets / "gates" / "minilm",
-            }
-        ),
+        "reliability": reliability_table(gates),
     }
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    for name, table in tables.items():
-        text = fill(text, name, table)
-    write_text(readme, text)
+
+
+def _at(rows: list[dict[str, Any]], *masses: float) -> list[dict[str, Any]]:
+    return [row for row in rows if row["mass"] in masses]
+
+
+def _shipped_mass(gates: Path) -> float:
+    return float(json.loads((gates / "gates.json").read_text("utf-8"))["policy"]["mass"])
+
+
+def _timings(rows: list[dict[str, Any]]) -> list[saa.Timing]:
+    return [saa.Timing(**row) for row in rows]
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    results = read_results()
+    assets = ROOT / "assets"
+    mass = publish_gates(
+        assets / "gates" / "smollm2",
+        results["quality"],
+        "python -m benchmarks.quality.quality && python -m benchmarks.speed.latency",
+        _timings(results["latency"]),
+    )
+    joint = publish_gates(
+        assets / "adapters" / "smollm2" / "saa-joint" / "gates",
+        results["quality_joint"],
+        "python -m benchmarks.quality.quality --adapter saa-joint --out benchmarks/results/quality_joint.json",
+    )
+    publish_encoder(assets / "gates" / "minilm")
+    write_tables(ROOT / "docs" / "results.md", result_tables(results))
+    headline = (results["prefill"], results["prefill_xeon"], results["frontier"])
+    write_tables(ROOT / "README.md", {"headline": headline_table(*headline, "en")})
+    write_tables(ROOT / "README.ja.md", {"headline": headline_table(*headline, "ja")})
     write_measured()
     print(f"default policy: mass {mass}; with the adapter: mass {joint}")
 

@@ -50,7 +50,7 @@ class Scorer(nn.Module):
         raise NotImplementedError
 
 
-def repeated(x_BGSE: Tensor, heads: int) -> Tensor:
+def repeat_heads(x_BGSE: Tensor, heads: int) -> Tensor:
     return x_BGSE.repeat_interleave(heads // x_BGSE.shape[1], 1)
 
 
@@ -60,7 +60,7 @@ class MeanKeys(Scorer):
     def rows(self, q_BHQD: Tensor, k_BGKD: Tensor, allowed: Allowed, grid: Grid) -> Tensor:
         D = q_BHQD.shape[-1]
         mean_q = pool_queries(q_BHQD, grid)[..., :D]
-        mean_k = repeated(pool_keys(k_BGKD, allowed, grid.block[1])[..., :D], q_BHQD.shape[1])
+        mean_k = repeat_heads(pool_keys(k_BGKD, allowed, grid.block[1])[..., :D], q_BHQD.shape[1])
         return mean_q @ mean_k.transpose(-1, -2) * D**-0.5
 
 
@@ -70,7 +70,7 @@ class UpperBound(Scorer):
     def rows(self, q_BHQD: Tensor, k_BGKD: Tensor, allowed: Allowed, grid: Grid) -> Tensor:
         D = q_BHQD.shape[-1]
         mean_q = pool_queries(q_BHQD, grid)[..., :D]
-        pooled = repeated(pool_keys(k_BGKD, allowed, grid.block[1]), q_BHQD.shape[1])
+        pooled = repeat_heads(pool_keys(k_BGKD, allowed, grid.block[1]), q_BHQD.shape[1])
         most, least = pooled[..., D : 2 * D], pooled[..., 2 * D :]
         bound = mean_q.relu() @ most.transpose(-1, -2)
         bound = bound - (-mean_q).relu() @ least.transpose(-1, -2)
@@ -88,7 +88,7 @@ class Antidiagonal(Scorer):
         M, S = -(-Q // bq), -(-allowed.keys // bk)
         q = pad(q_BHQD, (0, 0, 0, M * bq - Q)).unflatten(2, (-1, step)).flip(3).flatten(3)
         k = pad(k_BGKD, (0, 0, 0, S * bk - allowed.keys)).unflatten(2, (-1, step)).flatten(3)
-        scores = q @ repeated(k, H).transpose(-1, -2) / (step * D**0.5)
+        scores = q @ repeat_heads(k, H).transpose(-1, -2) / (step * D**0.5)
         rows = torch.arange(scores.shape[2])[:, None]
         scores = scores.masked_fill(torch.arange(scores.shape[3]) > rows, -torch.inf)
         cells = scores.softmax(-1).unflatten(3, (S, -1)).sum(4)

@@ -96,7 +96,7 @@ def main() -> None:
     model = original
     if options.adapter:
         model = saa.load(options.model, adapter=options.adapter, device="cpu")
-    (text,) = corpus.joined(corpus.documents([options.source]), "heldout").values()
+    (text,) = corpus.join_documents(corpus.documents([options.source]), "heldout").values()
     rows: list[dict[str, Any]] = (
         json.loads(options.out.read_text()) if options.out.is_file() else []
     )

@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "encoder.json")
     options = parser.parse_args()
     model = saa.load(options.model, gates=options.gates, device="cpu")
-    texts = corpus.joined(corpus.documents(options.texts), "heldout")
+    texts = corpus.join_documents(corpus.documents(options.texts), "heldout")
     rows: list[dict[str, Any]] = []
     for length in options.lengths:
         for name, text in texts.items():

@@ -1,4 +1,4 @@
-"""Are the dense sides as good as full fine-tuning? They are what token dropping is compared with.
+"""Are the reference models as good as full fine-tuning? They are what token dropping is compared with.
 
     python -m benchmarks.quality.finetuning         # writes benchmarks/results/finetuning.json
 
@@ -23,10 +23,10 @@ from saa_core.data import labelled
 from saa_core.files import write_json
 from saa_core.loading import bfloat16_is_fast
 from saa_core.run.varlen import encode_all, packing_of
-from saa_core.train.batches import TokenizedTexts, lot, order, padded
+from saa_core.train.batches import TokenizedTexts, order, pad_batch, tokenize_texts
 from saa_core.train.distil import schedule
 from saa_core.train.evaluate import interval
-from saa_core.train.masked import masked, mean_states
+from saa_core.train.masked import forward_masked, mean_states
 
 RESULTS = Path(__file__).parent.parent / "results"
 
@@ -36,7 +36,7 @@ def means(model: saa.Model, ids: Tensor, mask: Tensor) -> Tensor:
     never = torch.zeros_like(mask)  # no token is special where none is dropped
     half = bfloat16_is_fast(ids.device)
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=half):
-        states, _ = masked(packing_of(model), never, ids, mask, 1.0, None)
+        states, _ = forward_masked(packing_of(model), never, ids, mask, 1.0, None)
     return mean_states(states, mask)
 
 
@@ -73,7 +73,7 @@ def full(
         for group in optimizer.param_groups:
             group["lr"] = group["highest"] * schedule(index / steps)
         optimizer.zero_grad(set_to_none=True)
-        ids, mask = padded([train.ids[row] for row in rows], model)
+        ids, mask = pad_batch([train.ids[row] for row in rows], model)
         truth = torch.tensor([train.labels[row] for row in rows])
         cross_entropy(head(means(model, ids, mask)), truth).backward()
         nn.utils.clip_grad_norm_([*body, *head.parameters()], 1.0)
@@ -95,7 +95,7 @@ def measure(task: str, options: argparse.Namespace) -> dict[str, Any]:
     for split in ("train", "validation", "test"):
         own = [row for row in known if row.split == split][: about.training["texts"][split]]
         index = [about.labels.index(row.label) for row in own]
-        lots[split] = lot(dense, [row.text for row in own], index, about.longest)
+        lots[split] = tokenize_texts(dense, [row.text for row in own], index, about.longest)
     started = time.perf_counter()
     tried: dict[float, list[tuple[list[float], list[float]]]] = {}
     for rate in options.rates:

@@ -24,7 +24,7 @@ from benchmarks.quality.baselines import SCORERS, restore, swap
 from saa_core.data import corpus
 from saa_core.families import family_of
 from saa_core.files import write_json
-from saa_core.train.evaluate import cut, interval, loss, percent
+from saa_core.train.evaluate import interval, loss, percent, spread_windows
 
 RESULTS = Path(__file__).parent.parent / "results"
 LEARNED = "SAA, distilled"
@@ -153,7 +153,7 @@ def main() -> None:
     if options.adapter:
         joint = saa.load(options.model, adapter=options.adapter, device="cpu")
     methods = [m for m in options.methods if joint is not None or m not in (JOINT, ADAPTER)]
-    texts = corpus.joined(corpus.documents(options.texts), "heldout")
+    texts = corpus.join_documents(corpus.documents(options.texts), "heldout")
     rows: list[dict[str, Any]] = (
         json.loads(options.out.read_text()) if options.out.is_file() else []
     )
@@ -169,7 +169,7 @@ def main() -> None:
             ]
             if not todo:
                 continue
-            batches = cut(model, text, length, options.windows)
+            batches = spread_windows(model, text, length, options.windows)
             dense = [loss(model, tokens, saa.Call()) for tokens in batches]
             for method, aim in todo:
                 if options.minutes and time.monotonic() - started > 60 * options.minutes:

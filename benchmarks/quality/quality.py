@@ -3,7 +3,7 @@
     python -m benchmarks.quality.quality            # writes benchmarks/results/quality.json and .svg
 
 Resumable: a finished (text, length) is not measured again unless --fresh is given. publish.py carries the figures
-into the gate folder and the README.
+into the gate folder and docs/results.md.
 """
 
 import argparse
@@ -109,7 +109,7 @@ def main() -> None:
         options.out.unlink(missing_ok=True)
     model = saa.load(options.model, gates=options.gates, adapter=options.adapter, device="cpu")
     baseline = saa.load(options.model, device="cpu") if options.adapter else None
-    texts = corpus.joined(corpus.documents(options.texts), "heldout")
+    texts = corpus.join_documents(corpus.documents(options.texts), "heldout")
     rows = measure(
         *(model, texts, options.lengths, options.masses, options.windows, options.out, baseline)
     )

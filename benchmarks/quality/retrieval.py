@@ -201,7 +201,7 @@ def main() -> None:
     if options.adapter:
         models[JOINT] = saa.load(options.model, adapter=options.adapter, device="cpu")
     original = models[DISTILLED]
-    (text,) = corpus.joined(corpus.documents([options.source]), "heldout").values()
+    (text,) = corpus.join_documents(corpus.documents([options.source]), "heldout").values()
     ids = original.tokenize(text)
     rows: list[dict[str, Any]] = (
         json.loads(options.out.read_text()) if options.out.is_file() else []

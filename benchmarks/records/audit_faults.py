@@ -39,7 +39,7 @@ DEEPEST = 200
 """Operations on files after which an audit that kills itself has done so."""
 
 
-def stored(model: saa.Model, folder: Path, texts: int, operations: int | None = None) -> None:
+def run_audit(model: saa.Model, folder: Path, texts: int, operations: int | None = None) -> None:
     """Audits the first texts of the corpus into a store, text by text.
 
     Args:
@@ -100,7 +100,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         whole, broken = Path(temporary) / "whole", Path(temporary) / "broken"
         begin = time.monotonic()
-        process = apart(lambda: stored(model, whole, options.texts))
+        process = apart(lambda: run_audit(model, whole, options.texts))
         process.join()
         seconds = time.monotonic() - begin
         assert process.exitcode == 0
@@ -108,7 +108,7 @@ def main() -> None:
         for at in range(options.kills):
             by_time = at % 2 == 0
             operations = None if by_time else draw.randrange(1, DEEPEST)
-            process = apart(lambda deep=operations: stored(model, broken, options.texts, deep))  # type: ignore[misc]
+            process = apart(lambda deep=operations: run_audit(model, broken, options.texts, deep))  # type: ignore[misc]
             if by_time:
                 process.join(draw.uniform(0.1, 0.9) * seconds / options.kills)
                 process.kill()
@@ -116,7 +116,7 @@ def main() -> None:
             assert process.exitcode == -signal.SIGKILL, "it was done before it was killed"
             traces = len(list(broken.glob("*.saa")))
             kills.append({"by": "time" if by_time else "operation", "traces_after": traces})
-        process = apart(lambda: stored(model, broken, options.texts))
+        process = apart(lambda: run_audit(model, broken, options.texts))
         process.join()
         assert process.exitcode == 0
         expected, found = content(whole), content(broken)

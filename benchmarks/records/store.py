@@ -39,7 +39,7 @@ DRAWN = "p.pair:not(:empty)"
 FOUR_FIGURES = '[data-testid="stMetricValue"] >> nth=3'
 
 
-def filled(folder: Path, count: int) -> None:
+def fill_store(folder: Path, count: int) -> None:
     """Bare trace files of 97 different runs, each under a text of its own. Nobody needs them after a
     power cut, so none is waited for."""
     waits, files.flush = files.flush, lambda _path: None
@@ -55,7 +55,7 @@ def filled(folder: Path, count: int) -> None:
         files.flush = waits
 
 
-def timed(what: Callable[[], int], expected: int, repeats: int) -> dict[str, Any]:
+def time_queries(what: Callable[[], int], expected: int, repeats: int) -> dict[str, Any]:
     """Seconds of each repetition; what comes back has so many rows."""
     samples = []
     for _ in range(repeats):
@@ -68,7 +68,7 @@ def timed(what: Callable[[], int], expected: int, repeats: int) -> dict[str, Any
     return {"median_s": middle, "quartiles_s": [low, high], "samples_s": samples}
 
 
-def opened(folder: Path, sessions: int) -> dict[str, dict[str, Any]]:
+def time_opening(folder: Path, sessions: int) -> dict[str, dict[str, Any]]:
     """Seconds until a stored run is on the page, each in a new browser context; the first warms up."""
     from playwright.sync_api import sync_playwright
 
@@ -112,21 +112,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "store"
         folder.mkdir()
-        filled(folder, options.traces)
+        fill_store(folder, options.traces)
         start = time.perf_counter()
         Store(folder)
         found: dict[str, Any] = {
             "traces": options.traces,
             "head_rows": options.traces * LAYERS * HEADS,
             "index_s": time.perf_counter() - start,
-            "list": timed(lambda: len(Store(folder).query(LIST)), options.traces, options.repeats),
-            "aggregate": timed(
+            "list": time_queries(
+                lambda: len(Store(folder).query(LIST)), options.traces, options.repeats
+            ),
+            "aggregate": time_queries(
                 lambda: len(Store(folder).query(AGGREGATE)), LAYERS * HEADS, options.repeats
             ),
             "versions": versions(),
         }
         if options.link:
-            found |= opened(folder, options.link)
+            found |= time_opening(folder, options.link)
     write_json(options.out, found)
     for name in ("list", "aggregate", "link", "explorer"):
         if name in found:

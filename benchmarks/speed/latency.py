@@ -14,7 +14,7 @@ from pathlib import Path
 import altair as alt
 
 import saa_core as saa
-from saa_core.cli.main import timing_table
+from saa_core.cli.run import timing_table
 from saa_core.files import write_json
 from saa_core.run.timing import crossover
 from saa_core.types import FALLBACKS

@@ -50,7 +50,7 @@ def cheapest(rows: list[dict[str, Any]], method: str, length: int) -> dict[str, 
 
 
 def measure(model: saa.Model, length: int, aim: float, repeats: int) -> dict[str, Any]:
-    """One row without quality: ratios to the fastest dense side, and raw samples of all sides."""
+    """One row without quality: ratios to the fastest dense form, and raw samples of all sides."""
     policy = saa.Policy(mass=aim, granularity="block")
     dtype = str(model.dtype).removeprefix("torch.")
     sides: tuple[saa.Policy | None, ...] = (AS_IS, policy)

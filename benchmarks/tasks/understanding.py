@@ -2,7 +2,7 @@
 
     python -m benchmarks.tasks.understanding      # writes benchmarks/results/understanding.json and .svg
 
-Every shipped task, on test texts that neither side was trained on. Dense is the task's dense side in
+Every shipped task, on test texts that neither side was trained on. Dense is the task's reference model in
 its faster form: padded to the longest text of the batch as Transformers does it, or packed without
 padding; batches are sorted by length for all. Rounds are interleaved in one process, and the time of
 each is kept. Operations are counted from shapes, gates included. At a share of 1 the model that was trained
@@ -31,7 +31,7 @@ from saa_core.data import fetch, labelled
 from saa_core.files import write_json
 from saa_core.run.classify import answers, task_of
 from saa_core.task import read_task
-from saa_core.train.batches import padded
+from saa_core.train.batches import pad_batch
 from saa_core.train.evaluate import interval
 from saa_core.train.masked import mean_states
 from saa_core.types import quartiles
@@ -62,7 +62,7 @@ def sides(
     task = task_of(dense)
 
     def as_transformers(ids: Ids) -> None:
-        tokens, mask = padded(ids, dense)
+        tokens, mask = pad_batch(ids, dense)
         with torch.inference_mode():
             states = dense.hf(tokens, attention_mask=mask.long()).last_hidden_state
             task.probabilities(mean_states(states, mask))
@@ -74,7 +74,9 @@ def sides(
     return found | {name: partial(answers, sparse, policy=p) for name, p in compared.items()}
 
 
-def timed(what: dict[str, Side], batches: list[Ids], rounds: int) -> dict[str, list[list[float]]]:
+def time_sides(
+    what: dict[str, Side], batches: list[Ids], rounds: int
+) -> dict[str, list[list[float]]]:
     """ms per side, round and batch; the sides take turns on each batch."""
     samples: dict[str, list[list[float]]] = {name: [] for name in what}
     for turn in range(rounds + 1):
@@ -100,7 +102,9 @@ def ratios(
     return quartiles([slow / fast for slow, fast in pairs]), best
 
 
-def tested(task: str, name: str, options: argparse.Namespace) -> list[labelled.LabelledText]:
+def read_test_texts(
+    task: str, name: str, options: argparse.Namespace
+) -> list[labelled.LabelledText]:
     """Test texts of the task itself, of another task, or of a user's table."""
     source = options.data or name
     known = labelled.read(source)
@@ -113,7 +117,7 @@ def measure(task: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     dense = saa.load(options.model, task=task, side="dense", device="cpu")
     assert sparse.task is not None
     name, compared = sparse.task.name, policies(sparse, options.shares)
-    test = tested(task, name, options)
+    test = read_test_texts(task, name, options)
     ids: Ids = sparse.tokenizer(
         [example.text for example in test],
         truncation=True,
@@ -126,7 +130,7 @@ def measure(task: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     some = batches[:: max(1, len(batches) // options.batches)]
     singles = [[own] for own in ids[: options.singles]]
     what = sides(sparse, dense, compared)
-    many, one = timed(what, some, options.rounds), timed(what, singles, options.rounds)
+    many, one = time_sides(what, some, options.rounds), time_sides(what, singles, options.rounds)
     long = [index for index, (own,) in enumerate(singles) if len(own) >= LONG]
     one_long = {side: [[r[i] for i in long] for r in rounds] for side, rounds in one.items()}
     full = answers(dense, ids).probabilities
@@ -243,7 +247,7 @@ def run_of(row: dict[str, Any]) -> tuple[str, int, str]:
 
 def shipped_seeds() -> dict[str, int]:
     """Seed of the gates that ship for MiniLM, by task."""
-    folder, names = fetch.assets() / "tasks" / "minilm", fetch.shipped("tasks", "minilm")
+    folder, names = fetch.assets() / "tasks" / "minilm", fetch.list_shipped("tasks", "minilm")
     return {task: read_task(folder / task).training["config"]["seed"] for task in names}
 
 
@@ -306,7 +310,7 @@ def main() -> None:
     parser.add_argument("--flips", type=Path, help="folder for traces of texts that change")
     parser.add_argument("--out", type=Path, default=RESULTS / "understanding.json")
     options = parser.parse_args()
-    tasks = options.tasks or fetch.shipped("tasks", options.model)
+    tasks = options.tasks or fetch.list_shipped("tasks", options.model)
     rows: list[dict[str, Any]] = []
     if options.out.is_file():
         rows = [row for row in json.loads(options.out.read_text()) if "data" in row]

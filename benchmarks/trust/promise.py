@@ -15,7 +15,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ import saa_core as saa
 from saa_core.certify.certificate import certificate_from, ladder_for
 from saa_core.certify.degradation import Degradation, DegradationMeter
 from saa_core.certify.limits import QUANTITIES
-from saa_core.certify.policy_file import fingerprint
 from saa_core.certify.slices import by_slice
 from saa_core.data import corpus, fetch, labelled
 from saa_core.files import cache_dir, write_json
-from saa_core.run.corpora import windows
+from saa_core.model import fingerprint
+from saa_core.run.corpora import split_windows
 from saa_core.types import Policy
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -55,7 +55,9 @@ class Ladder:
         self.policies = policies
         self.found = list[Degradation]()
         self._meter = functools.cache(lambda: DegradationMeter(model, texts, quantity, baseline))
-        known = "\0".join([fingerprint(model), quantity, *texts]).encode("utf-8", "surrogatepass")
+        known = "\0".join([*astuple(fingerprint(model)), quantity, *texts]).encode(
+            "utf-8", "surrogatepass"
+        )
         digest = hashlib.sha256(known).hexdigest()[:12]
         self._file = cache / f"{name.replace(' ', '_')}-{digest}.json"
         self._stored: dict[str, Any] = {}
@@ -66,11 +68,11 @@ class Ladder:
     def __iter__(self) -> Iterator[Degradation]:
         for place, policy in enumerate(self.policies):
             if place == len(self.found):
-                self.found.append(self._measured(policy))
+                self.found.append(self._measure(policy))
                 self._shown.update()
             yield self.found[place]
 
-    def _measured(self, policy: Policy) -> Degradation:
+    def _measure(self, policy: Policy) -> Degradation:
         key = json.dumps(asdict(policy), sort_keys=True)
         if key not in self._stored:
             measured = self._meter().of(policy)
@@ -79,7 +81,7 @@ class Ladder:
         return Degradation(policy, *map(tuple, self._stored[key].values()))
 
 
-def judged(
+def judge(
     name: str, sla: saa.RiskLimit, ladder: Ladder, texts: list[str], splits: int
 ) -> dict[str, Any]:
     """The splits, how often the promise was kept, and the slices of the setting chosen on all texts."""
@@ -136,7 +138,7 @@ def tasks(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     sla = saa.RiskLimit(
         label_change=options.label_change, delta=options.delta, margin=options.margin
     )
-    for task in fetch.shipped("tasks", "minilm") if options.tasks is None else options.tasks:
+    for task in fetch.list_shipped("tasks", "minilm") if options.tasks is None else options.tasks:
         model, dense = (
             saa.load("minilm", task=task, side=side, device="cpu") for side in ("sparse", "dense")
         )
@@ -146,7 +148,7 @@ def tasks(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         policies = ladder_for(model, sla)[: options.settings]
         name = f"minilm + {model.task.name}"
         ladder = Ladder(name, model, dense, texts, policies, sla.quantity, options.cache)
-        yield judged(name, sla, ladder, texts, options.splits)
+        yield judge(name, sla, ladder, texts, options.splits)
 
 
 def language_model(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -158,21 +160,15 @@ def language_model(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         if adapter != "none":
             model = saa.load("smollm2", adapter=adapter, device="cpu")
         documents = [d for d in corpus.documents(options.data) if d.split == "heldout"]
-        parts = [part for d in documents for part in cut(model, d.text, options.length)]
+        parts = [
+            part for d in documents for part in split_windows(model, d.text, options.length)[0]
+        ]
         random.Random(0).shuffle(parts)
         texts = parts[: options.windows]
         policies = ladder_for(model, sla)[: options.settings]
         name = model.spec.title
         ladder = Ladder(name, model, original, texts, policies, sla.quantity, options.cache)
-        yield judged(name, sla, ladder, texts, options.splits) | {"tokens": options.length}
-
-
-def cut(model: saa.Model, text: str, length: int) -> list[str]:
-    """Windows of a document; none of one that is shorter."""
-    try:
-        return windows(model, text, length)
-    except saa.TextError:
-        return []
+        yield judge(name, sla, ladder, texts, options.splits) | {"tokens": options.length}
 
 
 def plot(rows: list[dict[str, Any]], file: Path) -> None:

@@ -23,7 +23,7 @@ import saa_core as saa
 from saa_core.data import corpus
 from saa_core.explain.damage import KINDS, damage_gates
 from saa_core.files import write_json
-from saa_core.train.evaluate import spread
+from saa_core.train.evaluate import window_starts
 from saa_core.types import quartiles
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -42,9 +42,9 @@ def requests(model: saa.Model, kind: str, length: int, count: int) -> list[str]:
         words = ("the", "buffalo", "sparse", "no", "0", "river")
         return [" ".join([words[index % len(words)]] * length) for index in range(count)]
     source = {"japanese": "manual-ja", "shuffled words": "austen"}.get(kind, kind)
-    text = corpus.joined(corpus.documents([source]), "heldout")[source]
+    text = corpus.join_documents(corpus.documents([source]), "heldout")[source]
     tokens = model.tokenizer(text[:1_500_000], verbose=False)["input_ids"]
-    starts = spread(len(tokens), length, count)
+    starts = window_starts(len(tokens), length, count)
     found = [model.tokenizer.decode(tokens[at : at + length]).strip("\ufffd") for at in starts]
     if kind == "shuffled words":
         found = [" ".join(draw.sample(words, len(words))) for words in map(str.split, found)]

@@ -20,7 +20,6 @@ from typing import Any
 import altair as alt
 
 import saa_core as saa
-from benchmarks.trust.promise import cut
 from saa_core.certify.degradation import Degradation, DegradationMeter
 from saa_core.certify.policy_file import save_policy
 from saa_core.certify.tune import TuneConfig, tune
@@ -28,6 +27,7 @@ from saa_core.certify.tune_files import describe_policy, write_results
 from saa_core.cli.bars import Bars
 from saa_core.data import corpus, labelled
 from saa_core.files import cache_dir, write_json
+from saa_core.run.corpora import cut_windows
 
 RESULTS = Path(__file__).parent.parent / "results"
 MASSES = (0.95, 0.93, 0.9)
@@ -68,7 +68,7 @@ def text_domain(options: argparse.Namespace) -> Domain:
     """Windows of held-out documents, in a random order."""
     model = saa.load("smollm2", device="cpu")
     documents = [d for d in corpus.documents(options.data) if d.split == "heldout"]
-    windows = [part for d in documents for part in cut(model, d.text, options.length)]
+    windows = [part for d in documents for part in cut_windows(model, d.text, options.length)]
     default = model.spec.policy
     by_hand = {f"mass {m:g}": replace(default, mass=m, guard=None) for m in MASSES}
     sla = saa.RiskLimit(perplexity=options.perplexity)
@@ -85,7 +85,7 @@ def _domain(
     by_hand: dict[str, saa.Policy],
     options: argparse.Namespace,
 ) -> Domain:
-    once = list({labelled.normalised(text): text for text in texts}.values())
+    once = list({labelled.normalise(text): text for text in texts}.values())
     random.Random(0).shuffle(once)
     most = options.texts if sla.quantity == "label_change" else options.windows
     once = once[:most]
@@ -94,7 +94,7 @@ def _domain(
     return Domain(name, model, baseline, sla, once[count:], once[:count], by_hand)
 
 
-def tuned(domain: Domain, folder: Path, options: argparse.Namespace) -> saa.StoredPolicy:
+def tune_domain(domain: Domain, folder: Path, options: argparse.Namespace) -> saa.StoredPolicy:
     """What the search certified, from the folder where it is there."""
     file = folder / "policy.json"
     if not file.is_file():
@@ -121,7 +121,7 @@ def tuned(domain: Domain, folder: Path, options: argparse.Namespace) -> saa.Stor
     return stored
 
 
-def compared(domain: Domain, stored: saa.StoredPolicy) -> Iterator[dict[str, Any]]:
+def compare_sides(domain: Domain, stored: saa.StoredPolicy) -> Iterator[dict[str, Any]]:
     """Loss and work of each policy on the texts that compare."""
     meter = DegradationMeter(domain.model, domain.held, domain.sla.quantity, domain.baseline)
     for name, policy in {TUNED: stored.policy, **domain.by_hand}.items():
@@ -202,8 +202,8 @@ def main() -> None:
         found = json.loads(options.out.read_text("utf-8"))
     for kind in options.domains:
         domain = task_domain(options) if kind == "task" else text_domain(options)
-        stored = tuned(domain, options.folder / kind, options)
-        rows = list(compared(domain, stored))
+        stored = tune_domain(domain, options.folder / kind, options)
+        rows = list(compare_sides(domain, stored))
         about = {
             "name": domain.name,
             "quantity": domain.sla.quantity,

@@ -2,8 +2,7 @@
 
 Each side of a text has an id that follows from what ran, so that what is stored already is passed over,
 and a run that was killed ends with the rows of one that was not. Holds a handful of runs in memory,
-however many texts there are. Knows a model and a store; knows nothing of files or tables of figures
-(figures.py).
+however many texts there are.
 """
 
 import hashlib
@@ -13,14 +12,14 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 
-import torch
-
 from saa_core.audit.outcome import compare_with_dense
+from saa_core.audit.texts import TokenizedText
 from saa_core.certify.degradation import baseline_for
 from saa_core.certify.slices import slices_of
 from saa_core.errors import PolicyError, TextError
-from saa_core.model import Model
-from saa_core.run.text import encode, run
+from saa_core.model import Model, fingerprint
+from saa_core.run.execute import execute
+from saa_core.run.text import encode, trace_of
 from saa_core.store import Store
 from saa_core.trace.trace import Trace
 from saa_core.types import Policy
@@ -28,8 +27,6 @@ from saa_core.types import Policy
 BATCH, SECONDS = 64, 5.0
 """Texts, and time, after which what was run is stored at the latest: at most this is lost."""
 NAME = re.compile(r"\w[\w.-]{0,39}")
-GATES = re.compile(r"\bsaa_(token_)?gate\b")
-"""Parameters that a dense run does not use."""
 
 
 @dataclass(frozen=True)
@@ -90,30 +87,32 @@ class Audit:
         content = _digest(text)[:16]
         return f"audit-{self.key}-{content}", f"dense-{self._dense}-{content}"
 
-    def fitting(self, text: str) -> str:
-        """A text as it will be run.
+    def tokenize(self, text: str) -> TokenizedText:
+        """A text as it will be run, cut where that is asked for.
 
         Raises:
             TextError: it is empty, not valid Unicode, or too long and is not to be cut.
         """
         try:
-            encode(self.model, text)
+            return TokenizedText(text, encode(self.model, text))
         except TextError as error:
             if self.cut and error.cut_at:
-                return text[: error.cut_at]
+                return self.tokenize(text[: error.cut_at])
             raise
-        return text
 
-    def over(self, texts: Iterable[str]) -> Iterator[Done]:
+    def over(self, texts: Iterable[str | TokenizedText]) -> Iterator[Done]:
         """Runs texts, in their order; each is stored when it comes out.
 
+        Args:
+            texts: those that :meth:`tokenize` has seen are not tokenized again.
+
         Raises:
-            TextError: see :meth:`fitting`.
+            TextError: see :meth:`tokenize`.
             StoreError: the store cannot be written.
         """
         waiting, done, since = dict[str, Trace](), list[Done](), time.monotonic()
         for text in texts:
-            done.append(self._both(self.fitting(text), waiting))
+            done.append(self._both(self.tokenize(text) if isinstance(text, str) else text, waiting))
             if len(done) >= BATCH or time.monotonic() - since > SECONDS:
                 self._keep(waiting)
                 yield from done
@@ -121,19 +120,25 @@ class Audit:
         self._keep(waiting)
         yield from done
 
-    def _both(self, text: str, waiting: dict[str, Trace]) -> Done:
+    def _both(self, found: TokenizedText, waiting: dict[str, Trace]) -> Done:
         """Runs what is neither stored nor waiting to be."""
-        run_id, dense_id = self.ids(text)
+        run_id, dense_id = self.ids(found.text)
         missing = [r for r in (run_id, dense_id) if r not in waiting and r not in self.store]
         if dense_id in missing:
             # Final states are most of a summary's bytes, and no page reads them of a language model.
-            waiting[dense_id] = replace(run(self.baseline, text, record="summary"), hidden=None)
+            waiting[dense_id] = replace(self._run(self.baseline, found, None), hidden=None)
         if run_id in missing:
             dense = waiting[dense_id] if dense_id in waiting else self.store.get(dense_id)
-            trace = run(self.model, text, self.policy, record="summary")
-            found = compare_with_dense(self.key, slices_of(text), dense, trace)
-            waiting[run_id] = replace(trace, hidden=None, audited=found)
+            trace = self._run(self.model, found, self.policy)
+            audited = compare_with_dense(self.key, slices_of(found.text), dense, trace)
+            waiting[run_id] = replace(trace, hidden=None, audited=audited)
         return Done(run_id, dense_id, bool(missing))
+
+    def _run(self, model: Model, found: TokenizedText, policy: Policy | None) -> Trace:
+        same = model.tokenizer is self.model.tokenizer
+        encoded = found.encoded if same else encode(model, found.text)
+        executed = execute(model, [encoded["input_ids"]], policy, "summary")
+        return trace_of(model, found.text, encoded, executed)
 
     def _keep(self, waiting: dict[str, Trace]) -> None:
         if waiting:
@@ -149,13 +154,6 @@ def _digest(*parts: str) -> str:
 def _ran(model: Model) -> tuple[str, str]:
     """Digests of all that a figure depends on, with gates and, of a dense run, without: name, weights,
     and how they are executed."""
-    weights, gates = hashlib.sha256(), hashlib.sha256()
-    modules = [model.hf] if model.task is None else [model.hf, model.task.head]
-    for module in modules:
-        for name, tensor in module.state_dict().items():
-            part = weights if GATES.search(name) is None else gates
-            part.update(name.encode())
-            part.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    calibrations = [repr(gate.calibration) for gate in model.gates]
-    dense = _digest(model.spec.title, str(model.dtype), model.device.type, weights.hexdigest())
-    return _digest(dense, gates.hexdigest(), *calibrations), dense
+    found = fingerprint(model)
+    dense = _digest(model.spec.title, found.dtype, model.device.type, found.weights)
+    return _digest(dense, found.gates), dense

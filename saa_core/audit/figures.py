@@ -1,7 +1,6 @@
 """What audits found, as figures: by slice of texts, as distributions, and text by text, worst first.
 
-Asks the store in SQL, so that nothing is held here that grows with the number of texts. Knows nothing of
-models. Shares are in [0, 1].
+Asks the store in SQL, so that nothing is held here that grows with the number of texts. Shares are in [0, 1].
 """
 
 import math
@@ -91,7 +90,7 @@ class Case:
 def audits(store: Store) -> list[About]:
     """The audits of a store, the latest first."""
     sql = (
-        # A run that the dense side answered has no policy of its own.
+        # A run that the reference model answered has no policy of its own.
         "SELECT audit AS key, max(model) AS model, coalesce(max(policy), 'dense') AS policy, "
         "count(*) AS texts, bool_or(label IS NOT NULL) AS labels FROM runs "
         "WHERE audit IS NOT NULL GROUP BY audit ORDER BY max(recorded) DESC, audit"

@@ -7,7 +7,7 @@ The ladder of settings is fixed before the texts are seen, and goes from safe to
 holds for requests that are exchangeable with the texts (docs/guarantees.md).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,7 +16,7 @@ from saa_core.certify.limits import RiskLimit
 from saa_core.errors import PolicyError
 from saa_core.model import Model
 from saa_core.run.varlen import drops_tokens
-from saa_core.types import Guard, Policy
+from saa_core.types import Guard, Policy, Progress
 
 MASSES = (0.995, 0.99, 0.985, 0.98, 0.97, 0.96, 0.95, 0.94, 0.93, 0.92, 0.9, 0.88, 0.85, 0.8)
 MARGINS = (0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
@@ -107,7 +107,7 @@ def certify_policy(
     *,
     ladder: Sequence[Policy] | None = None,
     baseline: Model | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Certificate:
     """Tests a ladder of policies, safest first, on texts like those that will come.
 
@@ -169,7 +169,7 @@ def ladder_for(model: Model, sla: RiskLimit) -> list[Policy]:
     """Settings from safe to sparse, everything else as the model's default has it.
 
     For labels of a task that drops tokens: the default's share of the token work with fewer and fewer
-    texts that the dense side answers, then lower shares without it. Masses otherwise.
+    texts that the reference model answers, then lower shares without it. Masses otherwise.
     """
     default = model.spec.policy
     if sla.quantity == "label_change" and model.task is not None and drops_tokens(model):

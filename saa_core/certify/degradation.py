@@ -1,12 +1,11 @@
 """What a policy costs text by text: labels changed, perplexity, missed mass; and the work that it does.
 
 Every text is a request of its own and goes through the model as a user's would, a guard's corrections
-and its dense rerun included. The dense side is run once and kept. Knows models, texts and policies;
-knows nothing about limits, p-values or choosing.
+and its dense rerun included. The reference model is run once and kept.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,9 +20,7 @@ from saa_core.run.classify import answers, task_of, token_ids
 from saa_core.run.execute import execute
 from saa_core.run.text import encode
 from saa_core.train.evaluate import next_token_loss
-from saa_core.types import Policy
-
-Progress = Callable[[int, int], None]
+from saa_core.types import Policy, Progress
 
 
 @dataclass(frozen=True)
@@ -31,8 +28,8 @@ class Degradation:
     """One policy on all texts.
 
     Args:
-        losses: per text, as measured and not clipped: 0 or 1 for a label that is or is not the dense
-            side's; perplexity / dense perplexity - 1; missed mass.
+        losses: per text, as measured and not clipped: 0 or 1 for a label that is or is not the reference
+            model's; perplexity / dense perplexity - 1; missed mass.
         work: per text, share of dense: operations of a task's layers, token gates included; of pair
             policies kept / allowed pairs, with the queries that a guard probes.
     """
@@ -62,7 +59,7 @@ class DegradationMeter:
         texts: requests; those of a task are cut to what it was made for, others are refused where
             they are too long.
         quantity: one of QUANTITIES.
-        baseline: the dense model to compare with: a task's dense side, or the model without its
+        baseline: the dense model to compare with: a task's reference model, or the model without its
             adapter. The model itself by default, where that is the original.
 
     Raises:
@@ -167,11 +164,11 @@ def baseline_for(model: Model, quantity: str, baseline: Model | None = None) -> 
         ModelError: the model cannot have this loss, or needs another baseline.
     """
     if quantity == "label_change":
-        return _dense_side(model, baseline)
+        return _reference_for(model, baseline)
     return _original(model, baseline, quantity)
 
 
-def _dense_side(model: Model, baseline: Model | None) -> Model:
+def _reference_for(model: Model, baseline: Model | None) -> Model:
     """What labels are compared with.
 
     Raises:

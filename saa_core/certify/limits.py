@@ -5,7 +5,6 @@ sequence, which keeps the chance that *any* setting passes wrongly within delta 
 "Learn then Test", arXiv 2110.01052). The p-value of a changed label is the exact binomial one; that of
 other losses comes from a bet (Waudby-Smith and Ramdas, arXiv 2010.09686; see bounds.py).
 
-Knows losses and limits; knows nothing about models, texts or policies.
 """
 
 import math
@@ -13,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from saa_core.bounds import binomial_interval, binomial_tail, log_capital, upper_bound
 from saa_core.errors import PolicyError
@@ -29,7 +27,7 @@ class RiskLimit:
     """A limit for what sparse attention may cost, and how surely it is kept. Exactly one of the three:
 
     Args:
-        label_change: share of texts whose label differs from the dense side's, in (0, 1).
+        label_change: share of texts whose label differs from the reference model's, in (0, 1).
         perplexity: mean over texts of perplexity against dense minus 1, in (0, 1): 0.01 is one
             percent. A text that gains counts as 0, and one that loses more than CLIP times the
             limit counts as CLIP times it: the promise is about this clipped mean.
@@ -107,6 +105,8 @@ class RiskLimit:
         values = self.clipped(losses)
         if self.quantity == "label_change":
             return binomial_tail(int(values.sum()), len(values), self.tested)
+        import torch  # here: a limit is also read and printed where nothing is tested
+
         capital = log_capital(torch.from_numpy(values / self.worst), self.tested / self.worst)
         return min(1.0, math.exp(-float(capital)))
 
@@ -115,6 +115,8 @@ class RiskLimit:
         values = self.clipped(losses)
         if self.quantity == "label_change":
             return binomial_interval(int(values.sum()), len(values), 0.05)
+        import torch
+
         shares = torch.from_numpy(values / self.worst)
         low, high = 1.0 - float(upper_bound(1.0 - shares, 0.025)), float(upper_bound(shares, 0.025))
         return self.worst * max(0.0, low), self.worst * high

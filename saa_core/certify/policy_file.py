@@ -21,12 +21,14 @@ from saa_core.certify.certificate import Certificate, Setting
 from saa_core.certify.limits import RiskLimit
 from saa_core.errors import PolicyError
 from saa_core.files import write_json
-from saa_core.model import Model
+from saa_core.model import Model, fingerprint
 from saa_core.run.varlen import drops_tokens, packing_of, token_gates
 from saa_core.trace.record import versions
 from saa_core.types import Policy
 
-POLICY_FORMAT = 1
+POLICY_FORMAT = 2
+"""1: ``gates`` is of another form, and nothing is said of the weights. Such files are still read."""
+KNOWN_FORMATS = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,15 @@ class StoredPolicy:
     """What a policy file says.
 
     Args:
-        policy: None stays dense: the model as it was before anything of SAA, a task's dense side.
+        policy: None stays dense: the model as it was before anything of SAA, a task's reference model.
         model: title of the model that it was chosen for; None fits any.
-        gates: fingerprint of its gates; None fits any.
+        gates, weights: fingerprints of its gates and of its weights (:class:`saa_core.model.Fingerprint`);
+            None fits any.
+        dtype: of these weights. In another one the weights are others, and only the gates are compared.
         promise: what the policy keeps to and how that was shown; None promises nothing.
         data: what the texts were: file, sha256, how they were split.
         command, created, versions: how, when and with what it was made.
+        format: of the file.
     """
 
     policy: Policy | None
@@ -50,6 +55,9 @@ class StoredPolicy:
     command: str | None = None
     created: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    weights: str | None = None
+    dtype: str | None = None
+    format: int = POLICY_FORMAT
 
     def __post_init__(self) -> None:
         if self.promise is not None and self.promise.policy != self.policy:
@@ -59,7 +67,7 @@ class StoredPolicy:
         """Refuses a model for which the policy was not chosen.
 
         Raises:
-            PolicyError: model or gates are others.
+            PolicyError: model, weights or gates are others.
         """
         title = model.spec.title
         if self.policy is None and (model.spec.adapter is not None or drops_tokens(model)):
@@ -73,15 +81,25 @@ class StoredPolicy:
                 f"policy was chosen for model {self.model!r}, and this one is {title!r}; load that one, "
                 "or choose a policy for this one with saa tune"
             )
-        if self.policy is not None and self.gates not in (None, fingerprint(model)):
-            raise PolicyError(
-                f"policy was chosen for other gates of {title!r} than these; what it "
-                "promises does not hold for them: choose one anew with saa tune"
-            )
+        if self.policy is None or (self.gates is None and self.weights is None):
+            return
+        if self.format == 1:
+            own = {"gates": _first_format_gates(model)}
+        else:
+            found = fingerprint(model)
+            own = {"gates": found.gates}
+            own |= {"weights": found.weights} if found.dtype == self.dtype else {}
+        for what, value in own.items():
+            if getattr(self, what) not in (None, value):
+                raise PolicyError(
+                    f"policy was chosen for other {what} of {title!r} than these; what it "
+                    "promises does not hold for them: choose one anew with saa tune"
+                )
 
 
-def fingerprint(model: Model) -> str:
-    """Of everything that decides: pair gates with their calibration, token gates and a task's head."""
+def _first_format_gates(model: Model) -> str:
+    """The fingerprint of gates in files of format 1: pair gates with their slack, token gates and a
+    task's head, in another order and with a class's earlier name."""
     digest = hashlib.sha256()
     parts: list[Any] = list(model.gates)
     if drops_tokens(model):
@@ -89,7 +107,6 @@ def fingerprint(model: Model) -> str:
     parts += [] if model.task is None else [model.task.head]
     for part in parts:
         slack = getattr(part, "calibration", None)
-        # Spelt out: files of earlier versions hold it under the name that the class had then.
         told = repr(slack) if slack is None else f"Calibration({_arguments(slack)})"
         digest.update(told.encode())
         for name, tensor in sorted(part.state_dict().items()):
@@ -119,10 +136,13 @@ def save_policy(
     """
     promise = chosen if isinstance(chosen, Certificate) else None
     policy = chosen.policy if isinstance(chosen, Certificate) else chosen
+    found = None if model is None else fingerprint(model)
     stored = StoredPolicy(
         policy=policy,
         model=None if model is None else model.spec.title,
-        gates=None if model is None else fingerprint(model),
+        gates=None if found is None else found.gates,
+        weights=None if found is None else found.weights,
+        dtype=None if found is None else found.dtype,
         promise=promise,
         data=dict(data or {}),
         command=command,
@@ -130,7 +150,7 @@ def save_policy(
         versions=versions(),
     )
     path = Path(file)
-    write_json(path, {"format": POLICY_FORMAT} | asdict(stored))
+    write_json(path, {"format": stored.format} | asdict(stored))
     return path
 
 
@@ -158,9 +178,10 @@ def read_policy(content: bytes) -> StoredPolicy:
         about: Any = json.loads(content.decode("utf-8"))
         if not isinstance(about, dict) or "policy" not in about:
             raise ValueError('it needs to be a JSON object with "format" and "policy"')
-        version = about.pop("format", None)
-        if version != POLICY_FORMAT:
-            raise ValueError(f"it has format {version!r}; this version reads {POLICY_FORMAT}")
+        version = about.setdefault("format", None)
+        if version not in KNOWN_FORMATS:
+            known = ", ".join(map(str, KNOWN_FORMATS))
+            raise ValueError(f"it has format {version!r}; this version reads {known}")
         about["policy"] = _policy(about["policy"])
         if about.get("promise") is not None:
             about["promise"] = _promise(about["promise"])

@@ -3,9 +3,7 @@
 Two steps, on two parts of the texts. The search is an Optuna study with two aims, little work and little
 loss, on the first part; it writes every trial into the folder and goes on from there when it is
 started again. Then settings of its front are tested against the promise on the second part, safest
-first (sla.py). Without one that passes the answer is to stay dense.
-
-Knows models, texts and policies; knows nothing about files of texts or the command line.
+first (limits.py). Without one that passes the answer is to stay dense.
 """
 
 import hashlib
@@ -19,11 +17,11 @@ from typing import Any
 from saa_core.certify.certificate import Certificate, certificate_from
 from saa_core.certify.degradation import Degradation, DegradationMeter
 from saa_core.certify.limits import RiskLimit
-from saa_core.certify.policy_file import fingerprint
 from saa_core.certify.slices import SliceLoss, by_slice
-from saa_core.data.labelled import normalised
+from saa_core.certify.tune_config import SEARCHED, TuneConfig
+from saa_core.data.labelled import normalise
 from saa_core.errors import PolicyError, SAAError, TextError
-from saa_core.model import Model
+from saa_core.model import Model, fingerprint
 from saa_core.run.varlen import drops_tokens
 from saa_core.types import Guard, Policy
 
@@ -38,47 +36,10 @@ HAND_SET_MASSES = (0.97, 0.95, 0.93, 0.9)
 HAND_SET_SHARES = (0.7, 0.5)
 HAND_SET_MARGINS = (0.0, 0.5)
 LEAST_TEXTS = 8
-SEARCHED = {"label_change": 400, "perplexity": 48, "missed_mass": 48}
-"""Labels come in batches and say little each; other losses take a pass per text and say much."""
 STUDY = "study.log"
 Progress = Callable[[str, int, int, str], None]
-"""Called with the step ("search", "certify"), seconds that are, total, and a remark."""
-
-
-@dataclass(frozen=True)
-class TuneConfig:
-    """How to search.
-
-    Args:
-        minutes: of search and certifying together; half of it for each at most.
-        trials: settings to try at most in this run; None is as many as the time allows.
-        share: of the texts that the search is given, in (0, 1); the others certify.
-        searched: texts that the search is given at most; None takes SEARCHED, by what is promised.
-        candidates: settings of the front that are certified at most.
-        pairs: also decide pair by pair, which keeps fewer pairs but saves no time (README, Time).
-        seed: of the split and of the search.
-
-    Raises:
-        PolicyError: a value is outside its range.
-    """
-
-    minutes: float = 20.0
-    trials: int | None = None
-    share: float = 0.3
-    searched: int | None = None
-    candidates: int = 6
-    pairs: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.minutes > 0:
-            raise PolicyError(f"minutes={self.minutes!r} must be over 0")
-        if not 0 < self.share < 1:
-            raise PolicyError(f"share={self.share!r} must be between 0 and 1")
-        for name in ("trials", "searched", "candidates"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= 1):
-                raise PolicyError(f"{name}={value!r} must be a whole number >= 1")
+"""Called with (step, elapsed seconds, total seconds, message); step is "search" or "certify", of which the
+latter counts settings in place of seconds."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +141,7 @@ def split(texts: Sequence[str], config: TuneConfig) -> tuple[list[str], list[str
     Raises:
         TextError: there are too few.
     """
-    once = list({normalised(text): text for text in texts if text.strip()}.values())
+    once = list({normalise(text): text for text in texts if text.strip()}.values())
     random.Random(config.seed).shuffle(once)
     count = min(config.searched or len(once), round(config.share * len(once)))
     if min(count, len(once) - count) < LEAST_TEXTS:
@@ -208,9 +169,11 @@ def _identity(
 ) -> dict[str, Any]:
     """What a folder's study must share with the one that goes on with it."""
     digest = hashlib.sha256("\0".join([*found, "", *rest]).encode("utf-8", "surrogatepass"))
+    own = fingerprint(model)
     return {
         "model": model.spec.title,
-        "gates": fingerprint(model),
+        "gates": own.gates,
+        "weights": own.weights,
         "texts": digest.hexdigest(),
         "sla": str(sla),
         "pairs": config.pairs,
@@ -268,7 +231,7 @@ def _search(
     total = round(deadline - began)
     while True:
         trial = study.ask()
-        policy = _suggested(trial, model, sla, config)
+        policy = _suggest(trial, model, sla, config)
         measured = meter.of(policy)
         loss = float(sla.clipped(measured.losses).mean())
         study.tell(trial, (measured.mean_work, loss))
@@ -288,8 +251,8 @@ def _by_tokens(model: Model, sla: RiskLimit) -> bool:
     return sla.quantity == "label_change" and model.task is not None and drops_tokens(model)
 
 
-def _suggested(trial: Any, model: Model, sla: RiskLimit, config: TuneConfig) -> Policy:
-    """The policy of a trial: share of the token work, and the margin under which the dense side is asked,
+def _suggest(trial: Any, model: Model, sla: RiskLimit, config: TuneConfig) -> Policy:
+    """The policy of a trial: share of the token work, and the margin under which the reference model is asked,
     for a task that drops tokens; otherwise mass or
     budget (the same for every layer, or per layer as calibrated), blocks, and guard."""
     default = model.spec.policy
@@ -346,7 +309,7 @@ def _trials(study: Any, model: Model, sla: RiskLimit, config: TuneConfig) -> lis
         beaten = any(
             other[0] <= work and other[1] <= loss and other != trial.values for other in values
         )
-        policy = _suggested(_Known(trial.params), model, sla, config)
+        policy = _suggest(_Known(trial.params), model, sla, config)
         found.append(
             TuneTrial(policy, loss, work, not beaten, bool(trial.user_attrs.get("hand_set")))
         )
@@ -354,7 +317,7 @@ def _trials(study: Any, model: Model, sla: RiskLimit, config: TuneConfig) -> lis
 
 
 class _Known:
-    """A finished trial, asked again for what it was given."""
+    """Stands in for Optuna's trial: returns the parameters of a finished one."""
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         self.parameters = parameters

@@ -6,25 +6,26 @@ import unicodedata
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from saa_core.audit.audit import Audit
-from saa_core.audit.figures import About, SliceFigures, about, by_slice, cases
+from saa_core.cli.models import load_model_and_policy
+from saa_core.cli.options import column_option, model_options, policy_options, store_option
 from saa_core.errors import PolicyError, TextError
-from saa_core.loading import load
-from saa_core.model import Model
-from saa_core.run.corpora import texts_of
-from saa_core.store import Store
 from saa_core.types import Policy
+
+if TYPE_CHECKING:
+    from saa_core.audit.audit import Audit
+    from saa_core.audit.figures import About, SliceFigures
+    from saa_core.audit.texts import TokenizedText
+    from saa_core.model import Model
+    from saa_core.store import Store
 
 LINE = 60
 """Characters of a text that are printed."""
 
 
-def options_of(command: Any) -> None:
-    """Adds what only this command takes."""
+def audit(command: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
     command.add_argument(
         "files",
         nargs="+",
@@ -32,14 +33,53 @@ def options_of(command: Any) -> None:
         help="tables with a column of texts (.csv, .jsonl, .parquet), or plain text files, which are "
         "cut into windows",
     )
-    command.add_argument("--task", help="shipped task or folder; its labels are compared then")
-    command.add_argument("--tokens", type=float, help="share of a task's token work to do, up to 1")
-    command.add_argument("--name", help="of the audit (default: the names of the files)")
-    command.add_argument("--column", default="text", help="of a table")
-    command.add_argument("--length", type=int, default=512, help="tokens per window of a text file")
-    command.add_argument("--cut", action="store_true", help="cut texts that are too long")
-    command.add_argument("--limit", type=int, help="texts to audit at most, the first ones")
-    command.add_argument("--worst", type=int, default=5, help="cases to list (default: 5)")
+    model_options(command, None)
+    command.add_argument(
+        "--task",
+        metavar="NAME",
+        help="shipped task or folder; its labels are compared (default: none, next words are)",
+    )
+    command.add_argument(
+        "--tokens",
+        type=float,
+        metavar="SHARE",
+        help="share of a task's token work to do, over 0 to 1 (default: the task's own)",
+    )
+    command.add_argument(
+        "--name", metavar="NAME", help="name of the audit (default: the names of the files)"
+    )
+    column_option(command)
+    command.add_argument(
+        "--length",
+        type=int,
+        default=512,
+        metavar="TOKENS",
+        help="tokens of a window of a plain text file (default: %(default)s)",
+    )
+    command.add_argument(
+        "--cut",
+        action="store_true",
+        help="cut texts that are too long for the model (default: refuse them)",
+    )
+    command.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="texts to audit at most, the first ones (default: all)",
+    )
+    command.add_argument(
+        "--worst", type=int, default=5, metavar="N", help="cases to list (default: %(default)s)"
+    )
+    store_option(command)
+    policy_options(command)
+    command.set_defaults(run=_audit)
+
+
+def _audit(options: argparse.Namespace) -> None:
+    if options.model is None:
+        options.model = "smollm2" if options.task is None else "minilm"
+    files = files_of(options)
+    run_audit(files, *load_model_and_policy(options), options)
 
 
 def files_of(options: argparse.Namespace) -> list[Path]:
@@ -59,26 +99,32 @@ def files_of(options: argparse.Namespace) -> list[Path]:
 
 
 def run_audit(
-    files: list[Path], model: Model, policy: Policy | None, options: argparse.Namespace
+    files: list[Path], model: "Model", policy: Policy | None, options: argparse.Namespace
 ) -> None:
     """Runs what is missing and prints what was found."""
     if policy is None:
         raise PolicyError(f"--policy={options.policy!r} stays dense; there is nothing to audit")
+    from saa_core.audit.audit import Audit
+    from saa_core.audit.texts import TextSpool
+    from saa_core.cli.bars import Bars
+    from saa_core.loading import load
+    from saa_core.store import Store
+
     baseline = load(options.model, device=options.device) if options.adapter else None
     store = Store(options.store)
     name = options.name or _name(files)
     audit = Audit(model, policy, store, name, baseline=baseline, cut=options.cut)
 
-    def texts() -> Iterator[str]:
-        found = (text for file in files for text in _fitting(audit, model, file, options))
-        return islice(found, options.limit)
-
-    total = sum(1 for _ in tqdm(texts(), desc="checking", unit="text"))
     new = 0
-    with tqdm(total=total, desc="auditing", unit="text") as bar:
-        for done in audit.over(texts()):
+    with TextSpool() as texts, Bars("text") as bars:
+        read = (text for file in files for text in _tokenized(audit, model, file, options))
+        for number, text in enumerate(islice(read, options.limit), 1):
+            texts.add(text)
+            bars("checking", number, options.limit or 0)
+        total = len(texts)
+        for number, done in enumerate(audit.over(texts), 1):
             new += done.new
-            bar.update()
+            bars("auditing", number, total)
     print(f"{total:,} texts: {new:,} run now, {total - new:,} were in the store or came twice")
     if total:
         for line in report(store, audit.key, options.worst):
@@ -90,18 +136,23 @@ def _name(files: list[Path]) -> str:
     return re.sub(r"[^\w.-]|^[.-]+", "", "_".join(file.stem for file in files))[:40] or "texts"
 
 
-def _fitting(audit: Audit, model: Model, file: Path, options: argparse.Namespace) -> Iterator[str]:
+def _tokenized(
+    audit: "Audit", model: "Model", file: Path, options: argparse.Namespace
+) -> Iterator["TokenizedText"]:
     """The texts of a file as they will be run; all are checked before the first is."""
+    from saa_core.run.corpora import texts_of
+
     for number, text in enumerate(texts_of(model, file, options.column, options.length), 1):
         try:
-            yield audit.fitting(text)
+            yield audit.tokenize(text)
         except TextError as error:
-            hint = "" if error.limit is None else "; or let --cut do so"
-            raise TextError(f"{file}, text {number}: {error}{hint}") from error
+            raise TextError(f"{file}, text {number}: {error}", limit=error.limit) from error
 
 
-def report(store: Store, key: str, worst: int) -> Iterator[str]:
+def report(store: "Store", key: str, worst: int) -> Iterator[str]:
     """What the audit found: a line per slice, the worst cases, and how to open them."""
+    from saa_core.audit.figures import about, by_slice, cases
+
     which = about(store, key)
     yield f"audit {key}: {which.model}, {which.policy}; {which.texts:,} texts in the store"
     yield ""
@@ -125,7 +176,7 @@ def report(store: Store, key: str, worst: int) -> Iterator[str]:
     yield f"all of them: saa query \"SELECT * FROM runs WHERE audit = '{key}' ORDER BY agreement, lost DESC\""
 
 
-def _slices(which: About, rows: list[SliceFigures]) -> Iterator[str]:
+def _slices(which: "About", rows: "list[SliceFigures]") -> Iterator[str]:
     same = "labels the same (95 % interval)" if which.labels else "next words the same (quartiles)"
     work = "  token work" if which.labels else ""
     yield f"{'slice':12} {'texts':>7}  pairs computed{work}  {same:>32}  probability lost"

@@ -1,34 +1,29 @@
-"""What commands of ``saa`` share that load a model with its gates: options, loading, writing the gates again."""
+"""What commands share that run a model: progress, loading it with its gates and a policy, writing gates."""
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
-import torch
+from saa_core.cli.options import policy_of, refuse_beside_policy_file
+from saa_core.types import Policy
 
-from saa_core.attach import save_gates
-from saa_core.cli.bars import Bars
-from saa_core.loading import load
-from saa_core.model import Model
-
-
-def model_options(command: argparse.ArgumentParser) -> None:
-    """Which model, with which gates, and where."""
-    command.add_argument("--model", default="smollm2", help="alias, hub id or folder")
-    command.add_argument("--gates", help="folder of trained gates")
-    command.add_argument("--adapter", help="shipped adapter or folder, merged into the weights")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    command.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights")
+if TYPE_CHECKING:
+    from saa_core.model import Model
 
 
-def load_model(options: argparse.Namespace, *, training: bool = False) -> Model:
-    """The model of :func:`model_options`, and of ``--task`` where the command has it.
+def load_model(options: argparse.Namespace, *, training: bool = False) -> "Model":
+    """The model of :func:`saa_core.cli.options.model_options`, and of ``--task`` where the command has it.
 
     Args:
         training: the gates need not be trained; else a warning is printed where they are not.
     """
-    bars = Bars()
+    import torch
+
+    from saa_core.cli.bars import Bars
+    from saa_core.loading import load
+
     task = getattr(options, "task", None)
-    try:
+    with Bars() as bars:
         model = load(
             options.model,
             device=options.device,
@@ -39,18 +34,44 @@ def load_model(options: argparse.Namespace, *, training: bool = False) -> Model:
             side="auto" if task is None else "sparse",
             progress=bars,
         )
-    finally:
-        bars.close()
     if not model.spec.trained and not training:
-        print(
-            f"WARNING: the gates of {options.model!r} are UNTRAINED; what they keep means nothing. "
-            "Train some with: saa train",
-            file=sys.stderr,
-        )
+        warn_untrained(options.model)
     return model
 
 
-def write_gates(model: Model, out: str) -> None:
+def warn_untrained(name: str) -> None:
+    """Fresh gates decide at random: said where nobody can miss it."""
+    print(
+        f"WARNING: the gates of {name!r} are UNTRAINED; what they keep means nothing. Name trained ones "
+        "with --gates, or train some with: saa train",
+        file=sys.stderr,
+    )
+
+
+def load_model_and_policy(options: argparse.Namespace) -> "tuple[Model, Policy | None]":
+    """The model, and the policy of the options or of ``--policy``; None is dense.
+
+    Bad values are refused before anything is loaded.
+    """
+    if options.policy is None:
+        policy_of(options, Policy())
+        model = load_model(options)
+        return model, policy_of(options, model.spec.policy)
+    refuse_beside_policy_file(options)
+    from saa_core.certify.policy_file import load_policy
+
+    stored = load_policy(options.policy)
+    if stored.policy is None:
+        options.adapter = None
+    model = load_model(options)
+    stored.check(model)
+    print(f"policy file: {stored.promise or stored.policy or 'dense'}")
+    return model, stored.policy
+
+
+def write_gates(model: "Model", out: str) -> None:
     """Writes gates to which something was added, under the name that they had, and says where."""
+    from saa_core.attach import save_gates
+
     name = model.spec.gate if model.spec.trained else None
     print(f"gates: {save_gates(model, out, name=name, training=model.spec.training)}")

@@ -1,4 +1,4 @@
-"""The commands on recorded traces: query, report, present. Reads arguments, calls the store, prints."""
+"""Commands on recorded traces: ``query``, ``report``, ``present``. None of them needs PyTorch."""
 
 import argparse
 import csv
@@ -8,63 +8,83 @@ import unicodedata
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from saa_core.deck import find_deck, read_deck, shipped
-from saa_core.deck.page import write_deck
+from saa_core.cli.options import store_option
 from saa_core.errors import StoreError
 from saa_core.files import replacing
-from saa_core.report import LANGUAGES, write_report
-from saa_core.store import ROWS, SECONDS, Store
-from saa_core.trace.trace import Trace
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FORMATS = ("table", "csv", "json", "parquet")
 WIDEST = 60
 """Characters of a cell in a printed table; CSV and JSON hold all."""
 
 
-def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the commands to the parser of ``saa``."""
-    command = commands.add_parser(
-        "query",
-        help="select from the recorded traces",
-        description=(
-            "Runs one SELECT over the tables runs, layers, heads, tokens and events, which join on "
-            'id. saa query "DESCRIBE runs" lists the columns of a table.'
-        ),
+def query(command: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    from saa_core.store import ROWS, SECONDS
+
+    command.description = (
+        "Runs one SELECT over the tables runs, layers, heads, tokens and events, which join on id. "
+        'saa query "DESCRIBE runs" lists the columns of a table.'
     )
     command.add_argument("sql", metavar="SQL", help="one SELECT statement")
     store_option(command)
-    command.add_argument("--format", choices=FORMATS, default="table")
-    command.add_argument("-o", "--out", help="file, in place of the terminal; Parquet needs one")
-    command.add_argument("--limit", type=int, default=ROWS, help="most rows")
-    command.add_argument("--timeout", type=float, default=SECONDS, help="seconds")
-    command.set_defaults(run=_query)
-
-    command = commands.add_parser("report", help="write a trace as one HTML file for any browser")
-    command.add_argument("trace", metavar="TRACE", help="trace file, or id in the store")
-    command.add_argument("-o", "--out", required=True, help="HTML file")
-    command.add_argument("--language", choices=LANGUAGES, default="en")
-    store_option(command)
-    command.set_defaults(run=_report)
-
-    command = commands.add_parser(
-        "present", help="write a presentation as one HTML file that works offline"
+    command.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="table",
+        help="form of the result; parquet needs --out (default: %(default)s)",
     )
     command.add_argument(
-        "deck", metavar="DECK", help=f".toml file, or one that ships: {', '.join(shipped())}"
+        "-o", "--out", metavar="FILE", help="write the result there (default: print it)"
     )
-    command.add_argument("-o", "--out", required=True, help="HTML file")
-    command.add_argument("--language", choices=LANGUAGES, default="en")
-    store_option(command)
+    command.add_argument(
+        "--limit", type=int, default=ROWS, metavar="N", help="most rows (default: %(default)s)"
+    )
+    command.add_argument(
+        "--timeout",
+        type=float,
+        default=SECONDS,
+        metavar="SECONDS",
+        help="time after which the statement is stopped (default: %(default)s)",
+    )
+    command.set_defaults(run=_query)
+
+
+def report(command: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    command.add_argument("trace", metavar="TRACE", help="trace file (.saa), or id in the store")
+    _page_options(command)
+    command.set_defaults(run=_report)
+
+
+def present(command: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    from saa_core.deck import list_decks
+
+    command.add_argument(
+        "deck", metavar="DECK", help=f".toml file, or one that ships: {', '.join(list_decks())}"
+    )
+    _page_options(command)
     command.set_defaults(run=_present)
 
 
-def store_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--store", help="folder of traces (default: SAA_STORE)")
+def _page_options(command: argparse.ArgumentParser) -> None:
+    from saa_core.report import LANGUAGES
+
+    command.add_argument(
+        "-o", "--out", required=True, metavar="FILE", help="HTML file to write; required"
+    )
+    command.add_argument(
+        "--language",
+        choices=LANGUAGES,
+        default="en",
+        help="language of the page's own words (default: %(default)s)",
+    )
+    store_option(command)
 
 
 def _query(options: argparse.Namespace) -> None:
@@ -72,6 +92,8 @@ def _query(options: argparse.Namespace) -> None:
         raise StoreError(
             "format='parquet' needs a file: give -o FILE, or choose table, csv or json"
         )
+    from saa_core.store import Store
+
     store = Store(options.store)
     found = store.query(options.sql, limit=options.limit, timeout=options.timeout)
     for run, reason in store.broken().items():
@@ -93,19 +115,32 @@ def _query(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from saa_core.report import write_report
+
     file = Path(options.trace)
-    trace = Trace.load(file) if file.suffix == ".saa" else Store(options.store).get(options.trace)
+    if file.suffix == ".saa":
+        from saa_core.trace.trace import Trace
+
+        trace = Trace.load(file)
+    else:
+        from saa_core.store import Store
+
+        trace = Store(options.store).get(options.trace)
     out = write_report(trace, Path(options.out), language=options.language, name=file.stem)
     print(f"report: {out}")
 
 
 def _present(options: argparse.Namespace) -> None:
+    from saa_core.deck import find_deck, read_deck
+    from saa_core.deck.page import write_deck
+    from saa_core.store import Store
+
     store = Store(options.store)
     deck = read_deck(find_deck(options.deck), language=options.language, store=store)
     print(f"presentation: {write_deck(deck, Path(options.out))}, {len(deck.steps)} steps")
 
 
-def _parquet(found: pa.Table, file: Path) -> None:
+def _parquet(found: "pa.Table", file: Path) -> None:
     """Columns need names of their own there."""
     names = found.column_names
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -113,10 +148,14 @@ def _parquet(found: pa.Table, file: Path) -> None:
         raise StoreError(
             f"sql names two columns {', '.join(twice)}, which Parquet cannot hold; name them with AS"
         )
+    import pyarrow.parquet as pq
+
     pq.write_table(found, file, compression="zstd")
 
 
-def _table(found: pa.Table, out: TextIO) -> None:
+def _table(found: "pa.Table", out: TextIO) -> None:
+    import pyarrow as pa
+
     numbers = [pa.types.is_integer(t) or pa.types.is_floating(t) for t in found.schema.types]
     rows = [[_short(value) for value in row] for row in _rows(found)]
     sizes = [
@@ -135,19 +174,19 @@ def _table(found: pa.Table, out: TextIO) -> None:
     print(f"({found.num_rows:,} rows)", file=out)
 
 
-def _csv(found: pa.Table, out: TextIO) -> None:
+def _csv(found: "pa.Table", out: TextIO) -> None:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(found.column_names)
     for row in _rows(found):
         writer.writerow([json.dumps(v) if isinstance(v, (list, dict)) else v for v in row])
 
 
-def _json(found: pa.Table, out: TextIO) -> None:
+def _json(found: "pa.Table", out: TextIO) -> None:
     rows = [dict(zip(found.column_names, row, strict=True)) for row in _rows(found)]
     print(json.dumps(rows, ensure_ascii=False, indent=1, default=str), file=out)
 
 
-def _rows(found: pa.Table) -> Iterable[list[object]]:
+def _rows(found: "pa.Table") -> Iterable[list[object]]:
     """Row by row; times as ISO 8601. By position: a SELECT may name two columns alike."""
     columns = [column.to_pylist() for column in found.columns]
     for row in zip(*columns, strict=True):

@@ -1,66 +1,114 @@
-"""The part of the `saa` command that chooses policies for one's own texts: ``tune``."""
+"""The command ``tune``: chooses a policy for one's own texts that keeps to a limit."""
 
 import argparse
 import hashlib
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from saa_core.certify.degradation import DegradationMeter
 from saa_core.certify.limits import QUANTITIES, RiskLimit
-from saa_core.certify.policy_file import save_policy
-from saa_core.certify.slices import by_rare_slice, rare_texts, slice_table, usable
-from saa_core.certify.tune import TuneConfig, Tuned, tune
-from saa_core.certify.tune_files import describe_policy, write_results
-from saa_core.cli.bars import Bars
+from saa_core.certify.tune_config import TuneConfig
+from saa_core.cli.models import warn_untrained
+from saa_core.cli.options import column_option, device_option, seed_option
 from saa_core.errors import PolicyError, TextError, choice
-from saa_core.loading import load
-from saa_core.model import Model
-from saa_core.run.corpora import texts_of
+
+if TYPE_CHECKING:
+    from saa_core.certify.tune import Tuned
+    from saa_core.model import Model
 
 
-def register(commands: Any) -> None:
-    """Adds the command to the parser of ``saa``."""
-    command = commands.add_parser(
-        "tune", help="choose a policy for your texts that keeps to what you can accept"
-    )
+def tune(command: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    config = TuneConfig()
     command.add_argument(
         "--data",
         nargs="+",
         required=True,
         metavar="FILE",
         help="tables with a column of texts (.csv, .jsonl, .parquet; labels are not needed), or plain "
-        "text files, which are cut into windows",
+        "text files, which are cut into windows; required",
     )
     command.add_argument(
         "--sla",
         required=True,
         metavar="QUANTITY=LIMIT",
-        help=f"{', '.join(QUANTITIES)}; for example label_change=0.01",
+        help=f"what you can accept: {', '.join(QUANTITIES)}, a share between 0 and 1, for example "
+        "label_change=0.01; required",
     )
     command.add_argument(
-        "--delta", type=float, default=RiskLimit.delta, help="how often it may be broken"
+        "--out",
+        required=True,
+        metavar="FOLDER",
+        help="where to write the study, its front and policy.json; required",
+    )
+    command.add_argument(
+        "--delta",
+        type=float,
+        default=RiskLimit.delta,
+        metavar="SHARE",
+        help="chance that the choice breaks the limit, between 0 and 1 (default: %(default)s)",
     )
     command.add_argument(
         "--margin",
         type=float,
         default=RiskLimit.margin,
-        help="for rare cases; divides the limit by 1 + it",
+        metavar="X",
+        help="for rare cases: what is tested is the limit divided by 1 + X, 0 to 100 "
+        "(default: %(default)s)",
     )
-    command.add_argument("--out", required=True, help="folder for study, front and policy.json")
-    command.add_argument("--minutes", type=float, default=TuneConfig.minutes)
-    command.add_argument("--trials", type=int, help="settings to try at most in this run")
-    command.add_argument("--model", help="alias, hub id or folder (smollm2; minilm with --task)")
-    command.add_argument("--task", help="shipped task or folder, for label_change")
-    command.add_argument("--gates", help="folder of trained gates")
-    command.add_argument("--adapter", help="shipped adapter or folder, merged into the weights")
-    command.add_argument("--column", default="text", help="of a table")
-    command.add_argument("--length", type=int, default=512, help="tokens per window of a text file")
-    command.add_argument("--texts", type=int, default=2000, help="texts to use at most")
-    command.add_argument("--pairs", action="store_true", help="also decide pair by pair")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    command.add_argument(
+        "--minutes",
+        type=float,
+        default=config.minutes,
+        metavar="N",
+        help="minutes of search and certifying together (default: %(default)s)",
+    )
+    command.add_argument(
+        "--trials",
+        type=int,
+        metavar="N",
+        help="settings to try at most in this run (default: as many as the time allows)",
+    )
+    command.add_argument(
+        "--model",
+        metavar="NAME",
+        help="alias, hub id or folder of a model (default: smollm2, or minilm with --task)",
+    )
+    command.add_argument(
+        "--task", metavar="NAME", help="shipped task or folder, for label_change (default: none)"
+    )
+    command.add_argument(
+        "--gates",
+        metavar="FOLDER",
+        help="folder of trained gates (default: those that ship for the model)",
+    )
+    command.add_argument(
+        "--adapter",
+        metavar="NAME",
+        help="shipped adapter or folder, merged into the weights (default: none)",
+    )
+    column_option(command)
+    command.add_argument(
+        "--length",
+        type=int,
+        default=512,
+        metavar="TOKENS",
+        help="tokens of a window of a plain text file (default: %(default)s)",
+    )
+    command.add_argument(
+        "--texts",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="texts to use at most, the first ones (default: %(default)s)",
+    )
+    command.add_argument(
+        "--pairs",
+        action="store_true",
+        help="also decide pair by pair, which keeps fewer pairs but saves no time (default: blocks only)",
+    )
+    seed_option(command)
+    device_option(command)
     command.set_defaults(run=_tune)
 
 
@@ -72,6 +120,13 @@ def _tune(options: argparse.Namespace) -> None:
     if sla.quantity == "label_change" and options.task is None:
         raise PolicyError("--sla label_change compares labels; name a task with --task")
     files = [_there(file) for file in options.data]
+    from saa_core.certify.policy_file import save_policy
+    from saa_core.certify.tune import tune
+    from saa_core.certify.tune_files import write_results
+    from saa_core.cli.bars import Bars
+    from saa_core.loading import load
+    from saa_core.run.corpora import texts_of
+
     name = options.model or ("smollm2" if options.task is None else "minilm")
     model = load(
         name,
@@ -82,17 +137,14 @@ def _tune(options: argparse.Namespace) -> None:
         side="auto" if options.task is None else "sparse",
     )
     if not model.spec.trained and options.task is None:
-        print(f"WARNING: the gates of {name!r} are UNTRAINED", file=sys.stderr)
+        warn_untrained(name)
     texts = [
         text for file in files for text in texts_of(model, file, options.column, options.length)
     ][: options.texts]
     folder = Path(options.out)
     baseline = _baseline(name, options)
-    bars = Bars("s")
-    try:
+    with Bars("s") as bars:
         tuned = tune(model, texts, sla, folder, config, baseline=baseline, progress=bars)
-    finally:
-        bars.close()
     write_results(folder, tuned)
     data = {
         "files": [{"file": str(file), "sha256": _sha256(file)} for file in files],
@@ -125,8 +177,10 @@ def _sla(options: argparse.Namespace) -> RiskLimit:
     return replace(RiskLimit(**{quantity: value}), delta=options.delta, margin=options.margin)
 
 
-def _baseline(name: str, options: argparse.Namespace) -> Model | None:
+def _baseline(name: str, options: argparse.Namespace) -> "Model | None":
     """What the loss is counted from; None is the model itself."""
+    from saa_core.loading import load
+
     if options.task is not None:
         return load(name, task=options.task, side="dense", device=options.device)
     return None if options.adapter is None else load(name, device=options.device)
@@ -138,8 +192,11 @@ def _there(file: str) -> Path:
     return Path(file)
 
 
-def _report(tuned: Tuned) -> list[str]:
+def _report(tuned: "Tuned") -> list[str]:
     """The front, what was certified, and the slices."""
+    from saa_core.certify.slices import slice_table
+    from saa_core.certify.tune_files import describe_policy
+
     lines = [f"front, on {tuned.searched} texts:", "   loss %   work %   policy"]
     for trial in sorted(tuned.trials, key=lambda trial: trial.work):
         if trial.front:
@@ -159,8 +216,11 @@ def _report(tuned: Tuned) -> list[str]:
     return [*lines, "", *slice_table(tuned.slices), "", str(tuned.promise)]
 
 
-def _rare(model: Model, baseline: Model | None, tuned: Tuned) -> list[str]:
+def _rare(model: "Model", baseline: "Model | None", tuned: "Tuned") -> list[str]:
     """The rare-case set that ships, under the chosen policy."""
+    from saa_core.certify.degradation import DegradationMeter
+    from saa_core.certify.slices import by_rare_slice, rare_texts, slice_table, usable
+
     policy = tuned.promise.policy
     if policy is None:
         return []

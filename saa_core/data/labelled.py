@@ -1,7 +1,6 @@
 """Labelled texts for training and evaluating classifiers: five tasks and a user's own file.
 
-Knows the formats of the pinned sources, mails and tables; knows nothing about models, tokens or
-scores. The split follows from the text alone, so that a test text is a test text for everybody.
+The split follows from the text alone, so that a test text is a test text for everybody.
 The labels are as good as their sources: people disagreed about questions, and the two kinds of
 mail come from different people, so that their topics alone tell much.
 """
@@ -10,20 +9,20 @@ import csv
 import email
 import hashlib
 import html
-import importlib
 import io
 import json
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
 from typing import Any
 
-from saa_core.data import fetch
+from saa_core.data import fetch, tables
 from saa_core.errors import TextError, choice
+from saa_core.types import StepProgress
 
 SEPARATOR = " [SEP] "
 """Between the two parts of a text: question and answer, claim and evidence."""
@@ -31,8 +30,6 @@ SPLITS = ("train",) * 8 + ("validation", "test")
 """Ten equally likely shares; the hash chooses one."""
 LEAST_ROWS = 20
 COLUMNS = ("text", "label")
-PARQUET_ROWS = 1024
-"""Rows of a Parquet file that are held at once."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Row:
     twins: tuple[str, ...] = ()
 
 
-def examples(task: str, progress: fetch.Progress | None = None) -> list[LabelledText]:
+def examples(task: str, progress: StepProgress | None = None) -> list[LabelledText]:
     """The examples of a task of TASKS, fetched if missing, each text once, in the order of its hash.
 
     The first n of a split are therefore a random sample, and the same one everywhere. A text that
@@ -107,35 +104,13 @@ def read(source: str) -> list[LabelledText]:
     return examples(source) if source in TASKS else from_file(source)
 
 
-def column(path: str | Path, name: str = "text") -> list[str]:
-    """One column of a CSV, JSONL or Parquet file, as it is.
-
-    Raises:
-        TextError: see :func:`stream`.
-    """
-    return list(stream(path, name))
-
-
-def stream(path: str | Path, name: str = "text") -> Iterator[str]:
-    """The same row by row, of which only some are held in memory.
-
-    Raises:
-        TextError: the file cannot be read, has no rows, lacks the column, or a row of it is no text.
-    """
-    file, number = Path(path), 0
-    for number, record in _records(file, (name,)):
-        yield _text(file, number, record, name)
-    if not number:
-        raise TextError(f"{file} has no rows")
-
-
-def normalised(text: str) -> str:
+def normalise(text: str) -> str:
     """What two texts must share to count as the same: words, without case and kind of space."""
     return " ".join(text.casefold().split())
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(normalise(text).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _examples(rows: Iterable[Row]) -> list[LabelledText]:
@@ -180,7 +155,7 @@ def _facts(file: Path) -> Iterator[Row]:
         for token, bracket in (("-LRB-", "("), ("-RRB-", ")"), ("-LSB-", "["), ("-RSB-", "]")):
             text = text.replace(token, bracket)
         label = next(words[name] for name, score in entry["target_scores"].items() if score)
-        yield Row(text, label, group=home.setdefault(normalised(evidence), page))
+        yield Row(text, label, group=home.setdefault(normalise(evidence), page))
 
 
 def _films(source: str) -> Callable[[Path], Iterator[Row]]:
@@ -207,7 +182,7 @@ def _mails(file: Path) -> Iterator[Row]:
 
 def _marks(mail: str) -> Iterator[str]:
     """What a mail has in common with another that was sent again with small changes."""
-    yield normalised(mail)[:200]
+    yield normalise(mail)[:200]
     longest = max((re.sub(r"[\W\d_]+", "", line) for line in mail.split("\n")), key=len)
     if len(longest) >= 40:
         yield longest
@@ -240,13 +215,13 @@ def _part(message: "Message[str, str]") -> str:
         return "\n\n".join(parts)
     if message.get_content_maintype() not in ("text", "multipart"):
         return ""
-    text = _decoded(message)
+    text = _decode(message)
     if message.get_content_subtype() == "html" or PAGE.search(text):
         return _without_tags(text)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _decoded(message: "Message[str, str]") -> str:
+def _decode(message: "Message[str, str]") -> str:
     raw: Any = message.get_payload(decode=True)
     declared = message.get_content_charset() or "cp1252"
     for charset in ("utf-8", "cp1252" if declared == "iso-8859-1" else declared, "cp1252"):
@@ -309,87 +284,10 @@ def _own_words(body: str) -> str:
     return re.sub(r"[^\S\n]+", " ", re.sub(r"[\x00-\x08\x0e-\x1f\x7f]", "", text)).strip()
 
 
-def _records(file: Path, wanted: Sequence[str]) -> Iterator[tuple[int, Mapping[str, object]]]:
-    """The rows of a table with their numbers, from 1.
-
-    Raises:
-        TextError: the format is unknown, the file cannot be read, or lacks a column.
-    """
-    if file.suffix.lower() not in FILES:
-        raise TextError(f"{file}: {choice('format', file.suffix, FILES)}")
-    try:
-        yield from enumerate(FILES[file.suffix.lower()](file, wanted), 1)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TextError(f"{file} cannot be read: {error}") from error
-
-
-def _text(file: Path, number: int, record: Mapping[str, object], name: str) -> str:
-    text = record[name]
-    if not isinstance(text, str) or not text.strip():
-        raise TextError(f"{file}: row {number} has {name}={text!r}; a text is needed")
-    return text
-
-
 def _rows(file: Path) -> Iterator[Row]:
-    for number, record in _records(file, COLUMNS):
-        text, label = _text(file, number, record, "text"), record["label"]
+    for number, row in enumerate(tables.read_rows(file, COLUMNS), 1):
+        text, label = tables.text_of(file, number, row, "text"), row["label"]
         # NaN, which pandas writes for a missing label, is the only value that differs from itself.
         if label is None or label != label or not str(label).strip():
             raise TextError(f"{file}: row {number} has label={label!r}; a label is needed")
         yield Row(text.strip(), str(label).strip())
-
-
-def _require(file: Path, wanted: Iterable[str], there: Iterable[str]) -> None:
-    there = list(there)
-    for column in wanted:
-        if column not in there:
-            raise TextError(
-                f"{file}: column {column!r} is missing; the columns are: {', '.join(there)}"
-            )
-
-
-def _csv(file: Path, wanted: Sequence[str]) -> Iterator[Mapping[str, object]]:
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        table = csv.DictReader(stream)
-        _require(file, wanted, table.fieldnames or ())
-        yield from table
-
-
-def _jsonl(file: Path, wanted: Sequence[str]) -> Iterator[Mapping[str, object]]:
-    with file.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    record = json.loads(line)
-                except ValueError as error:
-                    raise TextError(f"{file}: line {number} is not JSON: {error}") from error
-                if not isinstance(record, dict):
-                    raise TextError(
-                        f"{file}: line {number} is no JSON object with {', '.join(wanted)}"
-                    )
-                _require(file, wanted, record)
-                yield record
-
-
-def _parquet(file: Path, wanted: Sequence[str]) -> Iterator[Mapping[str, object]]:
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise TextError(
-            f"{file}: reading Parquet needs pyarrow, which is not installed; "
-            "install pyarrow or write the file as CSV or JSONL"
-        ) from error
-    try:
-        table = parquet.ParquetFile(file)
-    except ValueError as error:
-        raise TextError(f"{file} is no Parquet file: {error}") from error
-    _require(file, wanted, table.schema_arrow.names)
-    for batch in table.iter_batches(PARQUET_ROWS, columns=list(wanted)):
-        yield from batch.to_pylist()
-
-
-FILES: dict[str, Callable[[Path, Sequence[str]], Iterator[Mapping[str, object]]]] = {
-    ".csv": _csv,
-    ".jsonl": _jsonl,
-    ".parquet": _parquet,
-}

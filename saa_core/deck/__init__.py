@@ -1,6 +1,6 @@
 """A presentation: steps in words, recorded figures and maps of recorded traces, read from a TOML file.
 
-Knows files and traces; never loads a model, so that what is format_figure is what was recorded. The file:
+Never loads a model, so that what is shown is what was recorded. The file:
 
     [deck]
     title = { en = "...", ja = "..." }   # or one text for every language
@@ -33,7 +33,7 @@ from typing import Any
 from saa_core.data.fetch import assets
 from saa_core.deck.figures import Figure, format_figure, read_measured, trace_figure, words
 from saa_core.errors import DeckError, SAAError, choice
-from saa_core.report import LANGUAGES
+from saa_core.report.sentences import check_language
 from saa_core.store import Store, ids
 from saa_core.trace.check import check
 from saa_core.trace.trace import Trace
@@ -82,7 +82,7 @@ class Deck:
     steps: tuple[Step, ...]
 
 
-def shipped() -> list[str]:
+def list_decks() -> list[str]:
     """Names of the presentations that ship."""
     return sorted(path.stem for path in (assets() / "decks").glob("*.toml"))
 
@@ -95,8 +95,8 @@ def find_deck(name: str) -> Path:
     """
     if name.endswith(".toml"):
         return Path(name)
-    if name not in shipped():
-        raise DeckError(f"{choice('deck', name, shipped())}, or give a .toml file")
+    if name not in list_decks():
+        raise DeckError(f"{choice('deck', name, list_decks())}, or give a .toml file")
     return assets() / "decks" / f"{name}.toml"
 
 
@@ -109,19 +109,18 @@ def read_deck(file: Path, *, language: str = "en", store: Store | None = None) -
     Raises:
         DeckError: the file cannot be read, or a step names what does not exist; says which step.
     """
-    if language not in LANGUAGES:
-        raise DeckError(choice("language", language, LANGUAGES))
+    check_language(language, DeckError)
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DeckError(f"deck {file}: cannot be read: {error}") from error
     source = _Source(file.parent, language, store)
     try:
-        _known(table, ("deck", "step"))
+        _check_keys(table, ("deck", "step"))
         about, steps = table.get("deck"), table.get("step")
         if not isinstance(about, Mapping) or not isinstance(steps, list) or not steps:
             raise DeckError("a table [deck] with a title and at least one [[step]] are needed")
-        _known(about, ("title",))
+        _check_keys(about, ("title",))
         title = source.text(about, "title")
     except DeckError as error:
         raise DeckError(f"deck {file}: {error}") from error
@@ -177,7 +176,7 @@ class _Source:
     def step(self, entry: object) -> Step:
         if not isinstance(entry, Mapping):
             raise DeckError(f"step={entry!r} must be a table")
-        _known(entry, ("title", "text", "notes", "trace", "look", "figure"))
+        _check_keys(entry, ("title", "text", "notes", "trace", "look", "figure"))
         name = entry.get("trace")
         view = None
         if name is not None:
@@ -186,7 +185,7 @@ class _Source:
             raise DeckError("look says where on a map to begin, and there is none; set trace too")
         figures = entry.get("figure", [])
         if not isinstance(figures, list):
-            raise DeckError("figure must be format_value as [[step.figure]]")
+            raise DeckError("figure must be written as [[step.figure]]")
         return Step(
             title=self.text(entry, "title"),
             text=_paragraphs(self.text(entry, "text", "")),
@@ -198,7 +197,7 @@ class _Source:
     def figure(self, entry: object, trace: object) -> Figure:
         if not isinstance(entry, Mapping):
             raise DeckError(f"figure={entry!r} must be a table")
-        _known(entry, ("label", "of", "trace", "measured"))
+        _check_keys(entry, ("label", "of", "trace", "measured"))
         label = self.text(entry, "label")
         if ("of" in entry) == ("measured" in entry):
             raise DeckError(f"figure {label!r} needs exactly one of: measured, of")
@@ -242,7 +241,7 @@ class _Source:
         return value
 
 
-def _known(entry: Mapping[str, Any], valid: Sequence[str]) -> None:
+def _check_keys(entry: Mapping[str, Any], valid: Sequence[str]) -> None:
     for key in entry:
         if key not in valid:
             raise DeckError(choice("key", key, valid))
@@ -253,22 +252,22 @@ def _paragraphs(text: str) -> tuple[str, ...]:
 
 
 def _recording(file: Path) -> Recording:
-    return _opened(file, file.stat().st_mtime_ns)
+    return _open(file, file.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=32)
-def _opened(file: Path, _changed: int) -> Recording:
+def _open(file: Path, _changed: int) -> Recording:
     """Several steps show the same trace; a file that changed is opened anew."""
     trace = Trace.load(file)
     check(trace, maps=True)
-    return Recording(file.stem, file, ids.recorded(file), trace)
+    return Recording(file.stem, file, ids.recorded_at(file), trace)
 
 
 def _view(recording: Recording, look: object) -> DeckView:
     """Where to begin; a step that does not say begins in the middle layer, at the last token."""
     if not isinstance(look, Mapping):
         raise DeckError(f"look={look!r} must be a table")
-    _known(look, PLACES)
+    _check_keys(look, PLACES)
     trace = recording.trace
     L, H = trace.shape
     query = look.get("query", trace.queries - 1)

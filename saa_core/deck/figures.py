@@ -1,25 +1,21 @@
 """Figures of a presentation: taken from a trace or from a file of measured ones, never typed.
 
-Each carries when and on what it was recorded. Knows no steps and no page.
+Each carries when and on what it was recorded.
 """
 
 import json
 import math
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from saa_core.errors import DeckError, choice
-from saa_core.report import LANGUAGES
+from saa_core.report.sentences import sentences
 from saa_core.trace.maps import Array
 from saa_core.trace.trace import Trace
+from saa_core.types import quartiles
 
 UNITS = ("times", "percent", "change", "points", "count", "text")
 SPREADS = ("quartiles", "interval", "heads")
@@ -69,7 +65,7 @@ class MeasuredFigure:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure as it is format_figure: everything is text."""
+    """A figure as it is shown: everything is text."""
 
     label: str
     value: str
@@ -78,18 +74,13 @@ class Figure:
     source: str
 
 
-@cache
 def words(language: str) -> Mapping[str, Any]:
     """The sentences around a presentation.
 
     Raises:
         DeckError: there are none in this language.
     """
-    if language not in LANGUAGES:
-        raise DeckError(choice("language", language, LANGUAGES))
-    text = (resources.files("saa_core.deck") / "text.toml").read_text(encoding="utf-8")
-    found: Mapping[str, Any] = tomllib.loads(text)[language]
-    return found
+    return sentences("saa_core.deck", language, DeckError)
 
 
 def format_figure(label: str, measured: MeasuredFigure, language: str) -> Figure:
@@ -154,7 +145,7 @@ def trace_figure(trace: Trace, of: str, recorded: datetime) -> MeasuredFigure:
 
 
 def _over_heads(value: float, heads: Array) -> dict[str, Any]:
-    low, high = (float(x) for x in 100 * np.percentile(heads, [25, 75]))
+    low, _, high = quartiles((100 * heads).ravel().tolist())
     return {"value": 100 * value, "unit": "percent", "low": low, "high": high, "spread": "heads"}
 
 
@@ -201,4 +192,4 @@ FIGURES: dict[str, Callable[[Trace], dict[str, Any] | None]] = {
     "tokens": _tokens,
     "tokens_computed": _tokens_computed,
 }
-"""What of a trace can be format_figure as a figure."""
+"""Figures that a trace can give."""

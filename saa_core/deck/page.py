@@ -10,7 +10,15 @@ from pathlib import Path
 from saa_core.deck import Deck, DeckView, Step
 from saa_core.deck.figures import Figure, words
 from saa_core.files import write_text
-from saa_core.report.maps import POLICY, embedded, has_maps, map_data, map_panel, part, report_words
+from saa_core.report.maps import (
+    POLICY,
+    embed_json,
+    has_maps,
+    map_data,
+    map_panel,
+    part,
+    report_words,
+)
 
 
 def write_deck(deck: Deck, file: Path) -> Path:
@@ -53,7 +61,7 @@ def deck_html(deck: Deck) -> str:
         f"<button id=notes aria-pressed=false>{escape(say['notes'])} (n)</button>"
         f"<button id=full>{escape(say['full_screen'])} (f)</button>"
         f"<small class=quiet>{escape(say['keys'])}</small></nav>\n"
-        f"{embedded('data', data)}\n"
+        f"{embed_json('data', data)}\n"
         f"<script>{part('maps.js')}{_own('deck.js')}</script></body></html>\n"
     )
 

@@ -1,7 +1,7 @@
 """Gates damaged on purpose, to see what a broken gate does with and without a guard.
 
 A damaged model is another model: it has gates of its own and shares everything else, so that the one it
-was made of goes on as it was, also while both run. Knows a model's gates; knows nothing of guards.
+was made of goes on as it was, also while both run.
 """
 
 import copy
@@ -35,11 +35,11 @@ def _nan(gate: PairGate) -> None:
         weight.fill_(math.nan)
 
 
-def _negated(gate: PairGate) -> None:
+def _negate(gate: PairGate) -> None:
     gate.query.neg_()
 
 
-def _scaled(gate: PairGate) -> None:
+def _scale(gate: PairGate) -> None:
     for weight in gate.parameters():
         weight.mul_(SCALE)
 
@@ -48,8 +48,8 @@ EACH: dict[str, Callable[[PairGate], None]] = {
     "random": _random,
     "zero": _zero,
     "nan": _nan,
-    "negated": _negated,
-    "scaled": _scaled,
+    "negated": _negate,
+    "scaled": _scale,
 }
 KINDS = (*EACH, "swapped")
 """random: numbers of the same spread; negated: the queries' side alone, so that what was best is worst;

@@ -1,6 +1,6 @@
 """The decisions of one head as rows: what was scored, against which threshold, kept or not, and why.
 
-Knows a trace's maps; knows no picture. Rows are made at the granularity of the decision, so a long text
+Rows are made at the granularity of the decision, so a long text
 that was decided in blocks has one row per block, and none is made for what the model may not look at.
 """
 

@@ -91,7 +91,7 @@ def difference(
     Raises:
         TraceError: the models differ in layers or heads, or a trace is a summary.
     """
-    alignment = _aligned(first, second, alignment)
+    alignment = _align(first, second, alignment)
     cells = _Cells(first, second, alignment)
     L, H = first.shape
     both, only_first, only_second = (np.zeros((L, H), np.int64) for _ in range(3))
@@ -101,7 +101,7 @@ def difference(
         count = cells.count(layer)
         pairs[layer] = count.sum()
         for head in range(H):
-            a, b = cells.decided(0, layer, head), cells.decided(1, layer, head)
+            a, b = cells.read_decision(0, layer, head), cells.read_decision(1, layer, head)
             both[layer, head] = count[a.keep & b.keep].sum()
             only_first[layer, head] = count[a.keep & ~b.keep].sum()
             only_second[layer, head] = count[~a.keep & b.keep].sum()
@@ -129,7 +129,7 @@ def difference_map(
     Raises:
         TraceError: see :func:`difference`; or the layer or head does not exist.
     """
-    alignment = _aligned(first, second, alignment)
+    alignment = _align(first, second, alignment)
     places = np.ix_(alignment.first, alignment.first), np.ix_(alignment.second, alignment.second)
     allowed = first.allowed(layer)[places[0]] & second.allowed(layer)[places[1]]
     a = first.keep_map(layer, head)[places[0]]
@@ -154,7 +154,7 @@ def difference_rows(codes: Array) -> pa.Table:
     )
 
 
-def _aligned(first: Trace, second: Trace, alignment: Alignment | None) -> Alignment:
+def _align(first: Trace, second: Trace, alignment: Alignment | None) -> Alignment:
     if first.shape != second.shape:
         raise TraceError(
             f"the two traces have {first.shape} and {second.shape} layers and heads; only models of "
@@ -215,7 +215,7 @@ class _Cells:
             self._counts[kinds] = pairs
         return self._counts[kinds]
 
-    def decided(self, side: int, layer: int, head: int) -> _Decided:
+    def read_decision(self, side: int, layer: int, head: int) -> _Decided:
         """What one of the two runs decided about each cell."""
         trace, at = self.traces[side], self.at[side]
         shape = (len(self.rows), len(self.columns))

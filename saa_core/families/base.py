@@ -11,7 +11,7 @@ from saa_core.gates.pair import GateConfig
 
 
 def positions(config: Any) -> int:
-    """As many tokens as the model has positions for."""
+    """Longest text in tokens: the number of positions in the configuration."""
     return int(config.max_position_embeddings)
 
 

@@ -13,13 +13,6 @@ from types import ModuleType
 from typing import Any
 
 from torch import nn
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_MAPPING,
-)
-
 from saa_core.errors import ModelError
 from saa_core.families.base import Family
 from saa_core.gates.pair import GateConfig
@@ -92,6 +85,10 @@ def max_length(config: Any) -> int:
 @cache
 def _modelling(model_type: str) -> ModuleType | None:
     """The modelling file of a model type; None where Transformers has none."""
+    # Here, as below: the tables take longer to import than everything else that attaching needs.
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
     if model_type not in CONFIG_MAPPING:
         return None
     found: Any = MODEL_MAPPING.get(CONFIG_MAPPING[model_type], None)
@@ -105,6 +102,11 @@ ENCODER = Family("encoder", (), attentions, gate_config, causal=False, max_lengt
 
 def generic_named(model_type: str) -> Family | None:
     """The generic family of a model type of Transformers; None if it is not of one."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
     masked = model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if not masked and model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return None

@@ -1,7 +1,7 @@
 """How an encoder's own layers compute on tokens that stand behind each other without padding.
 
 Linear layers and norms do not care which text a token belongs to; only attention does. A family that
-can be packed says how its modules are called around the attention. Knows nothing about gates.
+can be packed says how its modules are called around the attention.
 
 Shapes: T tokens of all texts, E hidden size, H heads, D head size.
 """

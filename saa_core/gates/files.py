@@ -1,6 +1,6 @@
 """Trained gates as they lie in a folder: gates.safetensors beside gates.json, which describes them.
 
-Knows files and the shape of gates; knows nothing about models. Written by attach.save_gates.
+Written by attach.save_gates.
 """
 
 import hashlib

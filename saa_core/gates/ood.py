@@ -6,8 +6,7 @@ rotated pair's energy (position embedding turns a pair and leaves its length alo
 Mahalanobis, as for features of networks in Lee et al. (arXiv 1807.03888). It is an estimate: a text may be far
 and harmless, or near and hard.
 
-Fitted and calibrated in train/inputs.py, stored with the gates. Knows queries and numbers; knows nothing about
-texts, models or gates.
+Fitted and calibrated in train/ood.py, stored with the gates.
 
 Shapes: B batch, H query heads, Q positions, D head size, F = H D features.
 """
@@ -23,7 +22,7 @@ from torch import Tensor
 from saa_core.errors import GateError
 
 QUIET = 1e-9
-"""Energy, and variance of its logarithm, below which nothing is told apart."""
+"""Floor of an energy and of the variance of its logarithm."""
 
 
 def features(q_BHQD: Tensor, real_BQ: Tensor) -> Tensor:
@@ -52,7 +51,7 @@ def distance(features_BF: Tensor, mean_F: Tensor, whiten_FF: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class OodDetector:
-    """What the texts that gates were trained on look like, and from where on another one is far.
+    """Mean and covariance of the training texts' features, and the distance above which a text is far.
 
     Args:
         mean: of the features, float32 [F].

@@ -1,7 +1,6 @@
 """The learned gate: queries and keys -> predicted attention mass per block of pairs.
 
-Knows nothing about rules, kernels or models: it sees the queries and keys of one layer, after
-rotary embedding, and how many pairs are allowed. One set of weights serves every block size down
+It sees the queries and keys of one layer, after rotary embedding, and how many pairs are allowed. One set of weights serves every block size down
 to single pairs, because a block is described by pooled statistics (a single key is its own mean,
 maximum and minimum) and by the number of keys it holds.
 
@@ -64,7 +63,7 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class LayerSlack:
-    """What was measured of one layer, so that one policy serves sensitive and robust layers.
+    """Calibration of one layer: sensitive layers may miss less than the policy says, robust ones more.
 
     Args:
         slack: predicted mass that this layer may miss, as a multiple of what the policy lets it miss.
@@ -125,11 +124,11 @@ class PairGate(nn.Module):
 
     @property
     def sound(self) -> bool:
-        """False where a weight is not finite: scores may look like numbers all the same."""
+        """False where a weight is not finite; the scores can be finite nevertheless."""
         return all(bool(weight.isfinite().all()) for weight in self.parameters())
 
     def target(self, policy: Policy, block: tuple[int, int]) -> float:
-        """What the policy's rule aims at in this layer, where such blocks are decided."""
+        """Target of the policy's rule in this layer, calibration included (a mass or a density)."""
         fits = self.calibration.pairwise == (block == (1, 1))
         calibration = self.calibration if fits else LayerSlack()
         if policy.budget is None:
@@ -138,7 +137,7 @@ class PairGate(nn.Module):
         return min(policy.aim * share, 1.0)
 
     def mass_map(self, block: tuple[int, int]) -> MassCalibrator | None:
-        """What predicted mass was found to be worth where such blocks are decided; None if unknown."""
+        """Correction of predicted mass for blocks of this size; None if it was not measured."""
         return self.mass_calibrators.get(block == (1, 1))
 
     def forward(self, q_BHQD: Tensor, k_BGKD: Tensor, allowed: Allowed, grid: "Grid") -> Tensor:
@@ -178,7 +177,7 @@ class PairGate(nn.Module):
 
 @dataclass(frozen=True)
 class Grid:
-    """What scoring needs to know beside the content; the same for all layers of one call.
+    """Geometry of the blocks to score; the same for all layers of one call.
 
     Args:
         block: (queries, keys) per block in tokens.
@@ -221,7 +220,7 @@ class Grid:
 def grid(
     allowed: Allowed, block: tuple[int, int], rows: Tensor | None = None, *, pooled: int = POOLED
 ) -> Grid:
-    """Lays the blocks over the allowed pairs.
+    """Computes the geometry of the blocks over the allowed pairs.
 
     Args:
         rows: query blocks to score, int64 [M'], all of them by default (training samples some).

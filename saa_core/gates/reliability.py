@@ -1,8 +1,7 @@
-"""How true a gate's predicted mass is, and the map from what it says to what was found.
+"""Calibration of predicted mass: how far it is from the observed mass, and the map that corrects it.
 
 Measured on texts that the gate was not trained on (train/reliability.py), stored with the gate, and
-used only where predicted mass is shown: the decision is made on what the gate itself says. Knows numbers
-and JSON; knows nothing about models.
+used only where predicted mass is shown: decisions use the uncorrected prediction.
 
 Shapes: B batch, L layers, H query heads, M query blocks.
 """
@@ -17,7 +16,7 @@ from torch import Tensor
 from saa_core.errors import GateError
 
 SURE = 1e-6
-"""So near to 0 or 1 a mass counts as nothing or all, and is left as it is."""
+"""Masses this near to 0 or 1 are not corrected."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class MassCalibrator:
             )
 
     def __call__(self, predicted_BHM: Tensor) -> Tensor:
-        """What such predictions were found to be worth, [B, H, M]."""
+        """Corrected mass, [B, H, M]."""
         device = predicted_BHM.device
         offset, slope = (
             torch.tensor(line, device=device)[:, None] for line in (self.offset, self.slope)
@@ -87,12 +86,12 @@ class Diagram:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How true predicted mass was, decided pair by pair or in blocks, before and after the map.
+    """Calibration of predicted mass for one granularity, before and after the correction.
 
     Args:
         pairwise: decided pair by pair; otherwise in blocks.
         maps: by layer.
-        before, after: the gate's own word, and the same corrected by the maps.
+        before, after: of the uncorrected and of the corrected prediction.
         about: texts, lengths in tokens, masses and command.
     """
 

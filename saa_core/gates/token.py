@@ -1,7 +1,6 @@
 """The learned token gate: hidden states -> how much the later layers still need each token.
 
-Knows one layer's hidden states and the share of the work that may be done; knows nothing about
-texts, attention or how a dropped token is carried on. One set of weights serves every share: the
+One set of weights serves every share: the
 share only shifts the scores, by an amount that is learned for each layer.
 
 After Learned Token Pruning (arXiv 2107.00910) and Transkimmer (arXiv 2205.07324); what is new is the

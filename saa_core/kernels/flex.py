@@ -1,29 +1,29 @@
-"""Block-sparse attention by PyTorch's FlexAttention, compiled for the machine it runs on.
+"""Block-sparse attention on a CUDA GPU by PyTorch's FlexAttention, compiled for that GPU.
 
-On a CPU it needs AVX2 and a C++ compiler at run time, is inference only and not on macOS. It is
-compiled with ``fullgraph=True``: where Dynamo would fall back to the unfused version, which is
+It is compiled with ``fullgraph=True``: where Dynamo would fall back to the unfused version, which is
 10 to 20 times slower than dense, this raises instead. Lengths are padded to whole steps and batch
 items run one by one, so that one compiled graph serves all lengths, batches and paddings.
 """
 
 import functools
 import math
-import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad
 
 from saa_core.errors import KernelError
-from saa_core.native import compile_seconds, find_compiler
+from saa_core.native import compile_seconds
 from saa_core.pairs import Allowed, Decision
 
+if TYPE_CHECKING:  # importing it brings the compiler, which takes seconds
+    from torch.nn.attention.flex_attention import BlockMask
+
 SMALLEST_TILE = 16
-"""Finer tiles are slower than dense attention on a CPU."""
+"""FlexAttention computes no finer tiles on a GPU."""
 SMALLEST_LENGTH = 64
 """Lengths are padded at least to this, so that no graph is specialised to a tiny one."""
 LARGEST_TILE = (128, 64)
@@ -41,14 +41,12 @@ def flex(
     """Softmax attention over the kept blocks; [B, H, Q, D].
 
     Raises:
-        KernelError: FlexAttention cannot run here, cannot execute this decision (single pairs, a
-            mask with gaps), needs gradients on a CPU, or would run unfused.
+        KernelError: the queries are not on a CUDA GPU, the decision cannot be executed in tiles (single
+            pairs, a mask with gaps), or it would run unfused.
     """
     reason = flex_unavailable(q_BHQD.device.type) or flex_refuses(decision.block, allowed)
     if reason:
         raise KernelError(f"kernel='flex' cannot run: {reason}, or use kernel='gather'")
-    if q_BHQD.device.type == "cpu" and torch.is_grad_enabled() and q_BHQD.requires_grad:
-        raise KernelError("kernel='flex' has no gradients on a CPU; use kernel='gather' to train")
     B, H, Q, _ = q_BHQD.shape
     step = math.lcm(*decision.block, SMALLEST_LENGTH)
     # Contiguous, because Dynamo compiles another graph for other strides; the copies take 0.1 ms.
@@ -68,22 +66,12 @@ def flex(
 
 
 def flex_unavailable(device: str) -> str:
-    """Why FlexAttention cannot run on this kind of device, as a clause; empty if it can."""
-    if device == "cuda":
-        return ""
-    if device != "cpu":
-        return f"FlexAttention is not available on {device}"
-    if sys.platform == "darwin":
-        return "FlexAttention on a CPU does not support macOS"
-    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
-        return "the CPU has no AVX2"
-    if find_compiler() is None:
-        return "no C++ compiler was found (g++ or clang++, or the one named by CXX)"
-    return ""
+    """Reason it cannot run on this kind of device, or ''."""
+    return "" if device == "cuda" else f"it is made for a CUDA GPU, and the model is on {device}"
 
 
 def flex_refuses(block: tuple[int, int], allowed: Allowed) -> str:
-    """Why this decision cannot be executed in tiles, as a clause; empty if it can."""
+    """Reason this decision cannot be executed in tiles, or ''."""
     if min(block) < SMALLEST_TILE:
         return (
             f"it executes blocks of at least {SMALLEST_TILE} x {SMALLEST_TILE}, and this text is "
@@ -96,8 +84,10 @@ def flex_refuses(block: tuple[int, int], allowed: Allowed) -> str:
 
 def _block_mask(
     decision: Decision, allowed: Allowed, item: int, lengths: tuple[int, int]
-) -> BlockMask:
+) -> "BlockMask":
     """The kept tiles of one batch item: full ones run unmasked, partial ones ask ``mask_mod``."""
+    from torch.nn.attention.flex_attention import BlockMask
+
     bq, bk = decision.block
     keep = decision.keep[item : item + 1]
     count = decision.count[item if len(decision.count) > 1 else 0][None]
@@ -138,31 +128,36 @@ def graph_count() -> int:
 
 
 @functools.cache
-def _compiled() -> Callable[..., Any]:
+def _compile() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
     return torch.compile(flex_attention, fullgraph=True, dynamic=True)
 
 
-def _gpu_tile(block: tuple[int, int]) -> dict[str, Any]:
+def _tile(block: tuple[int, int]) -> dict[str, Any]:
     """A tile that divides the decided blocks: the default of 128 x 128 refuses smaller ones."""
     tile = (math.gcd(side, most) for side, most in zip(block, LARGEST_TILE, strict=True))
     return dict(zip(("BLOCK_M", "BLOCK_N"), tile, strict=True)) | {"FORCE_USE_FLEX_ATTENTION": True}
 
 
-def _run(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask, scale: float, grouped: bool) -> Tensor:
+def _run(q: Tensor, k: Tensor, v: Tensor, mask: "BlockMask", scale: float, grouped: bool) -> Tensor:
     """One batch item through the compiled engine, with its failures turned into sentences."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+    from torch._inductor.exc import InductorError
+
     graphs, started = graph_count(), time.perf_counter()
-    options = _gpu_tile(mask.BLOCK_SIZE) if q.is_cuda else None
+    options = _tile(mask.BLOCK_SIZE)
     try:
-        out: Tensor = _compiled()(
+        out: Tensor = _compile()(
             q, k, v, block_mask=mask, scale=scale, enable_gqa=grouped, kernel_options=options
         )
-    except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+    except FailOnRecompileLimitHit as error:
         raise KernelError(
             "kernel='flex' has met more kinds of heads and block sizes in this process than "
             f"torch._dynamo.config.recompile_limit={torch._dynamo.config.recompile_limit} allows "
             "and would run unfused, slower than dense; raise the limit or use kernel='gather'"
         ) from error
-    except torch._inductor.exc.InductorError as error:
+    except InductorError as error:
         raise KernelError(
             f"kernel='flex' could not be compiled for q {tuple(q.shape)}, k {tuple(k.shape)}: "
             f"{str(error).splitlines()[0]}; use kernel='gather'"

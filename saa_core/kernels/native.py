@@ -76,7 +76,7 @@ def native(
 
 
 def native_refuses(q_BHQD: Tensor, v_BGKD: Tensor | None = None) -> str:
-    """Why the kernel cannot execute these queries, where they are, as a clause; empty if it can."""
+    """Reason the kernel cannot execute these queries on their device, or ''."""
     reason = unavailable(q_BHQD.device.type)
     head_size = q_BHQD.shape[-1]
     if not reason and v_BGKD is not None and v_BGKD.shape[-1] != head_size:

@@ -1,8 +1,8 @@
 """C++ for the CPU: the block-sparse kernel, the gate's scores and the top-p rule.
 
 Compiled once per machine by its own g++ or clang++, in about two seconds, and kept in the cache
-directory. Where there is no compiler everything still runs, by PyTorch, only slower. Knows how to
-compile and call; what the functions compute is said where they are used.
+directory. Where there is no compiler everything still runs, by PyTorch, only slower. What the
+functions compute is documented where they are called.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ VECTOR_FLAGS = {
     "AVX512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mprefer-vector-width=512",
     "AVX2": "-mavx2 -mfma",
 }
-"""By what PyTorch says that the CPU can do; others take the compiler's baseline (NEON on ARM)."""
+"""By PyTorch's CPU capability; other CPUs get the compiler's baseline (NEON on ARM)."""
 
 compile_seconds: list[float] = []
 """Wall time of each compilation in this process, in order, whichever kernel asked for it."""
@@ -42,7 +42,7 @@ def find_compiler() -> str | None:
 
 
 def unavailable(device: str) -> str:
-    """Why nothing of this can run on such a device, as a clause; empty if it can."""
+    """Reason it cannot run on this device, or ''."""
     if device != "cpu":
         return f"it is made for a CPU, and the model is on {device}"
     if find_compiler() is None:
@@ -64,7 +64,7 @@ def rows(x: Tensor) -> Tensor:
 
 
 def call(function: str, problem: ctypes.Structure) -> None:
-    """Runs one of the functions on as many threads as PyTorch uses."""
+    """Calls a C++ function by name, with PyTorch's number of threads."""
     built = _build()
     if isinstance(built, str):
         raise KernelError(f"kernel='native' cannot run: {built}; use kernel='gather'")
@@ -79,7 +79,7 @@ def structure(name: str, *fields: tuple[Iterable[str], type]) -> type[ctypes.Str
 
 @functools.cache
 def _build() -> ctypes.CDLL | str:
-    """The library, or why there is none; found out once per process."""
+    """The compiled library, or the reason there is none; computed once per process."""
     compiler = find_compiler()
     assert compiler is not None
     flags = ["-std=c++17", "-O3", "-shared", "-fPIC", "-fno-math-errno", "-Wno-psabi", "-pthread"]

@@ -8,21 +8,20 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from saa_core.files import write_text
 from saa_core.report.maps import (
-    LANGUAGES,
     POLICY,
-    embedded,
+    embed_json,
     map_data,
     map_panel,
     part,
     report_words,
 )
+from saa_core.report.sentences import LANGUAGES
 from saa_core.trace.check import check
 from saa_core.trace.maps import Array
 from saa_core.trace.trace import Trace
+from saa_core.types import quartiles
 
 __all__ = ["LANGUAGES", "percent", "report", "script", "spread", "write_report"]
 
@@ -69,7 +68,7 @@ def report(
         f"<h1>{escape(words['title'])}</h1><p class=quiet>{escape(words['recorded'])} "
         f"{escape(name)}</p>\n{link}{untrained}<table>{''.join(_rows(trace, words))}</table>\n"
         f"{map_panel(trace, words)}\n{_events(trace, words)}\n</main>\n"
-        f"{embedded('data', map_data(trace, words))}\n"
+        f"{embed_json('data', map_data(trace, words))}\n"
         f"<script>{script()}</script></body></html>\n"
     )
 
@@ -105,7 +104,7 @@ def _rows(trace: Trace, words: Mapping[str, Any]) -> Iterable[str]:
     if trace.label is not None and trace.label_probs is not None:
         rows.append(("label", f"{trace.label} ({percent(float(trace.label_probs.max()))})"))
     for timing in trace.timing:
-        low, middle, high = np.percentile(timing.samples_ms, [25, 50, 75])
+        low, middle, high = quartiles(timing.samples_ms)
         times = f"{timing.name}: {middle:,.1f} ms ({low:,.1f} – {high:,.1f})"
         rows.append(("time", f"{times}, {words['rounds'].format(n=len(timing.samples_ms))}"))
     rows += [
@@ -124,8 +123,8 @@ def percent(share: float) -> str:
 
 def spread(values: Array) -> str:
     """Quartiles of shares, "40.0 % – 60.0 %"."""
-    low, high = np.percentile(values, [25, 75])
-    return f"{percent(float(low))} – {percent(float(high))}"
+    low, _, high = quartiles(values.ravel().tolist())
+    return f"{percent(low)} – {percent(high)}"
 
 
 def _figure(event: Mapping[str, Any], name: str) -> str:

@@ -6,22 +6,19 @@ as plain text. Scores are left out: the map of a long text would take hundreds o
 
 import base64
 import json
-import tomllib
 import zlib
 from collections.abc import Mapping
-from functools import cache
 from html import escape
 from importlib import resources
 from typing import Any
 
 import numpy as np
 
-from saa_core.errors import TraceError, choice
+from saa_core.report.sentences import sentences
 from saa_core.trace.maps import Array
 from saa_core.trace.trace import Trace
 from saa_core.types import KEPT, REASONS
 
-LANGUAGES = ("en", "ja")
 POLICY = (
     '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
     "style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">"
@@ -34,17 +31,13 @@ def part(name: str) -> str:
     return (resources.files("saa_core.report") / name).read_text(encoding="utf-8")
 
 
-@cache
-def report_words(language: str) -> dict[str, Any]:
+def report_words(language: str) -> Mapping[str, Any]:
     """The sentences of a report and its maps.
 
     Raises:
         TraceError: there are none in this language.
     """
-    if language not in LANGUAGES:
-        raise TraceError(choice("language", language, LANGUAGES))
-    words: dict[str, Any] = tomllib.loads(part("text.toml"))[language]
-    return words
+    return sentences("saa_core.report", language)
 
 
 def has_maps(trace: Trace) -> bool:
@@ -52,14 +45,14 @@ def has_maps(trace: Trace) -> bool:
     return trace.policy is None or trace.layers is not None
 
 
-def map_panel(trace: Trace, words: dict[str, Any]) -> str:
+def map_panel(trace: Trace, words: Mapping[str, Any]) -> str:
     """Markup that `drawMap` of maps.js fills; a sentence where the trace has no maps."""
     if not has_maps(trace):
         return f"<p>{escape(words['summary'])}</p>"
     panel, absent = part("maps.html"), set[str]()
     absent |= {"tokens_shade"} if trace.attention_received is None else set()
     absent |= {"tokens_dropped"} if trace.kept_tokens is None else set()
-    for key, value in (words | dict.fromkeys(absent, "")).items():
+    for key, value in {**words, **dict.fromkeys(absent, "")}.items():
         if isinstance(value, str):
             panel = panel.replace(f"[[{key}]]", escape(value, quote=True))
     return panel
@@ -79,16 +72,16 @@ def map_data(trace: Trace, words: Mapping[str, Any]) -> dict[str, Any]:
         "first": trace.first.tolist(),
         "last": trace.last.tolist(),
         "plan": trace.layer_kind.tolist(),
-        "forced": [_packed(kind) for kind in trace.forced] if full else None,
+        "forced": [_pack(kind) for kind in trace.forced] if full else None,
         "forcedHeads": trace.forced.shape[1],
-        "keep": [_packed(_bits(trace, layer)) for layer in range(trace.shape[0])] if full else None,
+        "keep": [_pack(_bits(trace, layer)) for layer in range(trace.shape[0])] if full else None,
         "reasons": [words["reasons"][reason.replace(" ", "_")] for reason in REASONS],
         "kept": list(KEPT),
         "words": words["script"],
     }
 
 
-def embedded(name: str, value: object) -> str:
+def embed_json(name: str, value: object) -> str:
     """A value as JSON inside the file; nothing in it can end the element."""
     data = json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
     return f'<script type="application/json" id="{name}">{data}</script>'
@@ -100,5 +93,5 @@ def _bits(trace: Trace, layer: int) -> Array:
     return trace.layers.read(layer).keep
 
 
-def _packed(values: Array) -> str:
+def _pack(values: Array) -> str:
     return base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes(), 9)).decode()

@@ -1,8 +1,7 @@
 """Text -> label, at the share of the work that a policy asks for, one text or many at a time.
 
-Where a guard asks for it, texts whose label is not clear are answered by the task's dense side. Batches are packed: texts of different lengths stand behind each other without padding, and tokens that
-their gate drops are not computed any more. Knows a model that was loaded for a task; knows nothing
-about files.
+Where a guard asks for it, texts whose label is not clear are answered by the task's reference model. Batches are packed: texts of different lengths stand behind each other without padding, and tokens that
+their gate drops are not computed any more.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from saa_core.types import Policy
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one text was taken for.
+    """The label of one text, and what it cost.
 
     Args:
         label: the most probable one.
@@ -29,9 +28,9 @@ class Prediction:
         tokens: length of the text, special tokens included.
         token_share: tokens computed / tokens, mean over layers; 1 is dense.
         flops_share: floating-point operations of all layers, token gates included, against dense;
-            over 1 where the dense side was asked as well. What single dropped pairs save is not
+            over 1 where the reference model was asked as well. What single dropped pairs save is not
             counted.
-        dense: True where a guard had the dense side answer.
+        dense: True where a guard had the reference model answer.
     """
 
     label: str
@@ -44,14 +43,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Answered:
-    """What a batch of texts was taken for.
+    """The answers for a batch of texts, and what they cost.
 
     Args:
         probabilities: [B, C].
-        needed: tokens that each layer computed, int64 [B, L]; what the dense side did is not in it.
-        done, full: operations that were done, the dense side's included, and those of dense alone,
+        needed: tokens that each layer computed, int64 [B, L]; what the reference model did is not in it.
+        done, full: operations that were done, the reference model's included, and those of dense alone,
             int64 [B] each.
-        dense: texts that the dense side answered, bool [B].
+        dense: texts that the reference model answered, bool [B].
     """
 
     probabilities: Tensor
@@ -99,7 +98,7 @@ def classify(
     Raises:
         ModelError: the model was loaded for no task.
         TextError: a text is empty, not valid Unicode, or too long.
-        PolicyError: the policy drops tokens and the model is the task's dense side, ``texts`` is one
+        PolicyError: the policy drops tokens and the model is the task's reference model, ``texts`` is one
             string, or ``batch`` is no whole number >= 1.
     """
     task = task_of(model)

@@ -1,12 +1,12 @@
 """Texts of a user's files, one after the other: rows of a table, or windows of a plain text.
 
-Knows files and a model's tokenizer. However long a file is, only a part of it is in memory.
+However long a file is, only a part of it is in memory.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from saa_core.data import labelled
+from saa_core.data import tables
 from saa_core.errors import PolicyError, TextError
 from saa_core.model import Model
 
@@ -18,7 +18,7 @@ def texts_of(model: Model, file: Path, column: str = "text", length: int = 512) 
     """The texts of one file.
 
     Args:
-        file: .csv, .jsonl or .parquet; anything else is plain text, cut into windows.
+        file: a table (see data/tables.py); anything else is plain text, cut into windows.
         column: of a table.
         length: tokens per window; the last and shorter one is left out.
 
@@ -27,14 +27,14 @@ def texts_of(model: Model, file: Path, column: str = "text", length: int = 512) 
             text shorter than one window.
         PolicyError: the model takes no windows of this length.
     """
-    if file.suffix.lower() in labelled.FILES:
-        yield from labelled.stream(file, column)
+    if tables.is_table(file):
+        yield from tables.read_column(file, column)
         return
     count, rest = 0, ""
     try:
         with file.open(encoding="utf-8") as stream:
             while piece := stream.read(PIECE):
-                found, rest = cut(model, rest + piece, length)
+                found, rest = split_windows(model, rest + piece, length)
                 count += len(found)
                 yield from found
     except (OSError, UnicodeDecodeError) as error:
@@ -43,20 +43,20 @@ def texts_of(model: Model, file: Path, column: str = "text", length: int = 512) 
         raise TextError(f"{file} has fewer than one window of {length} tokens")
 
 
-def windows(model: Model, text: str, length: int) -> list[str]:
+def cut_windows(model: Model, text: str, length: int) -> list[str]:
     """A long text in parts of so many tokens, the last and shorter one left out.
 
     Raises:
         TextError: the text is shorter than one window.
         PolicyError: the model takes no windows of this length.
     """
-    found, _ = cut(model, text, length)
+    found, _ = split_windows(model, text, length)
     if not found:
         raise TextError(f"text has fewer than one window of {length} tokens")
     return found
 
 
-def cut(model: Model, text: str, length: int) -> tuple[list[str], str]:
+def split_windows(model: Model, text: str, length: int) -> tuple[list[str], str]:
     """Windows of so many tokens, and the rest of the text, which is shorter than one.
 
     Raises:

@@ -118,7 +118,7 @@ class Saving:
     verdict: str
 
 
-def measured(timings: Sequence[Timing]) -> list[MeasuredLength]:
+def pair_timings(timings: Sequence[Timing]) -> list[MeasuredLength]:
     """What :func:`saa_core.measure` gave for (None, policy): dense and SAA in turn, by length."""
     return [
         MeasuredLength(dense.length, dense.samples_ms, sparse.samples_ms)
@@ -158,5 +158,5 @@ def _bill(request_s: Quartiles, assumed: Assumptions) -> Bill:
 
 
 def _whole(load: float) -> int:
-    """Machines for a load; a sum that rounding carried just over a whole number is that number."""
+    """Whole machines for a load, rounding errors of the sum left out."""
     return math.ceil(round(load, 9))

@@ -2,7 +2,7 @@
 
 What every user of a policy must get happens here and nowhere else: overrides are checked against the
 model, a pass whose guard could not show its limit is done again densely, and a label that is not clear
-is asked of the task's reference model. Knows ids; knows nothing about texts.
+is asked of the task's reference model.
 
 Shapes: B texts, N tokens of one text, T of all texts, E hidden size, L layers, C labels.
 """

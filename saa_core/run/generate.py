@@ -1,7 +1,6 @@
 """Text -> continuation: the prompt is read under the policy, the steps after it read the whole cache."""
 
 from collections.abc import Iterator
-from copy import deepcopy
 
 import torch
 
@@ -35,31 +34,35 @@ def check_writes(model: Model) -> None:
 
 
 def write_on(model: Model, prompt: Executed, max_new_tokens: int) -> Iterator[str]:
-    """Goes on from a prompt that was executed with its cache kept, and leaves that cache as it is.
+    """Goes on from a prompt that was executed with its cache kept, and uses that cache up: the keys and
+    values of what is written are added to it.
 
     Raises:
-        ModelError: the cache was not kept.
+        ModelError: the cache was not kept, or was used up.
     """
     if prompt.cache is None:
         raise ModelError("prompt has no cache; execute it with keep_cache=True")
     (length,) = prompt.lengths
+    if prompt.cache.get_seq_length() != length:
+        raise ModelError("prompt was written on before; execute it again")
     room = min(max_new_tokens, model.max_length - length)
     stop = model.hf.generation_config.eos_token_id
     stops = set(stop) if isinstance(stop, list) else {stop}
-    cache, written, shown = deepcopy(prompt.cache), list[int](), ""
+    cache, written, shown = prompt.cache, list[int](), ""
     with torch.inference_mode():
         logits = model.hf.get_output_embeddings()(prompt.states[-1])
-    while len(written) < room:
+    while room > 0:
         token = int(logits.argmax())
         if token in stops:
             return
         written.append(token)
         whole = model.tokenizer.decode(written)
-        if not whole.endswith(
-            "\N{REPLACEMENT CHARACTER}"
-        ):  # the rest of a character may still come
+        # Otherwise the rest of a character is still to come.
+        if not whole.endswith("\N{REPLACEMENT CHARACTER}"):
             yield whole[len(shown) :]
             shown = whole
+        if len(written) == room:
+            return
         step = torch.tensor([[token]], device=model.device)
         with torch.inference_mode():
             out = model.hf(step, past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -1,4 +1,7 @@
-"""Text -> Trace: encodes a text, executes it and keeps the record."""
+"""Text -> Trace: encodes a text, executes it and keeps the record; two traces and what differs.
+
+Shapes: N tokens, E hidden size, V vocabulary, T of `TOP`.
+"""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -12,12 +15,16 @@ from saa_core.model import Model
 from saa_core.run.execute import Executed, execute
 from saa_core.run.flops import flops_against_dense
 from saa_core.task import margins
+from saa_core.trace.compare import Comparison, compare
 from saa_core.trace.maps import Array
 from saa_core.trace.recorded import ModelInfo
 from saa_core.trace.trace import Trace
 from saa_core.types import Policy
 
 TOP = 5
+"""Most likely next tokens that a trace holds at each position."""
+SLICE = 256
+"""Positions whose logits are held at once."""
 
 
 def run(
@@ -42,11 +49,15 @@ def run(
     return trace_of(model, text, encoded, found)
 
 
-def trace_of(model: Model, text: str, encoded: dict[str, Any], found: Executed) -> Trace:
+def trace_of(
+    model: Model, text: str, encoded: dict[str, Any], found: Executed, *, top: bool = True
+) -> Trace:
     """The trace of one text that was executed with a record.
 
     Args:
         encoded: what :func:`encode` gave for the text.
+        top: with the most likely next tokens of a language model; False leaves them to
+            :func:`compare_and_fill`.
     """
     if found.reference is not None and found.probabilities is not None and model.task is not None:
         own = model.task.probabilities(found.means)
@@ -60,7 +71,8 @@ def trace_of(model: Model, text: str, encoded: dict[str, Any], found: Executed) 
     head, known = None, dict[str, Any]()
     if model.causal:
         head = LmHead(model.hf)
-        known |= _top(head, found.states)
+        if top:
+            known |= _top(head, found.states)
     if model.task is not None and found.probabilities is not None:
         known |= {"labels": model.task.labels, "label_probs": found.probabilities[0].numpy()}
     return found.call.trace(
@@ -136,23 +148,76 @@ class LmHead:
             raise ModelError("hf has no language-model head; load it as a causal language model")
 
     def __call__(self, hidden: Array) -> Array:
-        weight = self.layer.weight
+        """Logits, [N, V]."""
         with torch.inference_mode():
-            states = torch.from_numpy(hidden).to(weight.device, weight.dtype)
-            logits: Array = self.layer(states).float().cpu().numpy()
+            logits: Array = self.layer(self._ready(torch.from_numpy(hidden))).float().cpu().numpy()
         return logits
+
+    def logs(self, hidden: Tensor) -> Tensor:
+        """Log-probabilities of the next token, [N, V], on the model's device."""
+        logs: Tensor = self.layer(self._ready(hidden)).float().log_softmax(-1)
+        return logs
+
+    def _ready(self, hidden: Tensor) -> Tensor:
+        weight: Tensor = self.layer.weight
+        return hidden.to(weight.device, weight.dtype)
+
+
+class _Top:
+    """Collects the most likely next tokens and their probabilities, slice by slice."""
+
+    def __init__(self) -> None:
+        self.ids, self.probabilities = list[Tensor](), list[Tensor]()
+
+    def add(self, logs: Tensor) -> None:
+        """Takes log-probabilities [slice, V]."""
+        best = logs.topk(min(TOP, logs.shape[-1]))
+        self.ids.append(best.indices.cpu())
+        self.probabilities.append(best.values.exp().cpu())
+
+    def known(self) -> dict[str, Any]:
+        """As fields of a trace, [N, T] each."""
+        return {
+            "top_ids": torch.cat(self.ids).int().numpy(),
+            "top_probs": torch.cat(self.probabilities).numpy(),
+        }
 
 
 def _top(head: LmHead, hidden: Tensor) -> dict[str, Any]:
-    """The most likely next tokens and their probabilities, in slices that fit into memory."""
-    ids, probabilities = [], []
+    """The most likely next tokens and their probabilities."""
+    top = _Top()
     with torch.inference_mode():
-        logits = (head.layer(part).float() for part in hidden.split(256))
-        bests = [part.softmax(-1).topk(min(TOP, head.layer.out_features)) for part in logits]
-    for best in bests:
-        ids.append(best.indices.cpu())
-        probabilities.append(best.values.cpu())
-    return {
-        "top_ids": torch.cat(ids).int().numpy(),
-        "top_probs": torch.cat(probabilities).numpy(),
-    }
+        for part in hidden.split(SLICE):
+            top.add(head.logs(part))
+    return top.known()
+
+
+def compare_and_fill(first: Trace, second: Trace) -> tuple[Trace, Trace, Comparison]:
+    """Compares two traces of one text that were made in this process, and fills in the most likely next
+    tokens of both where they were left out. Each head runs once over each of the two.
+
+    Raises:
+        TraceError: see :func:`saa_core.compare`.
+    """
+    heads, states = (first.lm_head, second.lm_head), (first.hidden, second.hidden)
+    if (
+        not (isinstance(heads[0], LmHead) and isinstance(heads[1], LmHead))
+        or (states[0] is None or states[1] is None)
+        or not np.array_equal(first.token_ids, second.token_ids)
+    ):
+        return first, second, compare(first, second)
+    tops, kl, same = (_Top(), _Top()), list[Tensor](), list[Tensor]()
+    slices = (torch.from_numpy(side).split(SLICE) for side in states if side is not None)
+    with torch.inference_mode():
+        for part, other in zip(*slices, strict=True):
+            a, b = heads[0].logs(part), heads[1].logs(other)
+            kl.append((a.exp() * (a - b)).sum(-1).clamp(min=0).cpu())
+            same.append((a.argmax(-1) == b.argmax(-1)).cpu())
+            tops[0].add(a)
+            tops[1].add(b)
+    found = compare(first, second, next_tokens=(torch.cat(kl).numpy(), torch.cat(same).numpy()))
+    return _filled(first, tops[0]), _filled(second, tops[1]), found
+
+
+def _filled(trace: Trace, top: _Top) -> Trace:
+    return trace if trace.top_ids is not None else replace(trace, **top.known())

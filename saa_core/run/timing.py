@@ -1,12 +1,13 @@
 """Dense against SAA on the clock: rounds interleaved in one process, raw samples kept.
 
 What is timed is a whole forward pass of the model (prefill, without the language-model head), what
-guard or margin have done again included, and inside it the attention of all layers with gate, rule and mask building. Timed calls record
-nothing; compiling and warming up happen before the first round and are reported apart.
+guard or margin have done again included, and inside it the attention of all layers with gate, rule
+and mask building. Timed calls record nothing; compiling and warming up happen before the first round
+and are reported apart.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,21 +67,50 @@ def measure(
             raise PolicyError(
                 f"lengths holds {length!r}; {model.spec.name} takes 1 to {model.max_length} tokens"
             )
-    found = []
-    turns = range(0 if warm_up else 1, repeats + 1)
-    total, done = len(lengths) * len(policies) * len(turns), 0
-    for length in lengths:
+    found = list[Timing]()
+    passes = len(policies) * (repeats + warm_up)
+    for index, length in enumerate(lengths):
         cut = (ids * (length // len(ids) + 1))[:length]
-        tracks = [_Track(policy) for policy in policies]
-        for turn in turns:
-            # Every other round runs backwards, so that no side always comes first.
-            for track in tracks if turn % 2 else tracks[::-1]:
-                track.warm_up(model, cut) if turn == 0 else track.round(model, cut)
-                done += 1
-                if progress:
-                    progress(f"{length} tokens, {track.name}", done, total)
-        found += [track.timing(model, length) for track in tracks]
+
+        def report(what: str, done: int, total: int, before: int = index * passes) -> None:
+            if progress:
+                progress(what, before + done, len(lengths) * total)
+
+        *_, last = rounds(model, cut, policies, repeats=repeats, warm_up=warm_up, progress=report)
+        found += last
     return found
+
+
+def rounds(
+    model: Model,
+    ids: Sequence[int],
+    policies: Sequence[Policy | None],
+    *,
+    repeats: int = 7,
+    warm_up: bool = True,
+    progress: TimingProgress | None = None,
+) -> Iterator[list[Timing]]:
+    """Times forward passes over token ids, one round after the other.
+
+    Args:
+        ids: of one text, special tokens included.
+        policies, repeats, warm_up, progress: see :func:`measure`.
+
+    Yields:
+        after each round one Timing per policy, of all rounds so far.
+    """
+    tracks = [_Track(policy) for policy in policies]
+    turns = range(0 if warm_up else 1, repeats + 1)
+    done = 0
+    for turn in turns:
+        # Every other round runs backwards, so that no side always comes first.
+        for track in tracks if turn % 2 else tracks[::-1]:
+            track.warm_up(model, ids) if turn == 0 else track.round(model, ids)
+            done += 1
+            if progress:
+                progress(f"{len(ids)} tokens, {track.name}", done, len(tracks) * len(turns))
+        if turn:
+            yield [track.timing(model, len(ids)) for track in tracks]
 
 
 def crossover(timings: Sequence[Timing]) -> int | None:
@@ -115,7 +145,7 @@ class _Track:
     def name(self) -> str:
         return "dense" if self.policy is None else f"saa {self.policy}"
 
-    def warm_up(self, model: Model, ids: list[int]) -> None:
+    def warm_up(self, model: Model, ids: Sequence[int]) -> None:
         compiled = len(compile_seconds)
         found = execute(model, [ids], self.policy, "summary")
         _synchronize(model.device)
@@ -124,7 +154,7 @@ class _Track:
         self.kernel = first.kernel
         self.density = float(torch.stack([r.density for r in first.layers.values()]).mean())
 
-    def round(self, model: Model, ids: list[int]) -> None:
+    def round(self, model: Model, ids: Sequence[int]) -> None:
         _reset_peak(model.device)
         started = time.perf_counter()
         found = execute(model, [ids], self.policy, clock=True)

@@ -2,8 +2,7 @@
 
 All tokens of a batch stand behind each other, so that linear layers meet only tokens that are still
 needed. A token that its gate drops stays dropped, keeps its state, and stays in the mean of its text.
-Inside the attention each text is by itself. Knows token ids and policies; knows nothing about texts,
-labels or training.
+Inside the attention each text is by itself.
 
 Shapes: T tokens of all texts, A of them still needed, B texts, E hidden size, H heads, D head size, N
 tokens of one text.
@@ -149,7 +148,7 @@ def encode(
                 used = policy or Policy(mass=1.0)
                 each = (x.split(still.tolist(), 2) for x in (q, k, v))
                 parts = [
-                    decided(layer.attention, own, used, call, watch)
+                    decide_and_attend(layer.attention, own, used, call, watch)
                     for own in zip(*each, strict=True)
                 ]
                 mixed = torch.cat([part[0] for part in parts], 2)
@@ -223,7 +222,7 @@ def _share(model: Model, policy: Policy | None, gates: Sequence[TokenGate | None
     return share
 
 
-def decided(
+def decide_and_attend(
     attention: nn.Module,
     heads: tuple[Tensor, ...],
     policy: Policy,
@@ -334,20 +333,20 @@ def attend(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> T
     if len(lengths) == 1:
         return scaled_dot_product_attention(q_BHAD, k_BHAD, v_BHAD)
     if native_refuses(q_BHAD):
-        return _padded(q_BHAD, k_BHAD, v_BHAD, lengths)
+        return _attend_padded(q_BHAD, k_BHAD, v_BHAD, lengths)
     longest = OVERTAKEN.get(torch.backends.cpu.get_cpu_capability(), math.inf)
     overtaken = q_BHAD.dtype == torch.float32 and q_BHAD.shape[2] >= longest * len(lengths)
-    way = _each if overtaken else _spans
+    way = _attend_each if overtaken else _attend_spans
     return way(q_BHAD, k_BHAD, v_BHAD, lengths)
 
 
-def _each(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> Tensor:
+def _attend_each(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> Tensor:
     """By PyTorch, one text after the other."""
     texts = (part.split(lengths.tolist(), 2) for part in (q_BHAD, k_BHAD, v_BHAD))
     return torch.cat([scaled_dot_product_attention(*own) for own in zip(*texts, strict=True)], 2)
 
 
-def _spans(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> Tensor:
+def _attend_spans(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> Tensor:
     """By the C++ kernel: blocks that no text spans are skipped, and nothing is padded."""
     H, A, D = q_BHAD.shape[1:]
     ends = lengths.cumsum(0)
@@ -364,7 +363,7 @@ def _spans(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> T
     return native_kernel(q_BHAD, k_BHAD, v_BHAD, decision, allowed, D**-0.5)
 
 
-def _padded(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> Tensor:
+def _attend_padded(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> Tensor:
     """By PyTorch: padded to the longest text inside the attention only."""
     lengths = lengths.to(q_BHAD.device)
     place = torch.arange(int(lengths.max()), device=lengths.device)

@@ -1,6 +1,6 @@
 """Several traces in one file, and back: a zip of trace files and ``notes.json``.
 
-Knows archives and what a hostile one may try. Names in an archive are never used as paths, and
+Archives may be hostile: names in an archive are never used as paths, and
 nothing is unpacked that is not a trace of a bounded size.
 """
 
@@ -87,7 +87,7 @@ def _unpack(archive: zipfile.ZipFile, file: Path, folder: Path) -> dict[str, Pat
         own = entry.filename == f"traces/{name.stem}.saa" and ids.is_id(name.stem)
         if not own:
             raise StoreError(
-                f"file {file.name} was not dump_notes by an export: it holds {entry.filename!r}"
+                f"file {file.name} was not written by an export: it holds {entry.filename!r}"
             )
         if name.stem in found:
             raise StoreError(f"file {file.name} holds two traces of the id {name.stem!r}")
@@ -127,6 +127,6 @@ def _notes(archive: zipfile.ZipFile, file: Path) -> dict[str, Note]:
     if archive.getinfo(NOTES).file_size > NOTES_BYTES:
         raise StoreError(f"file {file.name} is too large: its notes")
     try:
-        return notes.parsed(json.loads(archive.read(NOTES)))
+        return notes.parse_notes(json.loads(archive.read(NOTES)))
     except ValueError as error:
         raise StoreError(f"file {file.name}: its notes cannot be read: {error}") from error

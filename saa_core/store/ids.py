@@ -1,4 +1,4 @@
-"""Ids of traces: names of files, never paths. Knows names and the time."""
+"""Ids of traces: names of files, never paths."""
 
 import re
 import secrets
@@ -54,6 +54,6 @@ def name_of(stem: str) -> str:
     return stem if stamp is None else stem[stamp.end() :]
 
 
-def recorded(file: Path) -> datetime:
+def recorded_at(file: Path) -> datetime:
     """When a trace file was recorded: by its name, or by its age."""
     return time_of(file.stem) or datetime.fromtimestamp(file.stat().st_mtime, UTC)

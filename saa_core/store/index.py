@@ -1,7 +1,6 @@
 """The Parquet tables of a store: parts that are written whole and never changed, and a list of them.
 
-They hold nothing that the trace files do not hold: they may be thrown away and made again. Knows
-Parquet, ``store.json`` and the folder ``tables``; knows no trace.
+They hold nothing that the trace files do not hold: they may be thrown away and made again.
 
     store.json                 the format's number and the parts that count
     tables/PART/runs.parquet   and heads, tokens, events: the rows of some runs
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 
 from saa_core.errors import StoreError
 from saa_core.files import flush, replacing
-from saa_core.trace.tables import SCHEMAS, Tables, joined
+from saa_core.trace.tables import SCHEMAS, Tables, concatenate
 
 FORMAT = 3
 """0 is a folder of bare traces; 1 had no columns of audits, 2 no cost of a guard's event. Tables of an older format are made again from the traces."""
@@ -77,6 +76,10 @@ class Index:
     def path(self, part: IndexPart, table: str) -> Path:
         return self.tables / part.name / f"{table}.parquet"
 
+    def files(self, manifest: Manifest, table: str) -> list[str]:
+        """The files of one table, a part each."""
+        return [str(self.path(part, table)) for part in manifest.parts]
+
     def ids(self, part: IndexPart) -> list[str] | None:
         """The runs of a part; None if any of its tables is missing or broken."""
         if part.name in self._ids:
@@ -112,7 +115,7 @@ class Index:
         old = [self._rows(part, wanted) for part in merged if held[part] is not None]
         kept = [part for part in parts if part not in merged]
         if total:
-            kept.append(self._write(joined([*old, rows])))
+            kept.append(self._write(concatenate([*old, rows])))
         self._set(Manifest(tuple(kept)))
 
     def sweep(self) -> None:

@@ -1,4 +1,4 @@
-"""What people wrote about traces: a note and tags by id, in ``notes.json``. Knows no trace."""
+"""What people wrote about traces: a note and tags by id, in ``notes.json``."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ class Note:
     tags: tuple[str, ...] = ()
 
 
-def made(note: str, tags: Iterable[str]) -> Note:
+def make_note(note: str, tags: Iterable[str]) -> Note:
     """A note with its tags in order, each once.
 
     Raises:
@@ -35,7 +35,7 @@ def made(note: str, tags: Iterable[str]) -> Note:
     return Note(note, found)
 
 
-def parsed(raw: object) -> dict[str, Note]:
+def parse_notes(raw: object) -> dict[str, Note]:
     """Notes from JSON. Raises ValueError where it has another form."""
     if not isinstance(raw, dict):
         raise ValueError("no object")
@@ -47,7 +47,7 @@ def parsed(raw: object) -> dict[str, Note]:
             raise ValueError(f"{run!r} has no note and tags") from error
         if not isinstance(note, str) or not isinstance(tags, list):
             raise ValueError(f"{run!r}: note or tags are of another type")
-        found[run] = made(note, map(str, tags))
+        found[run] = make_note(note, map(str, tags))
     return found
 
 
@@ -60,7 +60,7 @@ def dump_notes(notes: Mapping[str, Note]) -> str:
 def read(file: Path) -> dict[str, Note]:
     """Raises StoreError if the file is broken; without a file there are none."""
     try:
-        return parsed(json.loads(file.read_text("utf-8")))
+        return parse_notes(json.loads(file.read_text("utf-8")))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, StoreError) as error:

@@ -1,4 +1,4 @@
-"""Queries that people saved, by name, in ``queries.json``. Knows no SQL."""
+"""Queries that people saved, by name, in ``queries.json``."""
 
 import json
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ def read(file: Path) -> dict[str, str]:
     return raw
 
 
-def named(name: str) -> str:
+def check_name(name: str) -> str:
     """A name without blanks around it. Raises StoreError if nothing is left or it is too long."""
     if not 1 <= len(name.strip()) <= LONGEST_NAME:
         raise StoreError(f"name={name!r} must have 1 to {LONGEST_NAME} characters")

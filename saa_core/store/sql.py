@@ -1,4 +1,4 @@
-"""One SELECT of a user's over Arrow tables, in a sandbox. Knows SQL; knows nothing of traces.
+"""One SELECT of a user's over Arrow tables, in a sandbox.
 
 The database lives in memory and sees the tables it is given, nothing else: no file, no network, no
 extension, no Python variable, no setting to change.
@@ -52,7 +52,7 @@ def select(
         alarm.daemon = True
         alarm.start()
         try:
-            return _fetched(database, _statement(database, sql), limit)
+            return _fetch(database, _statement(database, sql), limit)
         except duckdb.InterruptException as error:
             raise StoreError(
                 f"sql took more than {timeout:g} s and was stopped; select fewer rows"
@@ -77,7 +77,7 @@ def _statement(database: duckdb.DuckDBPyConnection, sql: str) -> Any:
     return statements[0]
 
 
-def _fetched(database: duckdb.DuckDBPyConnection, statement: Any, limit: int) -> pa.Table:
+def _fetch(database: duckdb.DuckDBPyConnection, statement: Any, limit: int) -> pa.Table:
     reader = database.sql(statement).to_arrow_reader(10_000)
     batches, rows, size = [], 0, 0
     for batch in reader:

@@ -1,4 +1,4 @@
-"""The tables that a query sees, as SQL over what is stored. Knows names of tables and columns only.
+"""The tables that a query sees, as SQL over what is stored.
 
 runs      one row per trace: columns of ``tables.RUNS``; note, tags; of the dense run of the same text
           in the store dense_id and dense_label, and whether label and next token are other ones
@@ -8,7 +8,12 @@ tokens    columns of ``tables.TOKENS``
 events    what the guard did: columns of ``tables.EVENTS``
 """
 
-from saa_core.trace.tables import SCHEMAS
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from saa_core.store.notes import Note
+from saa_core.trace.tables import SCHEMAS, Tables
 
 RUNS = """
 WITH dense AS (
@@ -52,3 +57,36 @@ def views(*, with_gone: bool) -> dict[str, str]:
         view = "_runs" if name == "runs" else name
         found[view] = f"SELECT * FROM _stored_{name}{there} UNION ALL SELECT * FROM _fresh_{name}"
     return found | {"runs": RUNS, "layers": LAYERS}
+
+
+def relations(
+    parts: Mapping[str, Sequence[str]],
+    fresh: Tables,
+    notes: Mapping[str, Note],
+    gone: set[str],
+) -> dict[str, object]:
+    """What the views read, as Arrow tables and datasets by name.
+
+    Args:
+        parts: Parquet files of each stored table.
+        fresh: rows of traces that are not in them yet.
+        gone: ids of runs that were deleted and may still be in them.
+    """
+    import pyarrow.dataset as ds  # only here: it imports pandas where it finds it
+
+    strings = pa.string()
+    found: dict[str, object] = {
+        "_notes": pa.table(
+            {
+                "id": pa.array(notes, strings),
+                "note": pa.array([note.note for note in notes.values()], strings),
+                "tags": pa.array([list(note.tags) for note in notes.values()], pa.list_(strings)),
+            }
+        ),
+        "_gone": pa.table({"id": pa.array(sorted(gone), strings)}),
+    }
+    for name, schema in SCHEMAS.items():
+        files = list(parts[name])
+        stored = ds.dataset(files, schema=schema) if files else schema.empty_table()
+        found |= {f"_stored_{name}": stored, f"_fresh_{name}": getattr(fresh, name)}
+    return found

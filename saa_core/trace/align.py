@@ -1,4 +1,4 @@
-"""Which token of one text stands for which token of another. Knows sequences; knows no model.
+"""Which token of one text stands for which token of another.
 
 Follows Ratcliff and Obershelp's matching as Python's difflib has it. Both sides stay in order, so a
 pair of tokens that may look at each other in one text may do so in the other.

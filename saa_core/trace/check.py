@@ -1,6 +1,6 @@
 """Whether the parts of a trace fit together. A file that opens as a trace may still be hostile.
 
-Knows shapes and types of a trace's arrays; opens no file but the trace's own maps.
+Opens no file but the trace's own maps.
 """
 
 from collections.abc import Mapping

@@ -30,15 +30,22 @@ class Comparison:
     embedding_cosine: float
 
 
-def compare(first: Trace, second: Trace, alignment: Alignment | None = None) -> Comparison:
+def compare(
+    first: Trace,
+    second: Trace,
+    alignment: Alignment | None = None,
+    *,
+    next_tokens: tuple[Array, Array] | None = None,
+) -> Comparison:
     """Compares what came out of two runs on the same tokens.
 
     Args:
         alignment: of two texts that differ; only tokens that stand for each other are compared.
+        next_tokens: ``kl`` and ``top1_agreement`` where they are known already; neither head runs then.
 
     Raises:
-        TraceError: the tokens differ and are not aligned, a trace holds no final states, or neither of two traces of a
-            language model has its head (run one of them in this process).
+        TraceError: the tokens differ and are not aligned, a trace holds no final states, or neither of
+            two traces of a language model has its head (run one of them in this process).
     """
     if alignment is None and not np.array_equal(first.token_ids, second.token_ids):
         raise TraceError(
@@ -54,8 +61,8 @@ def compare(first: Trace, second: Trace, alignment: Alignment | None = None) -> 
     states = first.hidden, second.hidden
     if alignment is not None:
         states = first.hidden[list(alignment.first)], second.hidden[list(alignment.second)]
-    kl = same = None
-    if first.top_ids is not None:
+    kl, same = (None, None) if next_tokens is None else next_tokens
+    if next_tokens is None and (first.top_ids is not None or first.lm_head is not None):
         heads = first.lm_head or second.lm_head, second.lm_head or first.lm_head
         kl, same = _next_tokens(heads, states)
     distance = np.linalg.norm(states[0] - states[1], axis=-1)

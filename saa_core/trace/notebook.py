@@ -1,7 +1,7 @@
 """A trace as HTML for notebooks: a summary, density by layer and head, and where pairs were kept.
 
 Inline SVG, no script, no style sheet, nothing from elsewhere; everything that a text or a model
-could have written is escaped. Knows a trace's figures and maps only.
+could have written is escaped.
 """
 
 from html import escape

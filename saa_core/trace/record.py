@@ -1,6 +1,5 @@
-"""What one layer leaves behind when a call is recorded.
+"""The record of one layer of a call.
 
-Knows a decision and the queries and keys it was made for; knows nothing about files or views.
 The true attention mass is computed here, in slices of queries, and never on timed calls.
 
 Shapes: B batch, H query heads, G key/value heads, Q, K positions, M, S query and key blocks.
@@ -37,8 +36,8 @@ class LayerRecord:
     Args:
         density: kept / allowed pairs, [B, H].
         predicted_mass: the gate's estimate of the mass that is kept, mean over queries, [B, H].
-        calibrated_mass: what such estimates were found to be worth, mean over queries, [B, H]; None
-            where nobody has measured it.
+        calibrated_mass: the same corrected by the calibration of the gate, mean over queries, [B, H];
+            None where the gate has none.
         retained_mass: the share of the true softmax that is kept, mean over queries, [B, H];
             None in a summary.
         retained_rows: the same query by query, [B, H, Q].

@@ -1,7 +1,6 @@
 """A trace as Arrow tables: the run, its heads, its tokens, what the guard did.
 
-Knows a trace's figures, and the schemas of the tables; knows no folder and no SQL. Shares are in
-[0, 1], times in ms. What a trace does not hold is null.
+Shares are in [0, 1], times in ms. What a trace does not hold is null.
 """
 
 import hashlib
@@ -134,7 +133,7 @@ def tables(trace: Recorded, run: str, recorded: datetime | None) -> Tables:
     )
 
 
-def joined(parts: list[Tables]) -> Tables:
+def concatenate(parts: list[Tables]) -> Tables:
     """The rows of all parts; empty tables of none."""
     return Tables(
         **{

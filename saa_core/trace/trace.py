@@ -1,28 +1,21 @@
-"""The immutable record of one run on one text, in memory and on disk.
-
-A trace is one safetensors file (``.saa``) whose header carries the JSON: nothing in it is ever
-executed, and the maps of one layer are read only when asked for. Knows numpy arrays and files;
-knows nothing about models.
+"""The immutable record of one run on one text; file.py writes and reads it.
 
 Shapes: L layers, H heads, Q, K positions, M, S query and key blocks, N tokens, E hidden size.
 """
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from saa_core.errors import PolicyError, TraceError
-from saa_core.files import replacing
+from saa_core.errors import TraceError
 from saa_core.trace.audited import Audited
+from saa_core.trace.file import read_file, write_file
 from saa_core.trace.maps import (
     WHOLE,
     Array,
@@ -31,7 +24,6 @@ from saa_core.trace.maps import (
     LayerMaps,
     Layers,
     MapPart,
-    OnDisk,
     StoredMaps,
 )
 from saa_core.trace.recorded import Execution, ModelInfo
@@ -39,11 +31,6 @@ from saa_core.types import BELOW, DENSE, GATE, NOT_ALLOWED, Policy, Timing
 
 if TYPE_CHECKING:
     from saa_core.trace.tables import Tables
-
-TRACE_FORMAT = 3
-"""2: layers may differ in what is allowed and forced (``plan``). 3: whole tokens may be dropped
-(``alive``, ``token_score``, ``label_probs``). Files of formats 1 and 2 are still read."""
-KNOWN_FORMATS = ("1", "2", "3")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +46,8 @@ class Trace:
         block: (queries, keys) per decided block in tokens; (1, 1) is pair by pair.
         density: kept / allowed pairs, [L, H].
         predicted_mass: the gate's estimate of the attention mass that is kept, [L, H].
-        calibrated_mass: what such estimates were found to be worth on held-out texts, [L, H]; None where
-            nobody has measured it (:class:`saa_core.gates.reliability.Reliability`).
+        calibrated_mass: the same corrected by the calibration on held-out texts, [L, H]; None where the
+            gate has none (:class:`saa_core.gates.reliability.Reliability`).
         retained_mass: the share of the true attention mass that is kept, [L, H]; None in a summary.
         attention_received: share of attention that each token receives, [L, H, K]; None in a summary.
         layer_kind: which of U kinds each layer is, in what is allowed and forced, int32 [L].
@@ -305,34 +292,7 @@ class Trace:
     def save(self, file: str | os.PathLike[str]) -> Path:
         """Writes the trace to one file, under a temporary name first; returns its path."""
         path = Path(file)
-        arrays = {
-            stored: getattr(self, name)
-            for name, stored in ARRAYS.items()
-            if getattr(self, name) is not None
-        }
-        if self.policy is not None and self.layers is not None:
-            for layer in range(self.shape[0]):
-                packed = self.layers.read(layer)
-                for name in ("keep", "score", "threshold"):
-                    arrays[f"layer.{layer}.{name}"] = getattr(packed, name)
-        about = {
-            "text": self.text,
-            "tokens": self.tokens,
-            "offsets": self.offsets,
-            "model": asdict(self.model),
-            "policy": None if self.policy is None else asdict(self.policy),
-            "execution": asdict(self.execution),
-            "versions": dict(self.versions),
-            "block": self.block,
-            "labels": self.labels,
-            "timing": [asdict(timing) for timing in self.timing],
-            "events": [dict(event) for event in self.events],
-            "audited": None if self.audited is None else asdict(self.audited),
-        }
-        metadata = {"saa_trace": str(TRACE_FORMAT), "json": json.dumps(about)}
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        with replacing(path) as part:
-            save_file(contiguous, part, metadata=metadata)
+        write_file(path, {each.name: getattr(self, each.name) for each in fields(self)})
         return path
 
     @staticmethod
@@ -342,77 +302,8 @@ class Trace:
         Raises:
             TraceError: the file is missing, broken, no trace, or of an unknown version.
         """
-        path = Path(file)
-        try:
-            with safe_open(path, framework="np") as stored:
-                metadata = stored.metadata() or {}
-                version = metadata.get("saa_trace")
-                if version not in KNOWN_FORMATS:
-                    raise TraceError(
-                        f"trace {path}: format {version!r} is not known; this version reads "
-                        f"{', '.join(KNOWN_FORMATS)}"
-                    )
-                about = json.loads(metadata["json"])
-                names = set(stored.keys())
-                arrays = {
-                    name: stored.get_tensor(kept) for name, kept in ARRAYS.items() if kept in names
-                }
-            if version == "1":
-                arrays["layer_kind"] = np.zeros(len(arrays["density"]), np.int32)
-                aim = 1.0 if about["policy"] is None else about["policy"]["mass"]
-                arrays["targets"] = np.full(len(arrays["density"]), aim, np.float32)
-                arrays |= {name: arrays[name][None] for name in ("first", "last")}
-                arrays["forced"] = arrays["forced"][None, None]
-            full = any(name.startswith("layer.") for name in names)
-            return Trace(
-                text=about["text"],
-                tokens=None if about["tokens"] is None else tuple(about["tokens"]),
-                offsets=None
-                if about["offsets"] is None
-                else tuple((start, end) for start, end in about["offsets"]),
-                model=ModelInfo(**about["model"]),
-                policy=None if about["policy"] is None else Policy(**about["policy"]),
-                execution=Execution(**about["execution"]),
-                versions=about["versions"],
-                block=(about["block"][0], about["block"][1]),
-                labels=None if about.get("labels") is None else tuple(about["labels"]),
-                timing=tuple(Timing(**timing) for timing in about["timing"]),
-                events=tuple(about["events"]),
-                audited=_audited(about.get("audited")),
-                layers=OnDisk(path) if full else None,
-                **{name: arrays.get(name) for name in ARRAYS},  # type: ignore[arg-type]
-            )
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, PolicyError) as error:
-            if isinstance(error, TraceError):
-                raise
-            raise TraceError(f"trace {path}: cannot be read: {error}") from error
+        return Trace(**read_file(Path(file)))
 
 
 def _warn_renamed(old: str, new: str) -> None:
     warnings.warn(f"Trace.{old} is now Trace.{new}", DeprecationWarning, stacklevel=3)
-
-
-def _audited(about: dict[str, Any] | None) -> Audited | None:
-    return None if about is None else Audited(**{**about, "slices": tuple(about["slices"])})
-
-
-ARRAYS = {
-    "token_ids": "token_ids",
-    "density": "density",
-    "predicted_mass": "predicted_mass",
-    "calibrated_mass": "calibrated_mass",
-    "retained_mass": "retained_mass",
-    "attention_received": "received",
-    "first": "first",
-    "last": "last",
-    "forced": "forced",
-    "layer_kind": "plan",
-    "targets": "targets",
-    "hidden": "hidden",
-    "top_ids": "top_ids",
-    "top_probs": "top_probs",
-    "kept_tokens": "alive",
-    "token_score": "token_score",
-    "label_probs": "label_probs",
-}
-"""The arrays of a trace, and what they are called in its file."""

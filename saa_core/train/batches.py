@@ -1,7 +1,5 @@
 """Labelled texts as token ids, and the batches that training sees.
 
-Knows token ids and labels; knows nothing about models' layers or losses.
-
 Shapes: B texts, N tokens.
 """
 
@@ -40,8 +38,10 @@ class TokenizedTexts:
         return TokenizedTexts(self.ids[:count], self.labels[:count])
 
 
-def lot(model: Model, texts: Sequence[str], labels: Sequence[int], longest: int) -> TokenizedTexts:
-    """Tokenizes and cuts texts.
+def tokenize_texts(
+    model: Model, texts: Sequence[str], labels: Sequence[int], longest: int
+) -> TokenizedTexts:
+    """Tokenizes texts and cuts them to a length in tokens.
 
     Raises:
         TextError: there are no texts.
@@ -71,7 +71,7 @@ def order(examples: TokenizedTexts, batch: int, steps: int, seed: int) -> Iterat
                 yield found
 
 
-def padded(batch: Sequence[Sequence[int]], model: Model) -> tuple[Tensor, Tensor]:
+def pad_batch(batch: Sequence[Sequence[int]], model: Model) -> tuple[Tensor, Tensor]:
     """Token ids int64 [B, N] and where they are real, bool [B, N]."""
     longest = max(len(ids) for ids in batch)
     fill = model.tokenizer.pad_token_id or 0

@@ -3,10 +3,10 @@
 Two things are measured on texts that are not used for evaluation: how much each layer alone moves
 the model's predictions when it misses mass, and how dense it is for each amount that it may miss.
 Then the amounts are chosen that compute the fewest pairs for the same total movement, on the
-assumption that movements of single layers add up. Knows models and gates, not where they are stored.
+assumption that movements of single layers add up.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +19,8 @@ from saa_core.gates.pair import LayerSlack, grid
 from saa_core.model import Model
 from saa_core.pairs import Allowed
 from saa_core.run.execute import forward
-from saa_core.train.evaluate import cut
-from saa_core.types import Policy
+from saa_core.train.evaluate import spread_windows
+from saa_core.types import Policy, Progress
 
 SLACKS = (0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 """Multiples of the policy's missed mass that a layer may get."""
@@ -50,7 +50,7 @@ def calibrate(
     length: int = 1024,
     windows: int = 1,
     exponent: float = 1.5,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[LayerSlack]:
     """Measures the layers and sets each gate's calibration; returns them in layer order.
 
@@ -84,10 +84,12 @@ def sensitivities(
     policy: Policy,
     length: int,
     windows: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Sensitivity]:
     """Measures every layer alone; the gates' calibration is as before when it returns."""
-    batches = [tokens for text in texts.values() for tokens in cut(model, text, length, windows)]
+    batches = [
+        tokens for text in texts.values() for tokens in spread_windows(model, text, length, windows)
+    ]
     before = [gate.calibration for gate in model.gates]
     layers = len(before)
     movement = [0.0] * layers

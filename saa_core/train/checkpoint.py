@@ -1,11 +1,11 @@
 """The state of a training run on disk, so that a run that was cut off goes on where it stopped.
 
-Knows parameters, their Adam state and a configuration; knows nothing about what is trained.
+Holds parameters, their Adam state and the configuration.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +29,23 @@ class Config(Protocol):
     def checkpoint(self) -> str | None: ...
     @property
     def save_every(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """What one stage of a longer training must share with the run that resumes it.
+
+    Args:
+        settings: of the training, as JSON.
+        data: sha256 of the texts and of everything else that is learned from.
+    """
+
+    settings: str
+    data: str
+    stage: str
+    steps: int
+    checkpoint: str
+    save_every: int
 
 
 class Checkpoint:

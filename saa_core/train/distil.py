@@ -1,8 +1,7 @@
 """Trains gates on a frozen model: the predicted mass of each block follows the true one.
 
 The model runs dense; inside its forward pass each layer's gate is scored against that layer's own
-softmax on some blocks of queries, so nothing but one window is ever held. Knows nothing about
-where texts come from or where gates are saved.
+softmax on some blocks of queries, so nothing but one window is ever held.
 
 Loss: Kullback-Leibler divergence of the true block mass from the predicted one, averaged over
 query blocks and heads (nats), after SeerAttention (arXiv 2410.13276).
@@ -19,49 +18,20 @@ from torch import Tensor, nn
 
 from saa_core import rules
 from saa_core.attention import Call
-from saa_core.data.corpus import windows
+from saa_core.data.corpus import draw_windows
 from saa_core.errors import PolicyError
 from saa_core.exact import attention_weights, per_block
 from saa_core.gates.pair import PairGate, grid
 from saa_core.model import Model
 from saa_core.pairs import Allowed
 from saa_core.run.execute import forward
-from saa_core.train import checks
 from saa_core.train.checkpoint import Checkpoint
+from saa_core.train.config import TrainConfig
 from saa_core.types import PAIR_LIMIT, Policy
 
 BLOCKS = ((32, 16), (32, 16), (1, 1), (32, 16), (16, 16), (64, 32), (32, 16), (1, 1))
 """Block sizes in turn, so that one set of weights serves them all; the shipped one most often."""
 EPSILON = 1e-9
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How gates are trained.
-
-    Args:
-        steps: windows to train on, those before a checkpoint included.
-        lengths: window lengths in tokens, drawn at random.
-        rate: highest learning rate (Adam, linear warm-up, cosine decay).
-        rows: query rows per layer and step that the true mass is computed for.
-        pooled: neighbouring queries that share one score row; None leaves the gates as they are.
-        seed: of the windows and the sampled rows.
-        checkpoint: folder to resume from and to write every ``save_every`` steps.
-    """
-
-    steps: int = 500
-    lengths: tuple[int, ...] = (512, 1024, 1024, 2048)
-    rate: float = 3e-3
-    rows: int = 256
-    pooled: int | None = None
-    seed: int = 0
-    checkpoint: str | None = None
-    save_every: int = 50
-
-    def __post_init__(self) -> None:
-        checks.whole(self, "steps", "rows", "save_every")
-        checks.lengths(self)
-        checks.rates(self, "rate")
 
 
 @dataclass(frozen=True)
@@ -104,7 +74,7 @@ def train_gates(
     began = time.perf_counter()
     shortest = min(min(config.lengths), max(len(ids) for ids in streams.values()))
     lengths = [length for length in config.lengths if length >= shortest]
-    drawn = windows(streams, lengths, config.seed, skip=start)
+    drawn = draw_windows(streams, lengths, config.seed, skip=start)
     for gate in gates:
         gate.requires_grad_(True)
         gate.mass_calibrators, gate.ood_detector = {}, None  # measured of what was before
@@ -116,7 +86,7 @@ def train_gates(
             lesson = GateDistiller(model, block, config.rows, f"{config.seed}/{step}")
             optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
-                tokens = torch.tensor([model.framed(ids)], device=model.device)
+                tokens = torch.tensor([model.frame(ids)], device=model.device)
                 forward(model, tokens, Call(observe=lesson.layer))
             optimizer.step()
             if saved and saved.due(step + 1):

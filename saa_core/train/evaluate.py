@@ -1,12 +1,12 @@
 """Quality against cost on held-out texts: perplexity increase and density, window by window.
 
-Knows a model, token windows and policies; knows nothing about training. Dense and every policy
+Dense and every policy
 see the same windows in the same process.
 """
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from saa_core.attention import Call
 from saa_core.errors import ModelError, TextError
 from saa_core.model import Model
 from saa_core.run.execute import forward
-from saa_core.types import Policy
+from saa_core.types import Policy, Progress
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def evaluate(
     *,
     windows: int = 8,
     baseline: Model | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Quality]:
     """Perplexity increase and density of each policy on windows spread evenly over a text.
 
@@ -65,7 +65,7 @@ def evaluate(
     """
     if not model.causal:
         raise ModelError(f"model={model.spec.name!r} is an encoder and has no perplexity")
-    batches = cut(model, text, length, windows)
+    batches = spread_windows(model, text, length, windows)
     dense = list[float]()
     losses: list[list[float]] = [[] for _ in policies]
     densities: list[list[float]] = [[] for _ in policies]
@@ -138,7 +138,7 @@ def evaluate_encoder(
         TextError: the text is shorter than one window.
     """
     found = []
-    batches = cut(model, text, length, windows)
+    batches = spread_windows(model, text, length, windows)
     with torch.inference_mode():
         dense = [forward(model, tokens, Call())[0].mean(0) for tokens in batches]
         for policy in policies:
@@ -165,7 +165,7 @@ def evaluate_encoder(
     return found
 
 
-def cut(model: Model, text: str, length: int, windows: int) -> list[Tensor]:
+def spread_windows(model: Model, text: str, length: int, windows: int) -> list[Tensor]:
     """Windows of token ids [1, length], as the model wants them, spread evenly over a text.
 
     Raises:
@@ -173,12 +173,12 @@ def cut(model: Model, text: str, length: int, windows: int) -> list[Tensor]:
     """
     ids = model.tokenize(text)
     return [
-        torch.tensor([model.framed(ids[start : start + length])], device=model.device)
-        for start in spread(len(ids), length, windows)
+        torch.tensor([model.frame(ids[start : start + length])], device=model.device)
+        for start in window_starts(len(ids), length, windows)
     ]
 
 
-def spread(total: int, length: int, windows: int) -> list[int]:
+def window_starts(total: int, length: int, windows: int) -> list[int]:
     """Starts of windows, evenly over the text, as many as fit without overlap at most."""
     fitting = total // length
     if fitting < 1:

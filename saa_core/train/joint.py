@@ -3,7 +3,7 @@
 Low-rank adapters (LoRA, arXiv 2106.09685) on the attention projections are trained under the sparse
 mask against the model's own dense predictions, while the gates go on learning the mass of the
 attention as it changes. The frozen weights never change, and no label is used, so the adapter has
-nothing to gain but what sparsity lost. Knows nothing about where texts come from.
+nothing to gain but what sparsity lost.
 
 Loss: Kullback-Leibler divergence of the dense model's next-token distribution from the sparse
 one's (nats, mean over positions), and each gate's own loss (see distil.py) beside it.
@@ -21,13 +21,14 @@ from torch import Tensor, nn
 
 from saa_core.attach import save_gates
 from saa_core.attention import Call
-from saa_core.data.corpus import windows
-from saa_core.errors import ModelError, PolicyError
+from saa_core.data.corpus import draw_windows
+from saa_core.errors import ModelError
 from saa_core.gates.files import read_gates
 from saa_core.model import Model
 from saa_core.run.execute import forward
-from saa_core.train import checks, lora
+from saa_core.train import lora
 from saa_core.train.checkpoint import Checkpoint
+from saa_core.train.config import CANDIDATES, JointConfig
 from saa_core.train.distil import GateDistiller, gate_parameters, pool, schedule
 from saa_core.types import Policy
 
@@ -36,54 +37,6 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 BLOCK = (32, 16)
 SLICE = 256
 """Positions whose distributions over the vocabulary are held at once."""
-CANDIDATES = 1024
-"""Positions among which the hardest are looked for."""
-
-
-@dataclass(frozen=True)
-class JointConfig:
-    """How model and gates are trained together.
-
-    Args:
-        steps: windows to train on, those before a checkpoint included.
-        lengths: window lengths in tokens, drawn at random.
-        rank: of the adapter; its scale is 2.
-        rate: highest learning rate of the adapter (Adam, linear warm-up, cosine decay).
-        gate_rate: of the gates.
-        masses: lowest and highest mass of the policy, drawn anew for each window, so that one
-            adapter serves them all.
-        rows: query rows per layer and step that the gates learn from.
-        positions: positions per window whose predictions are compared, drawn at random.
-        hard: further positions per window: those of CANDIDATES others at which sparse and dense
-            differ most, because averages hide the few predictions that need one far-away pair.
-        start: folder of an adapter, with its gates, to go on from; None starts afresh.
-        pooled: neighbouring queries that share one score row; None leaves the gates as they are.
-        seed: of everything that is drawn.
-        checkpoint: folder to resume from and to write every ``save_every`` steps.
-    """
-
-    steps: int = 400
-    lengths: tuple[int, ...] = (1024, 1024, 1024, 2048)
-    rank: int = 16
-    rate: float = 5e-4
-    gate_rate: float = 5e-4
-    masses: tuple[float, float] = (0.75, 0.95)
-    rows: int = 128
-    positions: int = 256
-    hard: int = 0
-    start: str | None = None
-    pooled: int | None = None
-    seed: int = 0
-    checkpoint: str | None = None
-    save_every: int = 20
-
-    def __post_init__(self) -> None:
-        checks.whole(self, "steps", "rank", "rows", "positions", "save_every")
-        if not 0 <= self.hard <= CANDIDATES:
-            raise PolicyError(f"hard={self.hard!r} must be a whole number from 0 to {CANDIDATES}")
-        checks.lengths(self)
-        checks.rates(self, "rate", "gate_rate")
-        checks.two_shares(self, "masses")
 
 
 @dataclass(frozen=True)
@@ -129,7 +82,7 @@ def train_joint(
     saved = Checkpoint.of(config, adapter | gates, optimizer)
     start = saved.restore() if saved else 0
     streams = {name: model.tokenize(text) for name, text in texts.items()}
-    stream = windows(streams, config.lengths, config.seed, skip=start)
+    stream = draw_windows(streams, config.lengths, config.seed, skip=start)
     began = time.perf_counter()
     for gate in model.gates:
         gate.requires_grad_(True)

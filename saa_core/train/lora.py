@@ -1,6 +1,5 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) in a model, in PEFT's format: add, take, fill, write.
 
-Knows a Transformers model and folders of adapters; knows nothing about what they are trained for.
 PEFT is imported where it is used: that takes a second.
 """
 
@@ -75,7 +74,7 @@ def take(hf: nn.Module, name: str, before: Mapping[str, Tensor]) -> None:
         weight.data = before[full]
 
 
-def folded(hf: nn.Module, name: str) -> nn.Module:
+def fold(hf: nn.Module, name: str) -> nn.Module:
     """A copy in float32 with the adapter added to the matrices: one product instead of three."""
     copied = copy.deepcopy(hf).float().requires_grad_(False)
     for layer in _layers(copied, name).values():

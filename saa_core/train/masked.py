@@ -1,6 +1,5 @@
-"""What packed.py executes, with dropped tokens masked: saves nothing, and gradients flow through it.
+"""What run/varlen.py executes, with dropped tokens masked: saves nothing, and gradients flow through it.
 
-Knows a packed model's layers and token gates; knows nothing about labels or losses.
 
 Shapes: B texts, N tokens, E hidden size, H heads, D head size.
 """
@@ -16,7 +15,7 @@ COLUMNS = 8
 """Columns put to the heads for the one that is needed: kernels like multiples of eight."""
 
 
-def masked(
+def forward_masked(
     packing: Packing,
     special_BN: Tensor,
     ids_BN: Tensor,
@@ -29,7 +28,7 @@ def masked(
     Dropped tokens are neither queries nor keys and keep their state. With ``wanted`` 1 none is.
 
     Args:
-        noise: of the gates' decisions (logistic); None decides as packed.encode does.
+        noise: of the gates' decisions (logistic); None decides as varlen.encode does.
     """
     B, N = ids_BN.shape
     positions = torch.arange(N, device=ids_BN.device).expand(B, N)

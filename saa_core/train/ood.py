@@ -1,4 +1,4 @@
-"""Fits what known texts look like (inputs.py), and from which distance on a text is far.
+"""Fits an OodDetector (gates/ood.py): the features of known texts, and the distance above which one is far.
 
 Fitted to windows of the texts that the gates were trained on; the limit comes from held-out texts, and how
 often it is exceeded is told of others again. Only the first layer's queries are looked at, so each window
@@ -13,14 +13,15 @@ from torch import Tensor
 
 from saa_core.attention import Call
 from saa_core.data import fetch
-from saa_core.data.corpus import Document, joined, windows
+from saa_core.data.corpus import Document, draw_windows, join_documents
 from saa_core.errors import PolicyError, TextError
 from saa_core.gates.ood import OodDetector, distance, features
 from saa_core.model import Model
 from saa_core.pairs import Allowed
 from saa_core.run.execute import forward
+from saa_core.train.config import OOD_FIT_WINDOWS, OOD_LENGTHS, OOD_LIMIT_WINDOWS
+from saa_core.types import Progress
 
-LENGTHS = (16, 64, 256, 1024)
 FITTED = (64, 256)
 """Lengths of the windows that the mean and the covariance are fitted to, in tokens."""
 LIMIT = 600_000
@@ -28,14 +29,11 @@ LIMIT = 600_000
 PIECE = 10_000
 """Characters of a held-out source that set the limit, or are judged, at a stretch;
 a shorter source is halved."""
-FIT_WINDOWS = 1500
-LIMIT_WINDOWS = 2000
 EXCEEDED = 1e-3
 """Share of held-out windows of each length that are over the limit."""
 SHRINK = 0.02
 """Share of the diagonal in the covariance, so that it can be inverted."""
 BATCH = 16
-Progress = Callable[[int, int], None]
 
 
 def parts(documents: Sequence[Document]) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
@@ -45,8 +43,12 @@ def parts(documents: Sequence[Document]) -> tuple[dict[str, str], dict[str, str]
     Raises:
         TextError: there is no source that may be fitted to.
     """
-    fitted, limited, judged = joined(documents, "train", LIMIT), dict[str, str](), dict[str, str]()
-    for source, text in joined(documents, "heldout", LIMIT).items():
+    fitted, limited, judged = (
+        join_documents(documents, "train", LIMIT),
+        dict[str, str](),
+        dict[str, str](),
+    )
+    for source, text in join_documents(documents, "heldout", LIMIT).items():
         size = max(1, min(PIECE, (len(text) + 1) // 2))
         pieces = [text[at : at + size] for at in range(0, len(text), size)]
         if source in fetch.datasets() and fetch.datasets()[source].use == "evaluate":
@@ -64,9 +66,9 @@ def fit_detector(
     limited: Mapping[str, str],
     judged: Mapping[str, str],
     *,
-    lengths: Sequence[int] = LENGTHS,
-    fit_windows: int = FIT_WINDOWS,
-    limit_windows: int = LIMIT_WINDOWS,
+    lengths: Sequence[int] = OOD_LENGTHS,
+    fit_windows: int = OOD_FIT_WINDOWS,
+    limit_windows: int = OOD_LIMIT_WINDOWS,
     command: str = "",
     progress: Progress | None = None,
 ) -> OodDetector:
@@ -105,13 +107,13 @@ def fit_detector(
             progress(done, total)
 
     def seen(part: int, length: int, wanted: int) -> tuple[list[str], Tensor]:
-        found = windows(streams[part], [length], seed=part)
+        found = draw_windows(streams[part], [length], seed=part)
         drawn = list(itertools.islice(found, wanted))
         names = [name for name, _, _ in drawn]
         return names, describe_inputs(model, [ids for _, _, ids in drawn], told)
 
     sample = torch.cat([seen(0, length, fit_windows)[1] for length in own])
-    mean, whiten = _fitted(sample)
+    mean, whiten = _fit(sample)
     limits, over = [], dict[str, list[bool]]()
     for length in sorted(set(lengths)):
         _, held_out = seen(1, length, limit_windows)
@@ -142,7 +144,7 @@ def describe_inputs(
     for _, group in itertools.groupby(found, len):
         own = list(group)
         for start in range(0, len(own), BATCH):
-            batch = [model.framed(ids) for ids in own[start : start + BATCH]]
+            batch = [model.frame(ids) for ids in own[start : start + BATCH]]
             parts.append(_first_layer(model, batch))
             if told:
                 told(len(batch))
@@ -170,7 +172,7 @@ def _first_layer(model: Model, ids: Sequence[Sequence[int]]) -> Tensor:
     return kept[0]
 
 
-def _fitted(sample_NF: Tensor) -> tuple[Tensor, Tensor]:
+def _fit(sample_NF: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and whitening, rounded as they are stored."""
     sample = sample_NF.double()
     covariance = torch.cov(sample.T)

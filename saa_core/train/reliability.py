@@ -1,4 +1,4 @@
-"""Measures how true predicted mass is, and fits the map that corrects it, head by head.
+"""Measures the calibration of predicted mass, and fits the map that corrects it, head by head.
 
 Texts are run under policies from sparse to nearly dense, and for random query rows what the gate predicted
 about the mass of its choice is set beside the dense softmax. The map is a straight line between log-odds
@@ -9,7 +9,7 @@ Shapes: L layers, H query heads, N rows (query blocks, or single queries pair by
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,26 +18,24 @@ from torch.nn.functional import pad
 
 from saa_core.attention import Call
 from saa_core.data import fetch
-from saa_core.data.corpus import Document, joined
+from saa_core.data.corpus import Document, join_documents
 from saa_core.errors import PolicyError, TextError
 from saa_core.gates.reliability import SURE, Bin, Diagram, MassCalibrator, Reliability
 from saa_core.model import Model
 from saa_core.run.execute import forward
 from saa_core.trace.record import LayerRecord
-from saa_core.train.evaluate import cut
-from saa_core.types import Policy
+from saa_core.train.config import RELIABILITY_LENGTHS, RELIABILITY_MASSES
+from saa_core.train.evaluate import spread_windows
+from saa_core.types import Policy, Progress
 
-MASSES = (0.8, 0.9, 0.95, 0.98)
-LENGTHS = (128, 300, 1024)
 BINS = 10
 ROWS = 128
 """Rows at most that are drawn from one run."""
 PULL = 1e-3
-"""Weight of the pull to the gate's own word, against a mean loss in nats."""
+"""Weight of the regularisation towards no correction, against a mean loss in nats."""
 LEAST_SLOPE = 0.05
 STEPS = 40
 LIMIT = 400_000
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,8 @@ def measure_reliability(
     fitted: Mapping[str, str],
     judged: Mapping[str, str],
     *,
-    lengths: Sequence[int] = LENGTHS,
-    masses: Sequence[float] = MASSES,
+    lengths: Sequence[int] = RELIABILITY_LENGTHS,
+    masses: Sequence[float] = RELIABILITY_MASSES,
     windows: int = 2,
     command: str = "",
     progress: Progress | None = None,
@@ -113,7 +111,7 @@ def halves(
         TextError: there is no source that a map may be fitted to.
     """
     fitted, judged = dict[str, str](), dict[str, str]()
-    for source, text in joined(documents, "heldout", limit).items():
+    for source, text in join_documents(documents, "heldout", limit).items():
         if source in fetch.datasets() and fetch.datasets()[source].use == "evaluate":
             judged[source] = text
         else:
@@ -135,7 +133,7 @@ def collect(
     found = list[Rows]()
     for source, text in texts.items():
         for length in lengths:
-            for place, tokens in enumerate(cut(model, text, length, windows)):
+            for place, tokens in enumerate(spread_windows(model, text, length, windows)):
                 for policy in policies:
                     call = Call(policy, record="full")
                     with torch.inference_mode():
@@ -241,7 +239,7 @@ def _error(bins: Sequence[Bin]) -> float:
 
 
 class _Count:
-    """Tells how many runs are done."""
+    """Counts runs and reports progress."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self.done, self.total, self.progress = 0, total, progress

@@ -1,6 +1,6 @@
 """From labelled texts to a task folder: both stages, what each share of the work costs, the default.
 
-Knows examples and a model; knows nothing about files of texts. The default share is chosen on
+The default share is chosen on
 validation texts, every figure that is stored beside it comes from test texts.
 """
 
@@ -17,9 +17,10 @@ from saa_core.errors import GateError, PolicyError, TextError
 from saa_core.model import Model
 from saa_core.run.flops import flops_against_dense
 from saa_core.task import Description, describe, margins, read_task
-from saa_core.train.batches import TokenizedTexts, lot
+from saa_core.train.batches import TokenizedTexts, tokenize_texts
+from saa_core.train.config import TokenConfig
 from saa_core.train.evaluate import interval
-from saa_core.train.tokens import Answers, Stages, TokenConfig, TokenStep
+from saa_core.train.tokens import Answers, Stages, TokenStep
 from saa_core.types import Guard, Policy
 
 SHARES = (0.7, 0.5, 0.35)
@@ -28,7 +29,7 @@ TRIED = (0.8, 0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35)
 TOLERANCE = 0.005
 """Share of validation texts that the default may get wrong beyond dense."""
 MARGINS = (0.0, 0.3, 0.5)
-"""Margins under which the dense side is asked as well, among which the default's is chosen."""
+"""Margins under which the reference model is asked as well, among which the default's is chosen."""
 LEAST_VALIDATION = 20
 """With fewer validation texts nothing can be said about a share, and the task stays dense."""
 HELD_OUT = {"validation": 2000, "test": 2000}
@@ -42,11 +43,11 @@ class TaskQuality:
     """One share of the work on test texts.
 
     Args:
-        wanted: share of the token work that was asked for; 1 is the dense side.
+        wanted: share of the token work that was asked for; 1 is the reference model.
         token_share: share that was done; flops_share: of all layers' operations, gates included.
         accuracy: share of texts that were right; lo, hi: 95 % interval of it (bootstrap).
-        changed: share of texts whose label differs from the dense side's.
-        margin: under which the dense side was asked; asked: share of texts for which it was.
+        changed: share of texts whose label differs from the reference model's.
+        margin: under which the reference model was asked; asked: share of texts for which it was.
     """
 
     wanted: float
@@ -66,7 +67,7 @@ class TaskTraining:
 
     Args:
         limit: texts to train on at most.
-        teacher: task folder whose dense side is taken instead of training one.
+        teacher: task folder whose reference model is taken instead of training one.
 
     Raises:
         TextError: a split has no text.
@@ -96,7 +97,7 @@ class TaskTraining:
                 raise TextError(f"data has no text in the split {split!r}; give more texts")
             index = [self.labels.index(example.label) for example in own]
             texts = [example.text for example in own]
-            self.lots[split] = lot(model, texts, index, self.config.longest)
+            self.lots[split] = tokenize_texts(model, texts, index, self.config.longest)
         self.teacher = None if teacher is None else Path(teacher)
         if self.teacher is not None:
             known = read_task(self.teacher, "teacher")
@@ -176,10 +177,10 @@ class TaskTraining:
         return found
 
     def quality(self, wanted: float, margin: float, dense: Answers) -> TaskQuality:
-        """Accuracy and work of one share on the test texts; 1 is the dense side.
+        """Accuracy and work of one share on the test texts; 1 is the reference model.
 
         Args:
-            dense: what the dense side answers.
+            dense: what the reference model answers.
         """
         own = self._answers("test", "sparse", wanted) if wanted < 1 else dense
         labels, work, asked = self._mixed(own, dense, margin)
@@ -199,7 +200,7 @@ class TaskTraining:
         )
 
     def _mixed(self, own: Answers, dense: Answers, margin: float) -> tuple[Tensor, float, float]:
-        """Labels where the dense side answers below a margin; operations against dense, and the share of
+        """Labels where the reference model answers below a margin; operations against dense, and the share of
         texts for which it was asked."""
         asked = margins(own.logits.softmax(-1)) < margin
         labels = torch.where(asked, dense.logits.argmax(-1), own.logits.argmax(-1))

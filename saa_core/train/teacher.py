@@ -1,8 +1,7 @@
-"""The dense side's answers, which the sparse stage follows.
+"""The reference model's answers, which the sparse stage follows.
 
 Its adapter is folded into a copy of the model, which is less work than beside the matrices, and a text
-that comes again as it is gets the answer that it got before. Knows a model and an adapter in it; knows
-nothing about labels or losses.
+that comes again as it is gets the answer that it got before.
 
 Shapes: B texts, N tokens, C labels.
 """
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from saa_core.model import Model
 from saa_core.run.varlen import packing_of
 from saa_core.train import lora
-from saa_core.train.masked import masked, mean_states
+from saa_core.train.masked import forward_masked, mean_states
 
 
 class Teacher:
@@ -28,7 +27,7 @@ class Teacher:
     """
 
     def __init__(self, model: Model, adapter: str, head: nn.Module, *, half: bool) -> None:
-        self.packing = packing_of(replace(model, hf=lora.folded(model.hf, adapter)))
+        self.packing = packing_of(replace(model, hf=lora.fold(model.hf, adapter)))
         self.head, self.half = head, half
         self.known: dict[bytes, Tensor] = {}
 
@@ -50,14 +49,14 @@ class Teacher:
         found = {row: self.known[key] for row, key in enumerate(keys) if key in self.known}
         if new:
             longest = int(lengths[new].max())
-            answers = self._computed(ids_BN[new, :longest], mask_BN[new, :longest])
+            answers = self._compute(ids_BN[new, :longest], mask_BN[new, :longest])
             found |= dict(zip(new, answers, strict=True))
         self.known |= {key: found[row] for row, key in enumerate(keys) if key is not None}
         return torch.stack([found[row] for row in range(len(keys))])
 
-    def _computed(self, ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
+    def _compute(self, ids_BN: Tensor, mask_BN: Tensor) -> Tensor:
         with torch.autocast(ids_BN.device.type, torch.bfloat16, enabled=self.half):
             # Every token is kept, so which ones are special does not matter.
-            states, _ = masked(self.packing, mask_BN, ids_BN, mask_BN, 1.0, None)
+            states, _ = forward_masked(self.packing, mask_BN, ids_BN, mask_BN, 1.0, None)
         logits: Tensor = self.head(mean_states(states, mask_BN))
         return logits

@@ -4,13 +4,12 @@ Two stages that end in low-rank adapters (LoRA, arXiv 2106.09685) beside the mod
 learns the labels and drops nothing: it trains every matrix of the layers, and keeps of each change the
 nearest one of low rank. "sparse" trains that adapter on, with gates in front of every layer but the first:
 the share of work is drawn anew for each batch, gates decide by a noisy step whose gradient is that of
-its sigmoid, and the loss is the labels', the divergence from the dense side's answers, and the
-distance between the share of tokens that was kept and the one that was drawn. The dense side knows its
+its sigmoid, and the loss is the labels', the divergence from the reference model's answers, and the
+distance between the share of tokens that was kept and the one that was drawn. The reference model knows its
 training texts by heart, so half of the texts lose their label and some of their words to random ones:
-only the answer to such a text says how the dense side decides. Knows examples; knows nothing about
-where they come from.
+only the answer to such a text says how the reference model decides.
 
-Dropped tokens are masked here (masked.py), so that gradients flow; packed.py executes the same decisions
+Dropped tokens are masked here (masked.py), so that gradients flow; run/varlen.py executes the same decisions
 on fewer tokens.
 
 Shapes: B texts, N tokens, E hidden size, C labels.
@@ -36,11 +35,12 @@ from saa_core.loading import bfloat16_is_fast
 from saa_core.model import Model
 from saa_core.run.varlen import encode_all, packing_of, special_tokens
 from saa_core.task import SIDES, add_token_gates, read_head, save_side
-from saa_core.train import checks, lora
-from saa_core.train.batches import NO_LABEL, TokenizedTexts, order, padded, replace_words
-from saa_core.train.checkpoint import FREE, Checkpoint
+from saa_core.train import lora
+from saa_core.train.batches import NO_LABEL, TokenizedTexts, order, pad_batch, replace_words
+from saa_core.train.checkpoint import FREE, Checkpoint, StageConfig
+from saa_core.train.config import TokenConfig
 from saa_core.train.distil import schedule
-from saa_core.train.masked import masked, mean_states
+from saa_core.train.masked import forward_masked, mean_states
 from saa_core.train.teacher import Teacher
 from saa_core.types import Policy
 
@@ -48,61 +48,6 @@ ADAPTER = {side: f"saa_{side}" for side in SIDES}
 """Names of the adapters in the model; BERT has modules that are called "dense"."""
 REACH, HALVINGS, CLOSE = 4.0, 8, 0.005
 """How far calibration may move a shift (log-odds), in how many halvings, and when it is close enough."""
-
-
-@dataclass(frozen=True)
-class TokenConfig:
-    """How a task is trained.
-
-    Args:
-        steps: batches of the dense and of the sparse stage.
-        batch: texts per batch.
-        longest: tokens that a text is cut to.
-        rank: of the adapters; their scale is 2.
-        rate, adapter_rate, gate_rate: highest learning rate of the matrices in the dense stage, of the
-            adapter in the sparse one and the heads in both, and of the gates (Adam, linear warm-up,
-            cosine decay).
-        shares: lowest and highest share of the token work, drawn anew for each batch.
-        distil: weight of the divergence from the dense side's answers.
-        replaced: highest share of the words of half of the texts that become random ones in the
-            sparse stage (drawn from all training texts; the share is drawn per text). 0 changes none.
-        hold: weight of the distance between the share that is kept and the one that was drawn.
-        width: of the gates.
-        seed: of everything that is drawn.
-        half: compute in bfloat16 where that is safe and fast; weights that learn stay float32.
-        checkpoint: folder to resume from and to write every ``save_every`` batches.
-    """
-
-    steps: tuple[int, int] = (600, 600)
-    batch: int = 32
-    longest: int = 256
-    rank: int = 32
-    rate: float = 1e-4
-    adapter_rate: float = 3e-4
-    gate_rate: float = 3e-3
-    shares: tuple[float, float] = (0.3, 0.9)
-    distil: float = 4.0
-    replaced: float = 0.4
-    hold: float = 8.0
-    width: int = 32
-    seed: int = 0
-    half: bool = True
-    checkpoint: str | None = None
-    save_every: int = 100
-
-    def __post_init__(self) -> None:
-        if len(self.steps) != 2 or not all(isinstance(n, int) and n >= 1 for n in self.steps):
-            raise PolicyError(f"steps={self.steps!r} must be two whole numbers >= 1")
-        checks.whole(self, "batch", "rank", "width", "save_every")
-        for name in ("distil", "hold"):
-            if not getattr(self, name) >= 0:
-                raise PolicyError(f"{name}={getattr(self, name)!r} must be a number >= 0")
-        if self.longest < checks.SHORTEST:
-            raise PolicyError(f"longest={self.longest!r} must be at least {checks.SHORTEST} tokens")
-        checks.rates(self, "rate", "adapter_rate", "gate_rate")
-        checks.two_shares(self, "shares")
-        if not 0 <= self.replaced < 1:
-            raise PolicyError(f"replaced={self.replaced!r} must be a share from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -290,7 +235,7 @@ class Stages:
         if draw is not None:
             noise = torch.Generator().manual_seed(draw.randrange(2**31))
         with torch.autocast(ids_BN.device.type, torch.bfloat16, enabled=self._half()):
-            x, share = masked(
+            x, share = forward_masked(
                 self.packing, special_tokens(self.model, ids_BN), ids_BN, mask_BN, wanted, noise
             )
         return mean_states(x, mask_BN), share
@@ -318,7 +263,7 @@ class Stages:
         )
         saved = None
         if config.checkpoint:
-            saved = Checkpoint.of(_StageConfig.of(self, stage, examples), learning, optimizer)
+            saved = Checkpoint.of(self._stage_config(stage, examples), learning, optimizer)
         start = saved.restore() if saved else 0
         self.adapter(stage)
         self.model.hf.requires_grad_(False)  # an adapter in use need not learn
@@ -331,7 +276,7 @@ class Stages:
             for group in optimizer.param_groups:
                 group["lr"] = group["highest"] * schedule(index / total)
             optimizer.zero_grad(set_to_none=True)
-            ids, mask = padded([examples.ids[row] for row in rows], self.model)
+            ids, mask = pad_batch([examples.ids[row] for row in rows], self.model)
             labels = torch.tensor([examples.labels[row] for row in rows], device=ids.device)
             batch = (ids, mask, labels, random.Random(f"{config.seed}/{index}"))
 
@@ -356,6 +301,19 @@ class Stages:
 
             yield batch, step
 
+    def _stage_config(self, stage: str, examples: TokenizedTexts) -> StageConfig:
+        fixed = {key: value for key, value in asdict(self.config).items() if key not in FREE}
+        data = [self.model.spec.name, *map(list, examples.ids), list(examples.labels)]
+        data += [self.teacher] if self.teacher else []
+        return StageConfig(
+            settings=json.dumps(fixed),
+            data=hashlib.sha256(json.dumps(data).encode()).hexdigest(),
+            stage=stage,
+            steps=self.config.steps[SIDES.index(stage)],
+            checkpoint=str(Path(self.config.checkpoint or ".") / stage),
+            save_every=self.config.save_every,
+        )
+
     def _gate_parameters(self) -> dict[str, nn.Parameter]:
         return {
             f"gate.{gate.layer}.{name}": parameter
@@ -375,33 +333,6 @@ class Stages:
     def _freeze(self, parameters: Mapping[str, nn.Parameter]) -> None:
         for parameter in parameters.values():
             parameter.requires_grad_(False)
-
-
-@dataclass(frozen=True)
-class _StageConfig:
-    """What the checkpoint of one stage must share with the run that resumes it."""
-
-    settings: str
-    data: str
-    stage: str
-    steps: int
-    checkpoint: str
-    save_every: int
-
-    @classmethod
-    def of(cls, stages: Stages, stage: str, examples: TokenizedTexts) -> "_StageConfig":
-        config = stages.config
-        fixed = {key: value for key, value in asdict(config).items() if key not in FREE}
-        data = [stages.model.spec.name, *map(list, examples.ids), list(examples.labels)]
-        data += [stages.teacher] if stages.teacher else []
-        return cls(
-            settings=json.dumps(fixed),
-            data=hashlib.sha256(json.dumps(data).encode()).hexdigest(),
-            stage=stage,
-            steps=config.steps[SIDES.index(stage)],
-            checkpoint=str(Path(config.checkpoint or ".") / stage),
-            save_every=config.save_every,
-        )
 
 
 def _named(module: nn.Module, prefix: str) -> dict[str, nn.Parameter]:

@@ -18,7 +18,7 @@ STRICT = ("serious", "critical")
 WAY = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def store(address: str) -> Store:
     """What Traces and Dataset show: a run with note and tag, and an audit of three texts."""
     made = Store()
@@ -41,8 +41,15 @@ def violations(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("lang", ["en", "ja"])
+@pytest.mark.parametrize(
+    ("lang", "scheme"),
+    [
+        ("en", "light"),
+        ("ja", "dark"),
+        pytest.param("en", "dark", marks=pytest.mark.long),
+        pytest.param("ja", "light", marks=pytest.mark.long),
+    ],
+)
 def test_no_page_has_a_serious_violation(
     address: str, store: Store, lang: str, scheme: str
 ) -> None:

@@ -3,9 +3,7 @@
 import dataclasses
 import json
 import math
-import re
 import shutil
-import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,28 +12,31 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import saa_core as saa
-from app import text
+from app import service, text
 from app.charts import time as time_charts
 from app.charts.arc import ARCS, arcs
 from app.charts.head import head_values, measures
-from app.charts.map_picture import PICTURE, overview_png, pool
-from app.charts.pair import Frame, frame_around, window, window_rows
-from app.charts.palette import LIGHT, RECTS
+from app.charts.pair import Frame, frame_around, window_rows
 from app.charts.token_labels import CONTINUED, labels
-from app.components.shared.continuations import mark
 from app.components.shared.maps import choose_pair, choose_token, pieces, shade, start_pair
-from app.state import examples, session
+from app.live.models import ModelRegistry
+from app.live.passes import NEW_TOKENS
+from app.live.values import Request
+from app.state import session, uploads
+from app.state.uploads import trace_bytes
 from saa_core.certify.certificate import certificate_from
 from saa_core.certify.degradation import Degradation
 from saa_core.data import fetch
 from saa_core.explain.pair import LayerInputs, boundary
 from saa_core.explain.tradeoff import Point, knee, tradeoff
 from saa_core.run.classify import classify
-from saa_core.trace.maps import InMemory, pack
-from saa_core.trace.recorded import Execution, ModelInfo
 from saa_core.trace.summary import summarise
+from tests.app.recorded import no_warm_up, recorded_client
 
+pytestmark = pytest.mark.model
 ROOT = Path(__file__).parents[2]
+REPEATS = service.REPEATS
+"""Of a visitor's run; the recorded ones are shorter."""
 TEXT = (
     "The ferry leaves at nine. If the sea is calm, the ferry reaches the island by ten, and the "
     "passengers have five hours to see the chapel, the old harbour and the three windmills. If the "
@@ -46,8 +47,8 @@ HOSTILE = "<script>alert(1)</script> **bold** $x^2$ [a](javascript:alert(2)) :re
 
 @pytest.fixture(scope="module")
 def model() -> saa.Model:
-    """The model that the app itself uses: fresh, untrained gates differ from load to load."""
-    return session.Client().model("smollm2")
+    """The model that the app itself uses."""
+    return service.Client().model("smollm2")
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +66,6 @@ def recording(trace: saa.Trace, tmp_path_factory: pytest.TempPathFactory) -> byt
     return trace.save(tmp_path_factory.mktemp("trace") / "run.saa").read_bytes()
 
 
-@pytest.fixture(autouse=True)
-def no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The warm-up has a test of its own; the others need not wait for it."""
-    monkeypatch.setattr(session.Client, "cold", lambda self, name: [])
-
-
 def app(**address: str) -> AppTest:
     at = AppTest.from_file(str(ROOT / "app" / "router.py"), default_timeout=300)
     for name, value in {"lang": "en", **address}.items():
@@ -85,9 +80,8 @@ def press(at: AppTest, content: str) -> AppTest:
 
 @pytest.fixture(scope="module")
 def ran() -> AppTest:
-    """The page after a run of a short text. Tests only read it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session.Client, "cold", lambda self, name: [])
+    """The page after a real run of a short text. Tests only read it."""
+    with recorded_client(run=False):
         return press(app().run(), TEXT)
 
 
@@ -149,7 +143,7 @@ def test_the_run_is_said_in_plain_words(ran: AppTest, trace: saa.Trace) -> None:
 def test_time_has_a_ratio_and_quartiles_of_raw_samples(ran: AppTest) -> None:
     (result,) = ran.session_state["results"].values()
     dense, sparse = result.dense_timing, result.timing
-    assert len(dense.samples_ms) == len(sparse.samples_ms) == session.REPEATS
+    assert len(dense.samples_ms) == len(sparse.samples_ms) == REPEATS
     low, middle, high = sparse.ratio(dense)
     shown, words = page_text(ran), text.load("en")
     assert f"Ratio {low:.2f} to {high:.2f}" in shown
@@ -171,32 +165,29 @@ def test_a_short_text_says_that_nothing_is_gained_in_time(ran: AppTest) -> None:
 
 def test_continuations_are_what_the_library_generates(ran: AppTest, model, policy) -> None:
     (result,) = ran.session_state["results"].values()
-    assert result.words == "".join(
-        saa.generate(model, TEXT, policy, max_new_tokens=session.NEW_TOKENS)
-    )
-    assert result.dense_words == "".join(
-        saa.generate(model, TEXT, max_new_tokens=session.NEW_TOKENS)
-    )
+    assert result.words == "".join(saa.generate(model, TEXT, policy, max_new_tokens=NEW_TOKENS))
+    assert result.dense_words == "".join(saa.generate(model, TEXT, max_new_tokens=NEW_TOKENS))
 
 
-def test_an_untrained_gate_is_said_loudly(monkeypatch: pytest.MonkeyPatch, recording) -> None:
-    at = app().run()
-    loud = [error.value for error in at.error]
-    shown = press_trace(at, recording)
-    assert loud == []
-    untrained = not shown.session_state["recorded"][1].trace.model.trained
-    assert any("UNTRAINED" in error.value for error in shown.error) == untrained
+@pytest.mark.parametrize("trained", [True, False])
+def test_an_untrained_gate_is_said_loudly(trace: saa.Trace, trained: bool) -> None:
+    made = dataclasses.replace(trace, model=dataclasses.replace(trace.model, trained=trained))
+    shown = press_trace(app().run(), uploads.trace_bytes(made))
+    banner = text.load("en")("untrained.banner", model=text.plain(trace.model.name))
+    assert [error.value for error in shown.error] == ([] if trained else [banner])
 
 
 def test_widgets_never_compute_a_result_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs: list[session.Request] = []
-    original = session.Client.run
+    monkeypatch.undo()  # the real client: what is recorded would hide that something runs twice
+    no_warm_up(monkeypatch)
+    runs: list[Request] = []
+    original = service.Client.run
 
     def counted(self, request, report, earlier=None):
         runs.append(request)
         return original(self, request, report, earlier)
 
-    monkeypatch.setattr(session.Client, "run", counted)
+    monkeypatch.setattr(service.Client, "run", counted)
     at = press(app().run(), TEXT)
     at.number_input(key="layer").set_value(3).run()
     at.number_input(key="q").set_value(25).run()
@@ -205,11 +196,12 @@ def test_widgets_never_compute_a_result_again(monkeypatch: pytest.MonkeyPatch) -
     assert len(runs) == 1
     at.slider(key="mass").set_value(0.7).run()
     assert len(runs) == 1
-    assert any("0.95" in w.value or f"{runs[0].policy.mass:.2f}" in w.value for w in at.warning)
+    stale = [w.value.replace("\\", "") for w in at.warning]
+    assert any(str(runs[0].policy) in sentence for sentence in stale)
     at.button(key="again").click().run()
     assert [request.policy.mass for request in runs][1:] == [0.7]
     first, second = at.session_state["results"].values()
-    assert second.dense is first.dense, "the dense side of the same text is used again"
+    assert second.dense is first.dense, "the dense run of the same text is used again"
 
 
 def test_selectors_choose_the_pair_that_the_inspector_explains(trace: saa.Trace) -> None:
@@ -264,7 +256,7 @@ def test_an_empty_text_is_a_sentence(content: str) -> None:
 
 
 def test_a_text_over_the_limit_offers_to_cut_it(monkeypatch: pytest.MonkeyPatch, model) -> None:
-    novel = session.novel()
+    novel = service.novel()
     at = press(app().run(), novel)
     with pytest.raises(saa.TextError) as caught:
         saa.run(model, novel)
@@ -278,7 +270,7 @@ def test_a_text_over_the_limit_offers_to_cut_it(monkeypatch: pytest.MonkeyPatch,
         asked.append(request.text)
         raise saa.TextError("enough for this test")
 
-    monkeypatch.setattr(session.Client, "run", note)
+    monkeypatch.setattr(service.Client, "run", note)
     at.button(key="cut").click().run()
     assert asked == [novel[:cut]]
 
@@ -304,7 +296,7 @@ def test_every_failure_is_a_sentence(monkeypatch, error: Exception, key: str) ->
     def fail(self, request, report, earlier=None):
         raise error
 
-    monkeypatch.setattr(session.Client, "run", fail)
+    monkeypatch.setattr(service.Client, "run", fail)
     at = press(app(lang="ja").run(), TEXT)
     assert [shown.value for shown in at.error] == [text.load("ja")(key)]
     assert not at.exception
@@ -337,7 +329,7 @@ def test_a_damaged_trace_is_a_sentence(recording: bytes, damage: str) -> None:
 
 def test_a_trace_saved_from_the_page_opens_again(ran: AppTest) -> None:
     (result,) = ran.session_state["results"].values()
-    at = press_trace(app().run(), session.trace_bytes(result.trace))
+    at = press_trace(app().run(), trace_bytes(result.trace))
     assert figure(at, "Time, SAA against dense") == figure(ran, "Time, SAA against dense")
 
 
@@ -376,18 +368,11 @@ def test_hostile_text_is_shown_and_not_interpreted() -> None:
         assert not element.allow_html
 
 
-def test_continuations_escape_what_a_model_wrote() -> None:
-    left, right = mark(" a <b>x</b> c", " a <i>y</i> c")
-    assert left == " a<mark> &lt;b&gt;x&lt;/b&gt;</mark> c"
-    assert right == " a<mark> &lt;i&gt;y&lt;/i&gt;</mark> c"
-
-
 def test_warm_up_runs_both_kinds_of_text_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    shop, lengths = session.ModelRegistry(), []
-    monkeypatch.setattr(session, "shop", lambda: shop)
-    monkeypatch.setattr(session.saa, "run", lambda model, content, policy: lengths.append(content))
-    client = session.Client()
+    lengths: list[str] = []
+    monkeypatch.setattr(saa, "run", lambda model, content, policy: lengths.append(content))
+    client = session.Client(ModelRegistry())
     for step in client.cold("smollm2"):
         client.warm_up("smollm2", step)
     assert client.cold("smollm2") == []
@@ -396,58 +381,6 @@ def test_warm_up_runs_both_kinds_of_text_once(monkeypatch: pytest.MonkeyPatch) -
     ]
     assert min(sizes) <= 512 < max(sizes)
     assert len(sizes) == 4
-
-
-def test_languages_have_the_same_keys_and_fields() -> None:
-    tables = {lang: text.load(lang).table for lang in text.LANGUAGES}
-    english, japanese = tables["en"], tables["ja"]
-    assert english.keys() == japanese.keys()
-    for key, sentence in english.items():
-        fields = [
-            {part.split(":")[0] for part in names(line)} for line in (sentence, japanese[key])
-        ]
-        assert fields[0] == fields[1] or fields[1] <= fields[0], key
-        assert key == "plain.gap" or japanese[key].strip(), key
-
-
-def names(sentence: str) -> set[str]:
-    from string import Formatter
-
-    return {name for _, name, _, _ in Formatter().parse(sentence) if name}
-
-
-def test_every_key_is_used_and_every_used_key_exists() -> None:
-    code = "\n".join(file.read_text("utf-8") for file in (ROOT / "app").rglob("*.py"))
-    keys = set(text.load("en").table)
-    groups = "|".join({key.partition(".")[0] for key in keys})
-    written = re.findall(rf"""["']((?:{groups})\.(?:[a-z_]|\{{[^}}]*\}})+)["']""", code)
-    used: set[str] = set()
-    for literal in written:
-        pattern = re.compile(re.sub(r"\\?\{.*?\}", "[a-z_]+", literal))
-        matching = {key for key in keys if pattern.fullmatch(key)}
-        assert matching, literal
-        used |= matching
-    assert used == keys
-
-
-def test_examples_are_complete_and_say_where_they_come_from() -> None:
-    folder = fetch.assets() / "examples"
-    entries = tomllib.loads((folder / "examples.toml").read_text("utf-8"))["example"]
-    assert len(examples.examples()) == len(entries) >= 8
-    assert all(entry["licence"] and entry["source"] for entry in entries)
-    assert all(example.text.strip() for example in examples.examples().values())
-
-
-@pytest.mark.parametrize("tokens", [5, 64, 300])
-def test_a_window_never_draws_more_than_4096_marks(tokens: int) -> None:
-    made = synthetic(tokens)
-    frame = frame_around(tokens // 2, tokens // 3, 64, tokens)
-    chart = window(made, 0, 1, frame, (0, 0), text.load("en"), False)
-    assert 0 < len(chart.data) <= RECTS
-    assert frame.q + frame.size <= tokens
-    json.loads(chart.to_json())
-    with pytest.raises(ValueError, match=r"frame\.size"):
-        window_rows(made, 0, 1, Frame(0, 0, 65), (0, 0), text.load("en"))
 
 
 def test_window_rows_are_the_decisions_of_the_trace(trace: saa.Trace) -> None:
@@ -460,24 +393,6 @@ def test_window_rows_are_the_decisions_of_the_trace(trace: saa.Trace) -> None:
         assert (row.kind == words("chart.dropped")) == (not trace.keep_map(3, 1)[row.q, row.k])
         assert row.score_text == words.percent(float(trace.score_map(3, 1)[row.q, row.k]), 2)
     assert rows[rows.chosen][["q", "k"]].to_numpy().tolist() == [[33, 12]]
-
-
-@pytest.mark.parametrize("tokens", [30, 512, 1300])
-def test_no_kept_pair_vanishes_from_the_overview(tokens: int) -> None:
-    from io import BytesIO
-
-    from PIL import Image
-
-    made = synthetic(tokens)
-    picture = np.asarray(Image.open(BytesIO(overview_png(made, 0, 0, False))))
-    assert max(picture.shape[:2]) <= PICTURE
-    kept, allowed = pool(made.keep_map(0, 0)), pool(made.allowed(0))
-    assert kept.sum() == made.keep_map(0, 0).sum()
-    dropped = np.array([int(LIGHT.dropped[at : at + 2], 16) for at in (1, 3, 5)])
-    grey = (np.abs(picture[..., :3].astype(int) - dropped) <= 1).all(-1)
-    assert not (grey & (kept > 0)).any()
-    assert grey[(kept == 0) & (allowed > 0)].all()
-    assert (picture[..., 3] == np.where(allowed > 0, 255, 0)).all()
 
 
 def test_clicks_end_in_the_selectors(trace: saa.Trace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,45 +431,13 @@ def test_characters_of_several_tokens_are_shown_once(model: saa.Model) -> None:
 def test_a_visit_starts_at_a_pair_that_the_gate_kept(trace: saa.Trace) -> None:
     kept = trace.reason_map(4, 0) == saa.REASONS.index("gate")
     q, k = start_pair(trace, 4, 0)
-    assert kept[q, k] or not kept.any()
-
-
-def synthetic(tokens: int) -> saa.Trace:
-    """A trace of one layer and two heads with random decisions, made without a model."""
-    random = np.random.default_rng(tokens)
-    allowed = np.tril(np.ones((tokens, tokens), bool))
-    keep = (random.random((2, tokens, tokens)) < 0.001) & allowed
-    keep[:, np.arange(tokens), np.arange(tokens)] = True
-    score = random.random((2, tokens, tokens), np.float32)
-    threshold = np.full((2, tokens), 0.5, np.float32)
-    return saa.Trace(
-        text=None,
-        tokens=tuple(f"t{at}" for at in range(tokens)),
-        offsets=None,
-        token_ids=np.arange(tokens),
-        model=ModelInfo("synthetic"),
-        policy=saa.Policy(),
-        execution=Execution("reference", "test", "cpu", "float32", 1),
-        versions={},
-        block=(1, 1),
-        density=np.full((1, 2), keep.sum() / allowed.sum() / 2, np.float32),
-        predicted_mass=np.ones((1, 2), np.float32),
-        retained_mass=None,
-        attention_received=None,
-        first=np.zeros((1, tokens), np.int32),
-        last=np.arange(tokens, dtype=np.int32)[None],
-        forced=np.zeros((1, 1, tokens, tokens), np.uint8),
-        layer_kind=np.zeros(1, np.int32),
-        targets=np.full(1, 0.95, np.float32),
-        layers=InMemory({0: pack(keep, score, threshold)}),
-    )
+    assert kept[q, k]
 
 
 @pytest.fixture(scope="module")
 def mapped() -> AppTest:
     """The gate map after a run of a short text on Explore."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session.Client, "cold", lambda self, name: [])
+    with recorded_client():
         at = press(app(layer="5", head="2", q="40", k="7").run(), TEXT)
         return at.switch_page("views/gate_map.py").run()
 
@@ -599,17 +482,6 @@ def test_every_measure_of_the_grid_is_a_share(measure, trace) -> None:
     assert values.std() > 0.001
 
 
-def test_heads_that_look_near_and_at_the_start_are_told_apart() -> None:
-    made = synthetic(64)
-    keep = np.zeros((2, 64, 64), bool)
-    keep[0][np.arange(64), np.arange(64)] = True
-    keep[1][:, 0] = True
-    packed = pack(keep, keep.astype(np.float32), np.zeros((2, 64), np.float32))
-    near = head_values(dataclasses.replace(made, layers=InMemory({0: packed})), "near")[0]
-    assert near[0] > 0.95
-    assert near[1] == 0
-
-
 def test_arcs_are_the_kept_pairs_of_a_token_strongest_first(trace) -> None:
     words = text.load("en")
     for reads in (True, False):
@@ -650,8 +522,7 @@ def test_a_gate_folder_can_be_chosen_and_its_state_is_shown(tmp_path) -> None:
 @pytest.fixture(scope="module")
 def swept() -> AppTest:
     """The latency page after settings were tried on a text. Tests only read it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session.Client, "cold", lambda self, name: [])
+    with recorded_client():
         at = press(app().run(), TEXT).switch_page("views/latency.py").run()
         return at.button(key="sweep").click().run()
 
@@ -668,7 +539,7 @@ def test_the_latency_page_names_the_knee_of_the_text(swept, model, policy) -> No
 
 def test_the_knee_becomes_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [Point(0.7, 0.2, 0.5, 0.7), Point(0.85, 0.3, 0.1, 0.8), Point(0.99, 0.9, 0.0, 1.0)]
-    monkeypatch.setattr(session.Client, "sweep", lambda self, result, report: points)
+    monkeypatch.setattr(service.Client, "sweep", lambda self, result, report: points)
     at = press(app().run(), TEXT).switch_page("views/latency.py").run()
     at.button(key="sweep").click().run()
     at.button(key="use-knee").click().run()
@@ -687,7 +558,7 @@ def test_the_latency_page_shows_what_was_shipped_until_it_measures(model) -> Non
     assert "Measured on this machine just now" in page_text(at)
     assert list(at.dataframe[0].value["tokens"]) == [128]
     (timings,) = at.session_state["latencies"].values()
-    assert [len(timing.samples_ms) for timing in timings] == [session.LATENCY_REPEATS] * 2
+    assert [len(timing.samples_ms) for timing in timings] == [service.LATENCY_REPEATS] * 2
 
 
 def test_the_latency_page_says_that_a_recording_has_one_setting(recording) -> None:
@@ -714,9 +585,7 @@ def test_a_model_with_an_adapter_is_compared_with_the_original(model) -> None:
     (result,) = at.session_state["results"].values()
     assert result.trace.model.name == "smollm2 + saa-joint"
     assert result.dense.model.name == "smollm2"
-    assert result.dense_words == "".join(
-        saa.generate(model, TEXT, max_new_tokens=session.NEW_TOKENS)
-    )
+    assert result.dense_words == "".join(saa.generate(model, TEXT, max_new_tokens=NEW_TOKENS))
     assert figure(at, "Pairs dropped") == text.load("en").percent(result.trace.sparsity, 1)
 
 
@@ -726,15 +595,14 @@ ASKED = "Where was the peace treaty between the two kingdoms signed? [SEP] in th
 @pytest.fixture(scope="module")
 def labelled() -> AppTest:
     """The page after a task gave a text its label. Tests only read it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session.Client, "cold", lambda self, name: [])
+    with recorded_client(run=False):
         return press(app(model="minilm + questions", tokens="0.5").run(), ASKED)
 
 
 def test_a_task_shows_both_labels_and_the_work_saved(labelled: AppTest) -> None:
     assert not labelled.exception
-    task = session.Client().model("minilm + questions")
-    dense = session.Client().original("minilm + questions")
+    task = service.Client().model("minilm + questions")
+    dense = service.Client().original("minilm + questions")
     (found,) = classify(task, [ASKED], saa.Policy(mass=1.0, tokens=0.5))
     (full,) = classify(dense, [ASKED])
     words = text.load("en")
@@ -742,7 +610,8 @@ def test_a_task_shows_both_labels_and_the_work_saved(labelled: AppTest) -> None:
     assert figure(labelled, "Model work saved") == words.percent(1 - found.flops_share, 1)
     assert f"dense: {full.label} (" in page_text(labelled)
     sentence = spoken(labelled.header[0].value)
-    assert f"({found.label})" in sentence or f"SAA says {found.label}" in sentence
+    same = found.label == full.label
+    assert (f"({found.label})" if same else f"SAA says {found.label}") in sentence
     (result,) = labelled.session_state["results"].values()
     assert result.dense.model.name == "minilm + questions"
     assert result.dense.token_share == 1
@@ -777,10 +646,10 @@ def test_another_model_starts_at_its_own_defaults() -> None:
     assert at.select_slider(key="tokens").value == 0.5
     assert at.slider(key="mass").value == 0.9
     at.selectbox(key="model").set_value("smollm2").run()
-    assert at.slider(key="mass").value == session.Client().model("smollm2").spec.policy.mass
+    assert at.slider(key="mass").value == service.Client().model("smollm2").spec.policy.mass
     assert not [slider for slider in at.select_slider if slider.key == "tokens"]
     at.selectbox(key="model").set_value("minilm + questions").run()
-    task = session.Client().model("minilm + questions").task
+    task = service.Client().model("minilm + questions").task
     assert at.select_slider(key="tokens").value == pytest.approx(task.policy.tokens, abs=0.051)
     assert at.slider(key="mass").value == 1.0
     at.select_slider(key="tokens").set_value(1.0)
@@ -820,8 +689,8 @@ def test_a_guard_from_the_address_checks_the_run_and_says_what_it_did() -> None:
 def test_an_unclear_label_is_left_to_the_dense_side_where_a_margin_is_set() -> None:
     at = app(model="minilm + questions", example="clock_spring", margin="0.9").run()
     assert at.session_state["shown"].policy.guard == saa.Guard(missed_mass=None, margin=0.9)
-    assert "the **dense side answered**" in page_text(at)
+    assert "the **reference model answered**" in page_text(at)
     at.select_slider(key="margin").set_value(0.0)
     at.button(key="run").click().run()
-    assert "the **dense side answered**" not in page_text(at)
+    assert "the **reference model answered**" not in page_text(at)
     assert at.query_params["margin"] == "0"

@@ -1,6 +1,6 @@
 """The whole app in Chromium, with every request to the outside blocked and counted.
 
-Skipped where there is no Chromium, unless SAA_REQUIRE_BROWSER=1. Takes the README's screenshot.
+Skipped where there is no Chromium, unless SAA_REQUIRE_BROWSER=1. Takes a screenshot of the documentation.
 """
 
 import json
@@ -22,7 +22,7 @@ from saa_core.store import Store
 from tests.app.visitor import SCREENSHOTS, box, chart, click, visit
 
 ROOT = Path(__file__).parents[2]
-README_SCREENSHOT = ROOT / "docs" / "images" / "explore.png"
+EXPLORE_SCREENSHOT = ROOT / "docs" / "images" / "explore.png"
 MAP_SCREENSHOT = ROOT / "docs" / "images" / "gate_map.png"
 LATENCY_SCREENSHOT = ROOT / "docs" / "images" / "latency.png"
 COMPARE_SCREENSHOT = ROOT / "docs" / "images" / "compare.png"
@@ -53,7 +53,7 @@ def whole_page(page, file: Path, drawn: str = "canvas[role=application]") -> Non
     page.set_viewport_size({**size, "height": tall})
     page.locator(drawn).first.wait_for()
     settle(page)
-    page.evaluate("() => new Certificate((done) => setTimeout(done, 1000))")  # charts draw anew
+    page.evaluate("() => new Promise((done) => setTimeout(done, 1000))")  # charts draw anew
     page.screenshot(path=file)
     page.set_viewport_size(size)
 
@@ -91,8 +91,8 @@ def test_a_first_timer_understands_one_decision_in_as_many_clicks_as_the_readme_
         choose(page.get_by_role("button", name="Take the score apart"))
         page.locator('[data-testid="stMetricValue"]').nth(5).wait_for()
         settle(page)
-        readme = (ROOT / "README.md").read_text(encoding="utf-8")
-        assert f"### Your first decision, in {WRITTEN[clicks]} clicks" in readme
+        tour = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+        assert f"## Your first decision, in {WRITTEN[clicks]} clicks" in tour
 
         settled = [page.url]
         overview = page.locator("canvas[role=application]")
@@ -145,7 +145,7 @@ def test_type_a_text_read_the_figures_and_follow_a_pair(address: str) -> None:
         assert re.search(r"× (faster|slower)|about equal", values[3])
         verdict = page.locator("#verdict").inner_text()
         assert re.search(r"token pairs were|Every token pair", verdict)
-        whole_page(page, README_SCREENSHOT)
+        whole_page(page, EXPLORE_SCREENSHOT)
 
         inspector = page.locator(".st-key-inspector")
         before = inspector.inner_text()
@@ -228,7 +228,10 @@ def test_the_latency_page_finds_a_setting_and_uses_it(address: str) -> None:
         assert page.get_by_test_id("stSliderThumbValue").first.inner_text() == mass
 
 
-@pytest.mark.parametrize(("lang", "scheme", "width"), [("en", "light", 1440), ("ja", "dark", 390)])
+@pytest.mark.parametrize(
+    ("lang", "scheme", "width"),
+    [("en", "light", 1440), pytest.param("ja", "dark", 390, marks=pytest.mark.long)],
+)
 def test_the_trust_page_shows_what_a_broken_gate_does_with_and_without_a_guard(
     address: str, lang: str, scheme: str, width: int
 ) -> None:
@@ -269,8 +272,8 @@ def unfolded(page) -> str:
     ("name", "lang", "scheme", "width"),
     [
         ("dark-en-1440", "en", "dark", 1440),
-        ("light-ja-1440", "ja", "light", 1440),
-        ("light-en-390", "en", "light", 390),
+        pytest.param("light-ja-1440", "ja", "light", 1440, marks=pytest.mark.long),
+        pytest.param("light-en-390", "en", "light", 390, marks=pytest.mark.long),
         ("dark-ja-390", "ja", "dark", 390),
     ],
 )
@@ -344,7 +347,7 @@ def test_a_changed_word_is_followed_to_the_decisions_that_turned_over(address: s
         assert page.get_by_label("Text B: change words in it").input_value().count("rough") == 1
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [pytest.param(1280, marks=pytest.mark.long), 390])
 def test_a_comparison_in_japanese_holds_every_part(address: str, width: int) -> None:
     size = {"viewport": {"width": width, "height": 900}, "color_scheme": "dark"}
     with visit(address, "/compare?lang=ja&example=story&b_how=saa&b_mass=0.8", **size) as page:

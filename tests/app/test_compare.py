@@ -1,15 +1,16 @@
 """The Compare page without a browser, against what the library says about the same two runs."""
 
-import numpy as np
+import functools
+
 import pytest
 
 import saa_core as saa
-from app import text
-from app.state import session
+from app import service, text
 from saa_core.explain.difference import difference, difference_map
-from tests.app.test_app import TEXT, app, no_warm_up, page_text
+from tests.app.recorded import recorded_client
+from tests.app.test_app import TEXT, app, page_text
 
-__all__ = ["no_warm_up"]
+pytestmark = pytest.mark.model
 FIRST = TEXT
 SECOND = FIRST.replace("is calm", "is very rough")
 
@@ -17,16 +18,16 @@ SECOND = FIRST.replace("is calm", "is very rough")
 @pytest.fixture(scope="module")
 def edited():
     """The page after a text with other words was compared. Tests only read it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session.Client, "cold", lambda self, name: [])
+    with recorded_client(run=False):
         at = app(text=FIRST, b_text=SECOND, b_how="saa", b_mass="0.95")
         at.switch_page("views/compare.py")
         return at.run()
 
 
+@functools.cache
 def runs():
-    model = session.Client().model("smollm2")
-    return [saa.run(model, content, model.spec.policy) for content in (FIRST, SECOND)]
+    model = service.Client().model("smollm2")
+    return tuple(saa.run(model, content, model.spec.policy) for content in (FIRST, SECOND))
 
 
 def test_a_link_with_two_texts_shows_what_turned_over(edited) -> None:
@@ -100,25 +101,6 @@ def test_an_empty_side_is_a_sentence() -> None:
     at = app().switch_page("views/compare.py").run()
     at.button(key="compare").click().run()
     assert [error.value for error in at.error] == [text.load("en")("error.empty")]
-
-
-def test_no_differing_pair_vanishes_from_the_overview() -> None:
-    from io import BytesIO
-
-    from PIL import Image
-
-    from app.charts import difference as difference_charts
-    from app.charts.map_picture import PICTURE, pool
-
-    random = np.random.default_rng(0)
-    codes = np.full((1300, 1300), 1, np.uint8)
-    codes[random.random(codes.shape) < 0.4] = 2
-    codes[random.random(codes.shape) < 0.001] = 3
-    picture = np.asarray(Image.open(BytesIO(difference_charts.overview_png(codes, False))))
-    assert max(picture.shape[:2]) <= PICTURE
-    differs = pool(codes == 3) > 0
-    red = picture[..., 0].astype(int) - picture[..., 2]
-    assert red[differs].min() > red[~differs].max()
 
 
 def test_the_map_of_the_page_is_the_difference_of_the_traces(edited) -> None:

@@ -3,18 +3,17 @@
 import pytest
 
 import saa_core as saa
-from app import text
+from app import service, text
 from app.components.cost import cost as bill
-from app.state import session
-from saa_core.run.costs import Assumptions, measured, saving
-from tests.app.test_app import app, no_warm_up, page_text
+from saa_core.run.costs import Assumptions, pair_timings, saving
+from tests.app.test_app import app, page_text
 
-__all__ = ["no_warm_up"]
+pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")
 def timings() -> list[saa.Timing]:
-    evaluation = session.Client().model("smollm2").spec.evaluation
+    evaluation = service.Client().model("smollm2").spec.evaluation
     return [saa.Timing(**row) for row in evaluation["timings"]]
 
 
@@ -26,7 +25,7 @@ def test_the_bill_is_that_of_the_library(timings) -> None:
     at = cost(c_requests="3000000", c_price="1.5", c_peak="2", c_busy="50", c_tokens="2048")
     assert not at.exception
     assert not at.error
-    part = next(part for part in measured(timings) if part.tokens == 2048)
+    part = next(part for part in pair_timings(timings) if part.tokens == 2048)
     found = saving(part, Assumptions(3_000_000, 1.5, 2.0, 0.5))
     words = text.load("en")
     assert bill.amount(found.monthly, "USD") in at.header[0].value
@@ -34,7 +33,7 @@ def test_the_bill_is_that_of_the_library(timings) -> None:
     machines = at.table[0].value.loc["Machines"]
     for side, shown in (("Dense", found.dense), ("SAA", found.saa)):
         assert machines[side].startswith(f"{shown.machines[1]:,}")
-    assert list(at.table[1].value.index) == [f"{part.tokens:,}" for part in measured(timings)]
+    assert list(at.table[1].value.index) == [f"{part.tokens:,}" for part in pair_timings(timings)]
     assert at.query_params["c_requests"] == "3000000"
 
 

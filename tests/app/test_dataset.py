@@ -8,12 +8,11 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-import saa_core as saa
 from app.components.dataset import audits
-from app.state import session
 from benchmarks.synthetic import synthetic
 from saa_core.store import Store
 from saa_core.trace.audited import Audited
+from tests.app.recorded import no_model
 from tests.app.test_app import HOSTILE, app, figure, page_text, spoken
 
 
@@ -24,14 +23,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @pytest.fixture(autouse=True)
-def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page must not need a model."""
-
-    def refuse(self: session.Client, name: str, report: object = None) -> saa.Model:
-        raise saa.ModelError("no model in this test")
-
-    monkeypatch.setattr(session.Client, "cold", lambda self, name: [])
-    monkeypatch.setattr(session.Client, "model", refuse)
+    no_model(monkeypatch)
 
 
 @pytest.fixture

@@ -24,10 +24,10 @@ from app.export import formats as exports
 from app.export.drawing import draw
 from app.export.formats import ExportedView
 from app.export.provenance import about_trace
-from app.state import session
 from benchmarks.synthetic import synthetic
 from saa_core.explain.decisions import decisions
 from saa_core.store import Store
+from tests.app.recorded import no_model
 from tests.app.test_app import HOSTILE, TEXT, app
 from tests.app.test_dataset import audited, dataset, store
 from tests.app.test_present_page import present
@@ -178,7 +178,10 @@ def offered(at: AppTest) -> dict[str, set[str]]:
 ALL, DATA = {"png", "svg", "json", "parquet"}, {"json", "parquet"}
 
 
-def test_every_view_of_a_stored_run_can_be_taken_away(store: Store) -> None:
+def test_every_view_of_a_stored_run_can_be_taken_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_model(monkeypatch)
     run = store.add(synthetic(0, label="positive"))
     at = app(trace=run).run()
     assert not at.exception
@@ -190,18 +193,25 @@ def test_every_view_of_a_stored_run_can_be_taken_away(store: Store) -> None:
     assert offered(at) == {"window": ALL, "heads": ALL, "map": ALL, "arcs": ALL}
 
 
-def test_every_view_of_the_store_can_be_taken_away(audited: Store) -> None:
+def test_every_view_of_the_store_can_be_taken_away(
+    audited: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_model(monkeypatch)
     assert offered(dataset()) == {"slices": ALL, "spread": ALL, "texts": DATA}
     assert offered(traces()) == {"runs": DATA}
 
 
-def test_every_view_of_a_presentation_can_be_taken_away(store: Store) -> None:
+def test_every_view_of_a_presentation_can_be_taken_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_model(monkeypatch)
     views = {}
     for step in range(1, 9):
         views |= offered(present(deck="engineers", step=str(step)))
     assert {"window", "heads", "map"} <= set(views)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(
     ("page", "address", "views"),
     [
@@ -214,9 +224,8 @@ def test_every_view_of_a_presentation_can_be_taken_away(store: Store) -> None:
     ],
 )  # fmt: skip
 def test_every_view_of_a_page_with_a_model_can_be_taken_away(
-    page: str, address: dict[str, str], views: dict[str, set[str]], monkeypatch: pytest.MonkeyPatch
+    page: str, address: dict[str, str], views: dict[str, set[str]]
 ) -> None:
-    monkeypatch.setattr(session.Client, "cold", lambda self, name: [])
     at = app(**address)
     at.switch_page(f"views/{page}.py")
     at.run()

@@ -3,34 +3,12 @@
 import pytest
 
 import saa_core as saa
-from app import text
+from app import service, text
 from app.state import address as link
-from app.state import session
 from saa_core.explain.effects import blocks, effects
-from tests.app.test_app import TEXT, app, no_warm_up, page_text, press
+from tests.app.test_app import TEXT, app, page_text, press
 
-__all__ = ["no_warm_up"]
-
-
-@pytest.mark.parametrize(
-    "entries",
-    [
-        (),
-        (saa.Force(), saa.Force(keep=False, layer=3)),
-        (saa.Force(layer=1, head=2, query=3, key=4), saa.Force(keep=False, query=(5, 9), key=7)),
-    ],
-    ids=["nothing", "layers", "pairs"],
-)
-def test_forces_come_back_from_an_address(entries) -> None:
-    assert link.forces(link.forces_text(entries) or "") == entries
-    assert link.forces((link.forces_text(entries) or "").replace("+", " ")) == entries
-
-
-@pytest.mark.parametrize(
-    "written", ["x", "+L-1", "+Q9-2", "+L1.H", "*", "+L1;drop", "+K" + "9" * 30]
-)
-def test_an_address_of_forces_that_makes_no_sense_is_ignored(written: str) -> None:
-    assert link.forces(written) == ()
+pytestmark = pytest.mark.model
 
 
 def gate_map(**address: str):
@@ -40,7 +18,7 @@ def gate_map(**address: str):
 
 def test_a_person_overrules_the_gate_and_takes_it_back() -> None:
     at = gate_map()
-    model = session.Client().model("smollm2")
+    model = service.Client().model("smollm2")
     kept = saa.run(model, TEXT, model.spec.policy).keep_map(5, 2)[40, 7]
     at.button(key="force_drop" if kept else "force_keep").click().run()
     assert not at.exception
@@ -68,16 +46,14 @@ def test_a_link_forces_what_it_says() -> None:
 
 
 def test_blocks_are_ranked_by_what_leaving_them_out_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    import saa_core.explain.effects
-
-    monkeypatch.setattr(saa_core.effects, "BLOCKS", 6)
+    monkeypatch.setattr("saa_core.explain.effects.BLOCKS", 6)
     at = gate_map()
     at.button(key="effects_start").click().run()
     while at.session_state["effects_running"]:
         at.run()
     assert not at.exception
     assert not at.error
-    model = session.Client().model("smollm2")
+    model = service.Client().model("smollm2")
     trace = saa.run(model, TEXT, model.spec.policy)
     expected = sorted(effects(model, trace, 5), key=lambda effect: -effect.distance)
     assert len(expected) == len(blocks(trace, 5))

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-import saa_core as saa
 from app import text
-from app.state import records, session
+from app.state import records
 from benchmarks.synthetic import synthetic
 from saa_core.deck import find_deck, read_deck
 from saa_core.store import Store
+from tests.app.recorded import no_model
 from tests.app.test_app import HOSTILE, app, page_text
 
 
@@ -21,14 +21,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @pytest.fixture(autouse=True)
-def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of this page may need a model."""
-
-    def refuse(self: session.Client, name: str, report: object = None) -> saa.Model:
-        raise saa.ModelError("no model in this test")
-
-    monkeypatch.setattr(session.Client, "cold", lambda self, name: [])
-    monkeypatch.setattr(session.Client, "model", refuse)
+    no_model(monkeypatch)
 
 
 def present(**address: str) -> AppTest:

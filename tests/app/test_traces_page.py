@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-import saa_core as saa
 from app import text
-from app.state import records, session
+from app.state import records
 from benchmarks.synthetic import synthetic
 from saa_core.store import Store
+from tests.app.recorded import no_model
 from tests.app.test_app import HOSTILE, TEXT, app, figure, page_text, press, spoken
 
 
@@ -20,15 +20,10 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @pytest.fixture(autouse=True)
-def no_model(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+def without_model(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """None of these pages may need a model, unless the test says so."""
-    monkeypatch.setattr(session.Client, "cold", lambda self, name: [])
-    if "with_model" not in request.keywords:
-
-        def refuse(self: session.Client, name: str, report: object = None) -> saa.Model:
-            raise saa.ModelError("no model in this test")
-
-        monkeypatch.setattr(session.Client, "model", refuse)
+    if not request.node.get_closest_marker("model"):
+        no_model(monkeypatch)
 
 
 def traces(**address: str) -> AppTest:
@@ -173,7 +168,7 @@ def test_values_are_quoted_for_sql() -> None:
     assert records.quoted("it's") == "'it''s'"
 
 
-@pytest.mark.with_model
+@pytest.mark.model
 def test_a_live_run_is_kept_with_its_dense_side_and_opens_again(store) -> None:
     at = press(app().run(), TEXT)
     at.button(key="keep").click().run()

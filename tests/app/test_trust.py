@@ -7,16 +7,21 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import saa_core as saa
-from app import text
+from app import service, text
 from app.charts import trust as trust_charts
 from app.components.trust import trust
-from app.state import session
+from app.live.models import REGISTRY
+from app.live.values import GuardTrial, GuardTrialResult
+from app.state import session, uploads
 from saa_core.certify import slices
 from saa_core.certify.certificate import Setting
 from saa_core.certify.degradation import DegradationMeter
 from saa_core.explain.damage import KINDS
 from saa_core.gates.reliability import Bin, Diagram, MassCalibrator, Reliability
-from tests.app.test_app import TEXT, app, no_warm_up, page_text, press, press_trace  # noqa: F401, a fixture for all
+from tests.app.recorded import recorded_client
+from tests.app.test_app import TEXT, app, page_text, press, press_trace
+
+pytestmark = pytest.mark.model
 
 MODEL = "minilm"
 WORDS = text.load("en")
@@ -45,8 +50,7 @@ def trust_page(**address: str) -> AppTest:
 @pytest.fixture(scope="module")
 def checked() -> AppTest:
     """The page after a negated gate was tried. Tests only read it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session.Client, "cold", lambda self, name: [])
+    with recorded_client(run=False):
         at = press(app(model=MODEL).run(), TEXT)
         at.switch_page("views/trust.py").run()
         at.session_state["damage"] = "negated"
@@ -55,7 +59,7 @@ def checked() -> AppTest:
 
 
 @pytest.fixture
-def tried(checked: AppTest) -> session.GuardTrialResult:
+def tried(checked: AppTest) -> GuardTrialResult:
     (found,) = checked.session_state["tried"].values()
     return found
 
@@ -85,7 +89,7 @@ def test_both_sides_of_a_trial_are_what_the_traces_say(checked, tried) -> None:
 
 
 def test_every_correction_is_a_line_of_the_table(checked, tried) -> None:
-    own = trust.noticed(tried.guarded.events)
+    own = trust.find_noticed(tried.guarded.events)
     rows = checked.dataframe[0].value
     assert len(rows) == len(own) > 0
     assert list(rows["Layer"]) == [str(event["layer"]) for event in own]
@@ -95,11 +99,11 @@ def test_every_correction_is_a_line_of_the_table(checked, tried) -> None:
 
 
 def test_the_loaded_model_is_not_what_was_damaged(checked, tried) -> None:
-    model = session.Client().model(MODEL)
+    model = service.Client().model(MODEL)
     fresh = saa.load(MODEL, device="cpu")
     for own, shipped in zip(model.gates, fresh.gates, strict=True):
         assert (own.query == shipped.query).all()
-    assert tried.trial.damage not in session.shop().models
+    assert tried.trial.damage not in REGISTRY.loaded
     again = saa.run(model, TEXT, tried.trial.request.policy)
     assert (again.hidden == saa.run(fresh, TEXT, tried.trial.request.policy).hidden).all()
 
@@ -108,10 +112,10 @@ def test_the_loaded_model_is_not_what_was_damaged(checked, tried) -> None:
 def test_every_state_of_the_gate_can_be_tried_and_keeps_the_limit(kind, checked, tried) -> None:
     request = tried.trial.request
     dense = saa.run(session.Client().original(MODEL), TEXT)
-    trial = session.GuardTrial(request, saa.Guard(), kind)
+    trial = GuardTrial(request, saa.Guard(), kind)
     steps: list[str] = []
     found = session.Client().attempt(trial, dense, lambda step, done: steps.append(step))
-    assert trust.missed(found.guarded) <= 0.05
+    assert trust.missed_mass(found.guarded) <= 0.05
     assert set(steps) <= {name.partition(".")[2] for name in WORDS.table if "progress." in name}
     assert 0 <= min(found.alike) <= max(found.alike) <= 1.001
     assert found.blind.events == ()
@@ -125,20 +129,20 @@ def test_a_task_and_a_recording_say_why_nothing_can_be_tried(tried, tmp_path) ->
     content = tried.guarded.save(tmp_path / "run.saa").read_bytes()
     at = press_trace(trust_page(), content)
     assert any("no model behind it" in info.value for info in at.info)
-    assert len(at.dataframe[0].value) == len(trust.noticed(tried.guarded.events))
+    assert len(at.dataframe[0].value) == len(trust.find_noticed(tried.guarded.events))
 
 
 def test_a_gate_that_was_measured_shows_its_diagram(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = session.Client().model(MODEL)
+    model = service.Client().model(MODEL)
     spec = replace(model.spec, reliability=(RELIABILITY,))
-    monkeypatch.setitem(session.shop().models, MODEL, replace(model, spec=spec))
+    monkeypatch.setitem(REGISTRY._models, MODEL, replace(model, spec=spec))
     at = trust_page()
     shown = {metric.label: metric.value for metric in at.metric}
     assert shown[WORDS("trust.error")] == "1.00 points"
     assert shown[WORDS("trust.worst")] == "3.00 points"
     assert "a and judged on other texts: b" in page_text(at)
     unmeasured = replace(model.spec, reliability=())
-    monkeypatch.setitem(session.shop().models, MODEL, replace(model, spec=unmeasured))
+    monkeypatch.setitem(REGISTRY._models, MODEL, replace(model, spec=unmeasured))
     assert "saa reliability" in trust_page().code[0].value
 
 
@@ -176,7 +180,7 @@ def test_rare_texts_run_when_asked_stop_and_go_on(monkeypatch: pytest.MonkeyPatc
         at.run()
     assert not at.exception
     assert not at.error
-    model = session.Client().model(MODEL)
+    model = service.Client().model(MODEL)
     sla = saa.RiskLimit(missed_mass=0.05)
     whole = DegradationMeter(model, [each.text for each in texts], "missed_mass").of(
         model.spec.policy
@@ -193,12 +197,12 @@ def test_rare_texts_run_when_asked_stop_and_go_on(monkeypatch: pytest.MonkeyPatc
 def test_a_promise_stands_beside_what_the_rare_texts_show(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = short_rare_texts()[:2]
     monkeypatch.setattr("app.components.trust.rare.rare_texts", lambda: texts)
-    model = session.Client().model(MODEL)
+    model = service.Client().model(MODEL)
     policy = replace(model.spec.policy, mass=0.85)
     setting = Setting(policy, 0.031, 0.02, 0.04, 0.5, 0.01, True)
     promise = saa.Certificate(saa.RiskLimit(missed_mass=0.06), policy, 90, (setting,), "certified")
     stored = saa.StoredPolicy(policy, promise=promise)
-    monkeypatch.setattr(session, "open_policy", lambda *_: stored)
+    monkeypatch.setattr(uploads, "open_policy", lambda *_: stored)
     at = trust_page()
     at.file_uploader(key="policy_file").set_value(("policy.json", b"{}", "application/json"))
     at.run()
@@ -226,7 +230,7 @@ def test_the_events_of_the_run_itself_stand_on_the_page() -> None:
     trace = result.trace
     rows = at.dataframe[0].value
     assert list(rows[WORDS("trust.added")]) == [
-        WORDS.percent(event["added"], 2) for event in trust.noticed(trace.events)
+        WORDS.percent(event["added"], 2) for event in trust.find_noticed(trace.events)
     ]
     first = trace.events[0]
     assert first["suspected"] == "input"

@@ -5,9 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -190,7 +191,7 @@ def test_a_hostile_mark_is_refused(about, tmp_path: Path, monkeypatch) -> None:
     file = trace.save(tmp_path / "one.saa")
     assert saa.Trace.load(file).audited == trace.audited
     whole = {"audit": "a", "slices": [], "agreement": 1.0, "lost": 0.0}
-    monkeypatch.setattr("saa_core.trace.trace.asdict", lambda value: (
+    monkeypatch.setattr("saa_core.trace.file.asdict", lambda value: (
         {**whole, **about} if isinstance(value, Audited) else vars(value)))  # fmt: skip
     trace.save(file)
     with pytest.raises(saa.TraceError):
@@ -211,7 +212,7 @@ def table(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
 def test_tables_give_their_texts_one_by_one(kind, tmp_path, little, monkeypatch) -> None:
-    monkeypatch.setattr("saa_core.data.labelled.PARQUET_ROWS", 2)
+    monkeypatch.setattr("saa_core.data.tables.PARQUET_ROWS", 2)
     assert tuple(corpora.texts_of(little, table(tmp_path, kind))) == TEXTS
 
 
@@ -228,6 +229,7 @@ def test_a_text_file_is_cut_alike_however_it_is_read(tmp_path, little, novel, mo
             len("".join(part.split())) for part in found)]  # fmt: skip
 
 
+@pytest.mark.model
 def test_the_command_prints_slices_and_worst_cases_of_a_task(tmp_path, capsys) -> None:
     folder, file = str(tmp_path / "store"), table(tmp_path, "jsonl")
     given = ["audit", str(file), "--task", "sentences", "--tokens", "0.5", "--store", folder]
@@ -267,7 +269,7 @@ def test_the_command_prints_slices_and_worst_cases_of_a_task(tmp_path, capsys) -
 def test_refusals_are_one_sentence_and_leave_nothing(
     arguments, sentence, tmp_path, capsys, monkeypatch, smollm2
 ) -> None:
-    monkeypatch.setattr("saa_core.cli.models.load", lambda name, **given: (
+    monkeypatch.setattr("saa_core.loading.load", lambda name, **given: (
         smollm2 if name == "smollm2" else saa.load(name)))  # fmt: skip
     files = {"file": table(tmp_path, "csv"), "long": tmp_path / "l.jsonl"}
     files |= {"empty": tmp_path / "e.jsonl", "dense": tmp_path / "dense.json"}
@@ -283,14 +285,66 @@ def test_refusals_are_one_sentence_and_leave_nothing(
     assert not list(folder.glob("*.saa"))
 
 
+class CountingTokenizer:
+    """A tokenizer that remembers the texts that it was given."""
+
+    def __init__(self, real: Any) -> None:
+        self.real, self.given = real, list[str]()
+
+    def __call__(self, text: str, **options: Any) -> Any:
+        self.given.append(text)
+        return self.real(text, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
+def test_a_file_is_read_once_and_a_text_is_tokenized_once(
+    kind, tmp_path, little, monkeypatch, capsys
+) -> None:
+    counting = CountingTokenizer(little.tokenizer)
+    model, read = replace(little, tokenizer=counting), list[Path]()
+
+    def texts_of(model: saa.Model, file: Path, *options: Any) -> Iterator[str]:
+        read.append(file)
+        return corpora.texts_of(model, file, *options)
+
+    monkeypatch.setattr("saa_core.cli.models.load", lambda name, **given: model)
+    monkeypatch.setattr("saa_core.cli.audit.texts_of", texts_of)
+    file, folder = table(tmp_path, kind), str(tmp_path / "store")
+    given = ["audit", str(file), "--mass", "0.7", "--store", folder]
+    for stored in (0, len(TEXTS)):
+        read.clear()
+        counting.given.clear()
+        assert main(given) == 0
+        assert (
+            f"{len(TEXTS) - stored} run now, {stored} were in the store" in capsys.readouterr().out
+        )
+        assert counting.given == list(TEXTS)
+        assert read == [file]
+
+
+def test_a_text_that_cannot_be_used_stops_an_audit_before_it_runs_any(
+    little, store, tmp_path, monkeypatch, capsys
+) -> None:
+    file = tmp_path / "texts.jsonl"
+    last = json.dumps({"text": "word " * 2000})
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS) + last, "utf-8")
+    monkeypatch.setattr("saa_core.cli.models.load", lambda name, **given: little)
+    assert main(["audit", str(file), "--mass", "0.7", "--store", str(store.folder)]) == 1
+    assert "text 5: " in capsys.readouterr().err
+    assert store.ids() == []
+
+
 def test_long_texts_are_cut_where_that_is_asked_for(little, store) -> None:
     text = "word " * 2000
     audit = Audit(little, saa.Policy(mass=0.9), store, "cut", cut=True)
-    short = audit.fitting(text)
+    short = audit.tokenize(text).text
     assert text.startswith(short)
     assert len(little.tokenizer(short)["input_ids"]) in range(1000, 1025)
     with pytest.raises(saa.TextError, match="cut it after"):
-        Audit(little, saa.Policy(mass=0.9), store, "cut").fitting(text)
+        Audit(little, saa.Policy(mass=0.9), store, "cut").tokenize(text)
 
 
 def test_a_killed_and_resumed_audit_equals_an_unbroken_one(tmp_path, smollm2) -> None:

@@ -2,17 +2,20 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import saa_core as saa
 from saa_core.certify.certificate import ladder_for
 from saa_core.certify.degradation import DegradationMeter
 from saa_core.certify.slices import SLICES, by_rare_slice, by_slice, rare_texts, slice_table
 from saa_core.cli.main import main as cli
+from saa_core.explain.damage import damage_gates
 from saa_core.run.classify import classify
-from saa_core.run.corpora import windows
+from saa_core.run.corpora import cut_windows
 
 QUESTIONS = [
     f"{ask} the {thing} built? [SEP] {answer}"
@@ -26,7 +29,7 @@ QUESTIONS = [
 
 
 @pytest.fixture(scope="module")
-def sides():
+def sides(minilm):
     return [
         saa.load("minilm", task="questions", side=side, device="cpu")
         for side in ("sparse", "dense")
@@ -35,7 +38,7 @@ def sides():
 
 @pytest.fixture(scope="module")
 def parts(smollm2, novel):
-    return windows(smollm2, novel[:12_000], 64)[:24]
+    return cut_windows(smollm2, novel[:12_000], 64)[:24]
 
 
 def test_perplexity_losses_are_those_of_the_runs(smollm2, parts):
@@ -156,10 +159,10 @@ def test_a_policy_file_is_what_was_chosen(smollm2, parts, tmp_path, text_file, c
     stored.check(smollm2)
     out = tmp_path / "t.saa"
     arguments = ["run", "--policy", str(file), "--out", str(out), str(text_file)]
-    assert cli.main(arguments) == 0
+    assert cli(arguments) == 0
     assert "missed mass at most 40 %" in capsys.readouterr().out
     assert saa.Trace.load(out).policy == guarded
-    assert cli.main([*arguments, "--mass", "0.5"]) == 1
+    assert cli([*arguments, "--mass", "0.5"]) == 1
     assert "--policy and --mass exclude each other" in capsys.readouterr().err
 
 
@@ -168,7 +171,7 @@ def test_a_policy_file_may_be_written_by_hand(tmp_path, smollm2, text_file, caps
     file.write_text('{"format": 1, "policy": {"mass": 0.9}}')
     assert saa.load_policy(file).policy == saa.Policy(mass=0.9)
     file.write_text('{"format": 1, "policy": null}')
-    assert cli.main(["run", "--policy", str(file), "--out", str(out), str(text_file)]) == 0
+    assert cli(["run", "--policy", str(file), "--out", str(out), str(text_file)]) == 0
     assert saa.Trace.load(out).policy is None
 
 
@@ -178,7 +181,7 @@ def test_a_policy_file_may_be_written_by_hand(tmp_path, smollm2, text_file, caps
         ("{", "not a policy file"),
         ("[1]", "JSON object"),
         ('{"policy": {}}', "format None"),
-        ('{"format": 9, "policy": {}}', "this version reads 1"),
+        ('{"format": 9, "policy": {}}', "this version reads 1, 2"),
         ('{"format": 1, "policy": {"mass": 7}}', "mass=7"),
         ('{"format": 1, "policy": {"mess": 0.9}}', "mess"),
         ('{"format": 1, "policy": {}, "promise": {"sla": {}}}', "not a policy file"),
@@ -201,13 +204,23 @@ def test_a_policy_file_does_not_fit_other_models_and_gates(
     stored = saa.load_policy(saa.save_policy(tmp_path / "p.json", saa.Policy(mass=0.9), smollm2))
     with pytest.raises(saa.PolicyError, match="'smollm2', and this one is 'minilm'"):
         stored.check(minilm)
-    first = smollm2.gates[3].query[0, 0, 0].clone()
+    changed = damage_gates(smollm2, "negated", layers=[])
+    stored.check(changed)
+    with torch.no_grad():
+        changed.gates[3].query[0, 0, 0] += 0.1
+    with pytest.raises(saa.PolicyError, match="other gates"):
+        stored.check(changed)
+    norm = smollm2.hf.get_decoder().norm.weight
+    first = norm[0].clone()
     try:
-        smollm2.gates[3].query[0, 0, 0] += 0.1
-        with pytest.raises(saa.PolicyError, match="other gates"):
+        with torch.no_grad():
+            norm[0] += 0.1
+        with pytest.raises(saa.PolicyError, match="other weights of 'smollm2'"):
             stored.check(smollm2)
+        replace(stored, dtype="torch.bfloat16").check(smollm2)  # cannot be told in another one
     finally:
-        smollm2.gates[3].query[0, 0, 0] = first
+        with torch.no_grad():
+            norm[0] = first
     stored.check(smollm2)
     sparse, dense = sides
     stays = saa.load_policy(saa.save_policy(tmp_path / "p.json", None, sparse))
@@ -216,15 +229,27 @@ def test_a_policy_file_does_not_fit_other_models_and_gates(
         stays.check(sparse)
 
 
+def test_a_policy_file_of_the_first_format_still_knows_its_gates(smollm2, sides, tmp_path):
+    """The fingerprints are those that version 0.1 wrote for the models that ship."""
+    file = tmp_path / "p.json"
+    for model, gates in ((smollm2, "fef6980224be2930"), (sides[0], "e2df3dbe1018dd28")):
+        about = {"format": 1, "policy": {"mass": 0.9}, "model": model.spec.title, "gates": gates}
+        file.write_text(json.dumps(about))
+        saa.load_policy(file).check(model)
+        file.write_text(json.dumps(about | {"gates": gates[::-1]}))
+        with pytest.raises(saa.PolicyError, match="other gates"):
+            saa.load_policy(file).check(model)
+
+
 def test_classify_takes_a_policy_file(sides, tmp_path, text_file, capsys):
     file = saa.save_policy(tmp_path / "p.json", saa.Policy(mass=1.0, tokens=0.5), sides[0])
     arguments = ["classify", "--task", "questions", "--policy", str(file), str(text_file)]
-    assert cli.main(arguments) == 0
+    assert cli(arguments) == 0
     sparse = capsys.readouterr().err
-    assert cli.main([*arguments, "--tokens", "0.4"]) == 1
+    assert cli([*arguments, "--tokens", "0.4"]) == 1
     assert "exclude each other" in capsys.readouterr().err
     saa.save_policy(file, None, sides[0])
-    assert cli.main(arguments) == 0
+    assert cli(arguments) == 0
     dense = capsys.readouterr().err
     assert "work done: 100.0 %" in dense
     assert "work done: 100.0 %" not in sparse

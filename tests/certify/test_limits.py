@@ -75,7 +75,9 @@ def test_more_loss_is_never_more_certain(seed):
         assert sla.p_value(low) <= sla.p_value(high) + 1e-12
 
 
-@pytest.mark.parametrize("quantity", ["label_change", "missed_mass"])
+@pytest.mark.parametrize(
+    "quantity", ["label_change", pytest.param("missed_mass", marks=pytest.mark.slow)]
+)
 def test_the_choice_breaks_its_limit_as_rarely_as_promised(quantity):
     """300 draws of calibration texts: the true mean loss of what is chosen is over the limit in a share
     of delta at most, although five settings are tested, some of them just over it."""

@@ -9,7 +9,7 @@ import pytest
 import saa_core as saa
 from saa_core.certify.tune import STUDY, TuneConfig, TuneTrial, candidates, split, tune
 from saa_core.cli.main import main as cli
-from saa_core.run.corpora import windows
+from saa_core.run.corpora import cut_windows
 
 THINGS = ("mill", "bridge", "hall", "lighthouse", "station", "library", "harbour", "theatre")
 ASKED = (("When was", "In 1846"), ("Where was", "In Riga"), ("By whom was", "Mr Renn"))
@@ -35,11 +35,12 @@ def little(tiny, smollm2):
     return saa.attach(tiny(vocab_size=len(smollm2.tokenizer)), smollm2.tokenizer)
 
 
+@pytest.mark.model
 def test_a_task_is_tuned_from_the_command_line(table, tmp_path, capsys):
     out = tmp_path / "tuned"
     command = ["tune", "--data", str(table), "--task", "questions", "--sla", "label_change=0.4"]
     command += ["--delta", "0.3", "--trials", "6", "--minutes", "1", "--out", str(out)]
-    assert cli.main(command) == 0
+    assert cli(command) == 0
     printed = capsys.readouterr().out
     stored = saa.load_policy(out / "policy.json")
     promise = stored.promise
@@ -75,15 +76,15 @@ def test_a_task_is_tuned_from_the_command_line(table, tmp_path, capsys):
         str(out / "policy.json"),
         str(table),
     ]
-    assert cli.main(arguments) == 0
+    assert cli(arguments) == 0
     assert "policy file: " in capsys.readouterr().err
 
-    assert cli.main(command) == 1
+    assert cli(command) == 1
     assert "is finished" in capsys.readouterr().err
 
 
 def test_an_interrupted_search_goes_on(little, novel, tmp_path):
-    texts = windows(little, novel[:12_000], 48)[:32]
+    texts = cut_windows(little, novel[:12_000], 48)[:32]
     sla = saa.RiskLimit(perplexity=0.2, delta=0.4)
     config = TuneConfig(minutes=5, trials=3, candidates=2)
 
@@ -111,7 +112,7 @@ def test_an_interrupted_search_goes_on(little, novel, tmp_path):
 
 
 def test_what_is_searched_reaches_every_knob(little, novel, tmp_path):
-    texts = windows(little, novel[:12_000], 48)[:30]
+    texts = cut_windows(little, novel[:12_000], 48)[:16]
     config = TuneConfig(minutes=5, trials=40, candidates=1)
     tuned = tune(little, texts, saa.RiskLimit(missed_mass=0.4, delta=0.4), tmp_path, config)
     drawn = [trial.policy for trial in tuned.trials if not trial.hand_set]
@@ -154,13 +155,13 @@ def test_candidates_are_within_the_limit_safest_first():
 
 def test_windows_are_whole_and_lie_behind_each_other(smollm2, minilm, novel):
     for model in (smollm2, minilm):
-        found = windows(model, novel[:3_000], 32)
+        found = cut_windows(model, novel[:3_000], 32)
         at = 0
         for part in found:
             at = novel.index(part, at) + len(part)
         assert all(abs(len(model.tokenizer(part)["input_ids"]) - 32) <= 2 for part in found)
         with pytest.raises(saa.TextError, match="fewer than one window"):
-            windows(model, "Too short.", 32)
+            cut_windows(model, "Too short.", 32)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_windows_are_whole_and_lie_behind_each_other(smollm2, minilm, novel):
 )
 def test_refusals_are_one_sentence(arguments, sentence, table, tmp_path, capsys, smollm2):
     command = ["tune", "--data", str(table), "--out", str(tmp_path / "out"), *arguments]
-    assert cli.main(command) == 1
+    assert cli(command) == 1
     errors = capsys.readouterr().err
     assert sentence in errors
     assert "Traceback" not in errors

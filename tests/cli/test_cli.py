@@ -9,6 +9,7 @@ import saa_core as saa
 from saa_core.cli.main import main
 
 
+@pytest.mark.model
 def test_run_prints_a_table_and_writes_a_trace_that_opens(text_file, tmp_path, capsys):
     out = tmp_path / "one.saa"
     assert (
@@ -25,6 +26,7 @@ def test_run_prints_a_table_and_writes_a_trace_that_opens(text_file, tmp_path, c
     assert str(out) in printed
 
 
+@pytest.mark.model
 def test_run_takes_a_budget_in_place_of_the_mass(text_file, novel, tmp_path, capsys):
     out = tmp_path / "one.saa"
     text_file.write_text(novel[:700], encoding="utf-8")
@@ -35,6 +37,7 @@ def test_run_takes_a_budget_in_place_of_the_mass(text_file, novel, tmp_path, cap
     assert trace.density.mean() <= 0.5
 
 
+@pytest.mark.model
 def test_run_says_at_which_address_its_trace_opens(text_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SAA_STORE", str(tmp_path / "store"))
     assert main(["run", "--dense", str(text_file)]) == 0
@@ -42,6 +45,7 @@ def test_run_says_at_which_address_its_trace_opens(text_file, tmp_path, monkeypa
     assert f"http://127.0.0.1:8501/run/{run}\n" in capsys.readouterr().out
 
 
+@pytest.mark.model
 def test_run_goes_to_the_store_by_default(text_file, tmp_path):
     folder = str(tmp_path / "store")
     given = ["--dense", "--store", folder, "--note", "first look", "--tag", "demo"]
@@ -78,6 +82,7 @@ def test_refusals_are_one_sentence(arguments, sentence, text_file, capsys, monke
     assert "Traceback" not in errors
 
 
+@pytest.mark.model
 def test_measure_shows_both_sides_and_writes_raw_samples(tmp_path, capsys):
     file = tmp_path / "t.json"
     arguments = ["measure", "--lengths", "40", "--repeats", "2", "--json", str(file)]
@@ -90,6 +95,7 @@ def test_measure_shows_both_sides_and_writes_raw_samples(tmp_path, capsys):
     assert len(sparse["samples_ms"]) == 2
 
 
+@pytest.mark.slow
 def test_doctor_lists_what_works(capsys):
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
@@ -110,7 +116,7 @@ def test_untrained_gates_are_said_loudly(tiny, tmp_path, text_file, capsys, nove
     assert not saa.Trace.load(out).model.trained
     data = tmp_path / "data.txt"
     data.write_text(novel[:30_000], "utf-8")
-    asked = ["inputs", "--model", str(folder), "--data", str(data), "--out", str(tmp_path / "g")]
+    asked = ["ood", "--model", str(folder), "--data", str(data), "--out", str(tmp_path / "g")]
     main([*asked, "--lengths", "32", "--fit-windows", "8", "--limit-windows", "4"])
     assert "UNTRAINED" in capsys.readouterr().err
 
@@ -148,3 +154,17 @@ def test_train_writes_gates_that_load(tiny, tmp_path, novel, capsys, smollm2):
     assert main([*arguments, "--fresh", "--out", str(tmp_path / "fresh")]) == 0
     fresh = json.loads((tmp_path / "fresh" / "gates.json").read_text())
     assert "continues" not in fresh["training"]
+
+
+def test_run_cuts_a_text_that_is_too_long(tiny, tmp_path, capsys, smollm2):
+    folder, file = tmp_path / "own-model", tmp_path / "long.txt"
+    hf = tiny(vocab_size=len(smollm2.tokenizer), num_hidden_layers=1, max_position_embeddings=64)
+    hf.save_pretrained(folder)
+    smollm2.tokenizer.save_pretrained(folder)
+    file.write_text("word " * 100, encoding="utf-8")
+    asked = ["run", "--model", str(folder), "--out", str(tmp_path / "t.saa"), str(file)]
+    assert main(asked) == 1
+    assert "takes at most 64; cut it after character" in capsys.readouterr().err
+    assert main([*asked, "--cut"]) == 0
+    assert "saa: cut at 64 of " in capsys.readouterr().err
+    assert saa.Trace.load(tmp_path / "t.saa").keys == 64

@@ -10,8 +10,8 @@ from collections import Counter
 import pytest
 
 import saa_core as saa
-from saa_core.data import fetch, labelled
-from saa_core.data.labelled import LabelledText, examples, from_file, normalised
+from saa_core.data import fetch, labelled, tables
+from saa_core.data.labelled import LabelledText, examples, from_file, normalise
 
 PLAIN = """\
 From sender@list.example  Thu Aug 22 16:37:34 2002
@@ -141,7 +141,7 @@ def test_splits_are_disjoint_stable_and_in_shares(source):
     found = examples("reviews")
     write_films(file, rows[::-1])
     assert examples("reviews") == found
-    assert len({normalised(example.text) for example in found}) == 2000
+    assert len({normalise(example.text) for example in found}) == 2000
     count = Counter(example.split for example in found)
     assert set(count) == {"train", "validation", "test"}
     assert 1540 < count["train"] < 1660
@@ -330,7 +330,7 @@ def test_without_pyarrow_the_error_names_it(tmp_path, monkeypatch):
     def missing(_name):
         raise ImportError
 
-    monkeypatch.setattr(labelled.importlib, "import_module", missing)
+    monkeypatch.setattr(tables.importlib, "import_module", missing)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(saa.TextError, match="pyarrow, which is not installed"):
         from_file(tmp_path / "a.parquet")

@@ -2,10 +2,8 @@
 
 import json
 import re
-import tomllib
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +13,10 @@ import saa_core as saa
 from benchmarks.page import decks
 from benchmarks.synthetic import synthetic
 from saa_core.cli.main import main
-from saa_core.deck import deck_of_runs, find_deck, read_deck, shipped
+from saa_core.deck import deck_of_runs, find_deck, list_decks, read_deck
 from saa_core.deck.figures import FIGURES, MeasuredFigure, format_figure, trace_figure
 from saa_core.deck.page import deck_html, write_deck
+from saa_core.report.sentences import LANGUAGES, sentences
 from tests.report.test_report import HOSTILE, opened
 
 HEAD = '[deck]\ntitle = { en = "Talk", ja = "発表" }\n'
@@ -239,7 +238,7 @@ trace = "summary"
 def test_shipped_presentations_show_recordings_and_speak_both_languages(
     name: str, language: str
 ) -> None:
-    assert name in shipped()
+    assert name in list_decks()
     deck = read_deck(find_deck(name), language=language)
     assert len(deck.steps) >= 5
     assert all(step.notes and step.text for step in deck.steps)
@@ -294,7 +293,7 @@ def test_measured_figures_are_those_of_the_benchmarks() -> None:
 
 
 def test_languages_have_the_same_words() -> None:
-    words = tomllib.loads((resources.files("saa_core.deck") / "text.toml").read_text("utf-8"))
+    words = {lang: sentences("saa_core.deck", lang) for lang in LANGUAGES}
     assert words["en"].keys() == words["ja"].keys()
     for table in ("units", "spreads", "of"):
         assert words["en"][table].keys() == words["ja"][table].keys()

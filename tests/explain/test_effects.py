@@ -60,7 +60,7 @@ def test_the_first_tokens_matter_most_and_known_blocks_are_passed_over(smollm2, 
 def test_an_encoder_moves_its_embedding(minilm):
     found = next(effects(minilm, saa.run(minilm, TEXT, saa.Policy(mass=0.9)), 2, size=8))
     assert found.changed is None
-    assert found.distance >= 0
+    assert found.distance > 1e-6
 
 
 def test_what_cannot_be_asked(smollm2, trace, minilm):

@@ -127,11 +127,13 @@ def test_it_travels_with_the_gates_and_older_folders_have_none(attached, tmp_pat
     assert read_gates(folder).inputs is None
 
 
+@pytest.mark.model
 def test_other_weights_have_other_queries():
     model = saa.load("minilm", device="cpu", task="sentences")
     assert model.gates[0].ood_detector is None
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(("name", "adapter"), [("smollm2", None), ("smollm2", "saa-joint")])
 def test_shipped_gates_know_their_inputs(name, adapter, novel):
     model = saa.load(name, adapter=adapter, device="cpu")
@@ -142,6 +144,7 @@ def test_shipped_gates_know_their_inputs(name, adapter, novel):
     assert all(event["suspected"] != "input" for event in near.events)
 
 
+@pytest.mark.model
 def test_the_command_fits_and_stores(novel, tmp_path, capsys):
     file = tmp_path / "own.txt"
     file.write_text(novel * 2, "utf-8")

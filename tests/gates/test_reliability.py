@@ -1,15 +1,14 @@
 """How true predicted mass is: the map, its fit, its judgement, and how it travels with the gate."""
 
 import json
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import saa_core as saa
+from benchmarks.publish.tables_trust import reliability_table
 from saa_core.cli.main import main
 from saa_core.data.corpus import Document
 from saa_core.explain.damage import damage_gates
@@ -17,7 +16,6 @@ from saa_core.gates.files import read_gates
 from saa_core.gates.reliability import MassCalibrator
 from saa_core.train.reliability import Rows, fit, halves, judge, measure_reliability
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LENGTHS, MASSES = (48, 64), (0.8, 0.9)
 
 
@@ -133,12 +131,10 @@ def test_it_travels_with_gates_and_traces(measured, novel, tmp_path):
     assert 0 < trace.calibrated_mass.min() <= trace.calibrated_mass.max() <= 1
 
 
-def test_what_is_published_is_what_is_stored(measured, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    table = runpy.run_path(str(BENCHMARKS / "publish.py"))["reliability_table"]
+def test_what_is_published_is_what_is_stored(measured, tmp_path):
     folder = saa.save_gates(measured, tmp_path / "gates", training=measured.spec.training)
     (found,) = measured.spec.reliability
-    (line,) = table({"own": folder}).splitlines()[2:]
+    (line,) = reliability_table({"own": folder}).splitlines()[2:]
     errors = f"{100 * found.before.error:.2f} → {100 * found.after.error:.2f}"
     assert line.startswith("| own | pairs | 48, 64 |")
     assert errors in line
@@ -164,6 +160,7 @@ def test_gates_that_are_trained_on_lose_it(measured, novel, tmp_path):
     assert read_gates(folder).reliability == ()
 
 
+@pytest.mark.model
 def test_a_task_has_other_weights_than_those_that_were_measured():
     model = saa.load("minilm", device="cpu", task="sentences")
     assert model.spec.reliability == ()
@@ -183,6 +180,7 @@ def test_texts_are_fitted_to_or_judged_on_and_never_both():
         halves(documents[2:])
 
 
+@pytest.mark.model
 def test_the_command_measures_and_stores(novel, tmp_path, capsys):
     file = tmp_path / "own.txt"
     file.write_text(novel * 2, "utf-8")

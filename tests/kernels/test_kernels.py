@@ -10,19 +10,16 @@ from saa_core.kernels import (
     KERNELS,
     dense,
     flex,
-    flex_unavailable,
+    flex_refuses,
     gather,
     native,
     reference,
 )
-from saa_core.kernels.flex import graph_count
 from saa_core.native import compile_seconds, find_compiler, unavailable
 from saa_core.pairs import Allowed
 from tests.problems import SHAPES, problem
 
-needs_flex = pytest.mark.skipif(bool(flex_unavailable("cpu")), reason=flex_unavailable("cpu"))
 needs_native = pytest.mark.skipif(bool(unavailable("cpu")), reason=unavailable("cpu"))
-NEEDS = {"flex": needs_flex, "native": needs_native}
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -34,12 +31,12 @@ def visible(allowed: Allowed, like: torch.Tensor) -> torch.Tensor:
     return allowed.pairs.any(-1)[..., None].expand_as(like)
 
 
-TILED = set(SHAPES) - {"pair-by-pair", "odd-blocks", "mask-with-a-gap"}
 CASES = [
-    pytest.param(kernel, shape, id=f"{kernel}-{name}", marks=NEEDS.get(kernel, ()))
-    for kernel in ("reference", "gather", "flex", "native")
+    pytest.param(
+        kernel, shape, id=f"{kernel}-{name}", marks=needs_native if kernel == "native" else ()
+    )
+    for kernel in ("reference", "gather", "native")
     for name, shape in SHAPES.items()
-    if kernel != "flex" or name in TILED
 ]
 
 
@@ -94,69 +91,39 @@ def test_reference_drops_what_is_not_kept():
     assert not torch.allclose(everything[0, 0, row], before[0, 0, row])
 
 
-@needs_flex
-@torch.no_grad()
-def test_flex_compiles_once_for_changing_lengths_and_masks():
-    for length in (300, 420):
-        p = problem(length, heads=6, key_heads=3, size=32)
-        flex(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
-    graphs = graph_count()
-    for length in (64, 100, 333, 512, 777, 1024):
-        p = problem(length, heads=6, key_heads=3, size=32, mass=0.6)
-        flex(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
-    p = problem(150, batch=2, heads=6, key_heads=3, size=32, mask="left")
-    flex(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
-    p = problem(256, heads=6, key_heads=3, size=32)
-    strided = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (p.q, p.k, p.v)]
-    flex(*strided, p.decision, p.allowed, p.scale)  # as a model hands them over
-    assert graph_count() == graphs
-    assert compile_seconds
-
-
-@needs_flex
-@torch.no_grad()
-def test_flex_never_runs_unfused():
-    """Past Dynamo's limit the engine would quietly become slower than dense; it must raise."""
-    limit = torch._dynamo.config.recompile_limit
-    torch._dynamo.config.recompile_limit = 1
-    try:
-        problems = [problem(128, heads=heads, key_heads=2, size=16) for heads in (2, 4, 8, 10)]
-        with pytest.raises(KernelError, match="unfused"):
-            _ = [flex(p.q, p.k, p.v, p.decision, p.allowed, p.scale) for p in problems]
-    finally:
-        torch._dynamo.config.recompile_limit = limit
-
-
-@pytest.mark.parametrize("kernel", [flex, native])
-def test_a_missing_compiler_is_named(kernel, monkeypatch):
+def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     find_compiler.cache_clear()
     try:
         p = problem(64)
         with torch.no_grad(), pytest.raises(KernelError, match=r"C\+\+ compiler.*gather"):
-            kernel(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
+            native(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
     finally:
         find_compiler.cache_clear()
 
 
-@needs_flex
 @pytest.mark.parametrize(
     ("name", "word"),
     [("pair-by-pair", "granularity"), ("odd-blocks", "8 x 4"), ("mask-with-a-gap", "gaps")],
 )
-@torch.no_grad()
-def test_flex_refuses_what_it_cannot_execute(name, word):
+def test_flex_refuses_what_it_cannot_execute_in_tiles(name, word):
     p = problem(**SHAPES[name])
-    with pytest.raises(KernelError, match=rf"{word}.*gather"):
+    assert word in flex_refuses(p.decision.block, p.allowed)
+    whole = problem(64)
+    assert not flex_refuses(whole.decision.block, whole.allowed)
+
+
+def test_flex_says_on_a_cpu_that_it_needs_a_gpu():
+    p = problem(64)
+    with pytest.raises(KernelError, match=r"CUDA GPU, and the model is on cpu, .*gather"):
         flex(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
 
 
-@pytest.mark.parametrize("kernel", [pytest.param(flex, marks=needs_flex), native])
 @needs_native
-def test_no_gradients_from_what_has_none(kernel):
+def test_no_gradients_from_what_has_none():
     p = problem(64)
     with pytest.raises(KernelError, match="no gradients"):
-        kernel(p.q.requires_grad_(), p.k, p.v, p.decision, p.allowed, p.scale)
+        native(p.q.requires_grad_(), p.k, p.v, p.decision, p.allowed, p.scale)
 
 
 @needs_native
@@ -191,19 +158,16 @@ def test_native_says_which_heads_it_refuses():
         native(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
 
 
-@pytest.mark.parametrize("kernel", [pytest.param(flex, marks=needs_flex), native])
 @needs_native
 @torch.no_grad()
-def test_varied_lengths_and_masks_compile_nothing_after_the_first_runs(kernel):
+def test_varied_lengths_and_masks_compile_nothing_after_the_first_runs():
     shape = {"heads": 9, "key_heads": 3, "size": 64}
     unpadded, padded = problem(640, **shape), problem(640, batch=2, mask="left", **shape)
     for p in (unpadded, padded):
-        kernel(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
-    graphs = graph_count()
+        native(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
     compiled = len(compile_seconds)
     for length, mass in ((600, 0.4), (768, 0.8), (1000, 0.6), (1024, 0.3)):
         for batch, mask in ((1, None), (2, "left"), (3, "right")):
             p = problem(length, batch=batch, mask=mask, mass=mass, **shape)
-            kernel(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
+            native(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
     assert len(compile_seconds) == compiled
-    assert graph_count() == graphs

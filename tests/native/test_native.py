@@ -95,8 +95,16 @@ def script(file: Path, line: str) -> str:
 
 
 @needs_native
-@pytest.mark.parametrize("compiler", ["g++", "clang++"])
-@pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("compiler", "capability"),
+    [
+        ("g++", "AVX2"),
+        ("clang++", "DEFAULT"),
+        pytest.param("g++", "DEFAULT", marks=pytest.mark.long),
+        pytest.param("clang++", "AVX2", marks=pytest.mark.long),
+    ],
+)
 @torch.no_grad()
 def test_lesser_processors_and_plain_threads(
     compiler, capability, build_with, tmp_path, monkeypatch

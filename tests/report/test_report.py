@@ -1,11 +1,9 @@
 """The report: one file that shows a recorded run offline and reacts, in both languages."""
 
 import os
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from benchmarks.page.browser import ARGUMENTS, CHROMIUM
 from benchmarks.synthetic import synthetic
 from saa_core.cli.main import main
 from saa_core.report import report, write_report
+from saa_core.report.sentences import LANGUAGES, sentences
 
 HOSTILE = (
     "</script><script>document.title='x'</script><img src=https://example.org/x onerror=alert(1)>"
@@ -71,7 +70,7 @@ def test_the_file_shows_every_decision_of_the_trace_offline(
     elif kind == "dense":
         trace = synthetic(3, tokens=30, policy=None)
     file = write_report(trace, tmp_path / "r.html", language=language, name="run 1")
-    words = tomllib.loads((resources.files("saa_core.report") / "text.toml").read_text("utf-8"))
+    words = {lang: sentences("saa_core.report", lang) for lang in LANGUAGES}
     with opened(file) as page:
         assert f"{100 * trace.sparsity:.1f} %" in page.locator("table").first.inner_text()
         layer, head, heads = 3, 2, trace.shape[1]
@@ -131,7 +130,7 @@ def test_an_untrained_gate_is_said_loudly_and_a_summary_has_no_map() -> None:
 
 
 def test_languages_have_the_same_words() -> None:
-    words = tomllib.loads((resources.files("saa_core.report") / "text.toml").read_text("utf-8"))
+    words = {lang: sentences("saa_core.report", lang) for lang in LANGUAGES}
     assert words["en"].keys() == words["ja"].keys()
     for table in ("events", "script", "reasons"):
         assert words["en"][table].keys() == words["ja"][table].keys()

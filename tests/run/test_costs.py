@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import saa_core as saa
-from saa_core.run.costs import Assumptions, MeasuredLength, measured, saving
+from saa_core.run.costs import Assumptions, MeasuredLength, pair_timings, saving
 
 TIMES = st.lists(st.floats(1.0, 1e5), min_size=1, max_size=9)
 
@@ -82,7 +82,7 @@ def test_sides_with_other_numbers_of_rounds_are_refused():
 
 def test_shipped_times_become_bills(smollm2):
     timings = [saa.Timing(**row) for row in smollm2.spec.evaluation["timings"]]
-    found = {part.tokens: saving(part, Assumptions(1e6, 1.0)) for part in measured(timings)}
+    found = {part.tokens: saving(part, Assumptions(1e6, 1.0)) for part in pair_timings(timings)}
     for dense, sparse in zip(timings[::2], timings[1::2], strict=True):
         bill = found[dense.length]
         assert bill.ratio == sparse.ratio(dense)

@@ -224,6 +224,7 @@ def test_many_adds_leave_few_parts(store: Store) -> None:
     assert rows(store, "SELECT count(*) FROM heads") == [(5 * 24,)]
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_moment_loses_nothing(tmp_path: Path) -> None:
     """In a process of its own, see there; the benchmark does it 100 times."""
     out = tmp_path / "faults.json"

@@ -48,6 +48,7 @@ def dense_logs(model: saa.Model, ids: torch.Tensor) -> torch.Tensor:
         return model.hf.get_output_embeddings()(forward(model, ids, saa.Call())).log_softmax(-1)
 
 
+@pytest.mark.slow
 def test_the_sparse_model_comes_closer_to_the_dense_one_and_its_weights_stay(toy):
     model = toy()
     ids = torch.tensor([model.tokenize(WORDS * 5)[:256]])

@@ -11,8 +11,14 @@ from saa_core.run import varlen as packed
 from saa_core.run.varlen import attend, encode, packing_of, special_tokens
 from saa_core.task import add_token_gates
 from saa_core.train import lora
-from saa_core.train.batches import NO_LABEL, TokenizedTexts, lot, padded, replace_words
-from saa_core.train.masked import _attend, masked
+from saa_core.train.batches import (
+    NO_LABEL,
+    TokenizedTexts,
+    pad_batch,
+    replace_words,
+    tokenize_texts,
+)
+from saa_core.train.masked import _attend, forward_masked
 from saa_core.train.teacher import Teacher
 from saa_core.train.tokens import ADAPTER, Stages, TokenConfig
 from tests.conftest import TINY
@@ -94,10 +100,10 @@ def test_dropping_equals_masking(make, name, share):
     decided_pair_by_pair = encode(model, batch, saa.Policy(mass=1 - 1e-9, tokens=share))
     torch.testing.assert_close(decided_pair_by_pair.states, found.states, atol=5e-5, rtol=5e-5)
     assert 0.3 < found.token_share < 1
-    ids, mask = padded(batch, model)
+    ids, mask = pad_batch(batch, model)
     special = special_tokens(model, ids)
     with torch.inference_mode():
-        expected, done = masked(packing_of(model), special, ids, mask, share, None)
+        expected, done = forward_masked(packing_of(model), special, ids, mask, share, None)
     assert float(done) == pytest.approx(found.token_share, abs=1e-6)
     for row, states in enumerate(found.split()):
         torch.testing.assert_close(states, expected[row, : len(states)], atol=5e-5, rtol=5e-5)
@@ -166,7 +172,7 @@ def test_blocks_among_the_tokens_that_are_left(minilm_with_gates, novel):
 
 def test_half_precision_weights(minilm_with_gates, novel):
     model = minilm_with_gates
-    ids = model.framed(model.tokenize(novel[:300]))
+    ids = model.frame(model.tokenize(novel[:300]))
     policy = saa.Policy(mass=1.0, tokens=0.6)
     expected = encode(model, [ids, ids[:9]], policy)
     model.hf.bfloat16()
@@ -252,7 +258,7 @@ def test_what_cannot_be_used_is_refused(make, smollm2, minilm):
 
 def test_real_minilm_packed_equals_itself(minilm, novel):
     ids = minilm.tokenize(novel[:4000])
-    batch = [minilm.framed(ids[start : start + size]) for start, size in ((0, 12), (50, 230))]
+    batch = [minilm.frame(ids[start : start + size]) for start, size in ((0, 12), (50, 230))]
     for own, states in zip(batch, encode(minilm, batch).split(), strict=True):
         with torch.inference_mode():
             expected = minilm.hf(torch.tensor([own])).last_hidden_state[0]
@@ -286,11 +292,12 @@ CONFIG = {
 }
 
 
+@pytest.mark.slow
 def test_both_stages_learn_and_the_gates_drop_what_says_nothing(make):
     model = make(gates=False)
     stages = Stages(model, 2, TokenConfig(steps=(120, 200), **CONFIG))
     weights = {n: p.clone() for n, p in model.hf.named_parameters() if ".lora" not in n}
-    train, test = (lot(model, *toy_task(400, seed), 64) for seed in (1, 2))
+    train, test = (tokenize_texts(model, *toy_task(400, seed), 64) for seed in (1, 2))
     dense = list(stages.dense(train))
     assert [step.step for step in dense] == list(range(1, 121))
     assert all(step.share == 1 for step in dense)
@@ -333,10 +340,10 @@ def test_attention_over_the_living_is_the_softmax_over_them_and_so_is_its_gradie
 def test_the_teacher_is_the_dense_side_and_answers_a_text_once(make):
     model = make(gates=False)
     stages = Stages(model, 2, TokenConfig(steps=(3, 1), **CONFIG))
-    examples = lot(model, *toy_task(12, 1), 64)
+    examples = tokenize_texts(model, *toy_task(12, 1), 64)
     list(stages.dense(examples))
     teacher = Teacher(model, ADAPTER["dense"], stages.heads["dense"], half=False)
-    ids, mask = padded(examples.ids, model)
+    ids, mask = pad_batch(examples.ids, model)
     again = torch.arange(12) < 6
     expected = stages.answers(examples, "dense").logits
     torch.testing.assert_close(teacher.answers(ids, mask, again), expected, rtol=1e-4, atol=1e-5)
@@ -403,7 +410,7 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stopped(make, tmp_path):
         torch.manual_seed(0)
         model = make(gates=False)
         stages = Stages(model, 2, TokenConfig(checkpoint=checkpoint, **changes))
-        examples, seen = lot(model, *train, 64), []
+        examples, seen = tokenize_texts(model, *train, 64), []
         for stage in (stages.dense, stages.sparse):
             for step in stage(examples):
                 seen.append((step.stage, step.step))
@@ -417,7 +424,7 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stopped(make, tmp_path):
     assert seen == [("sparse", 3), ("sparse", 4)]
     model = make(gates=False)
     stages = Stages(model, 2, TokenConfig(checkpoint=str(tmp_path), **changes))
-    other = lot(model, train[0], [1 - label for label in train[1]], 64)
+    other = tokenize_texts(model, train[0], [1 - label for label in train[1]], 64)
     with pytest.raises(saa.GateError, match="another folder or the same configuration"):
         next(stages.dense(other))
     pairs = zip(whole.model.hf.named_parameters(), again.model.hf.named_parameters(), strict=True)

@@ -125,11 +125,11 @@ def test_recall_documents_ask_for_facts_that_they_hide_and_share_nothing_with_th
 
 def test_windows_are_seeded_and_can_be_skipped():
     streams = {"a": list(range(300)), "b": list(range(1000, 1200))}
-    drawn = corpus.windows(streams, (32, 64), seed=3)
+    drawn = corpus.draw_windows(streams, (32, 64), seed=3)
     first = [next(drawn) for _ in range(6)]
     assert {source for source, _, _ in first} == {"a", "b"}
     assert all(ids == tuple(streams[source][at : at + len(ids)]) for source, at, ids in first)
-    assert next(corpus.windows(streams, (32, 64), seed=3, skip=5)) == first[5]
+    assert next(corpus.draw_windows(streams, (32, 64), seed=3, skip=5)) == first[5]
 
 
 def test_evaluation_of_everything_kept_is_no_change(smollm2, novel):

@@ -11,7 +11,7 @@ from app.charts.token_labels import labels, visible
 from app.components.shared.continuations import mark
 from app.components.shared.download import export
 from app.export.provenance import about_pair
-from app.state import session
+from app.live.values import Compared
 from app.text import Words, plain
 from saa_core import Trace
 
@@ -19,7 +19,7 @@ MOVED = 8
 """Positions listed at which the output moved most."""
 
 
-def verdict(compared: session.Compared, words: Words) -> None:
+def verdict(compared: Compared, words: Words) -> None:
     """One sentence: how much was decided differently, and whether the outcome is the same."""
     first, second = compared.traces
     if compared.decisions is None:
@@ -43,14 +43,14 @@ def verdict(compared: session.Compared, words: Words) -> None:
     st.header(words("compare.verdict", share=differs, outcome=outcome), anchor="verdict")
 
 
-def _differing(compared: session.Compared) -> float:
+def _differing(compared: Compared) -> float:
     found = compared.decisions
     assert found is not None
     total = int(found.pairs.sum()) * found.both.shape[1]
     return int((found.only_first + found.only_second).sum()) / max(total, 1)
 
 
-def figures(compared: session.Compared, words: Words) -> None:
+def figures(compared: Compared, words: Words) -> None:
     """What each side kept and said, as one table with a column per side."""
     rows = [(words(f"compare.row_{name}"), *values) for name, values in _rows(compared, words)]
     titles = [words("measured.row"), words("compare.a"), words("compare.b")]
@@ -72,7 +72,7 @@ def figures(compared: session.Compared, words: Words) -> None:
     )
 
 
-def _rows(compared: session.Compared, words: Words) -> list[tuple[str, tuple[str, str]]]:
+def _rows(compared: Compared, words: Words) -> list[tuple[str, tuple[str, str]]]:
     missing = words("measured.not_recorded")
 
     def of(trace: Trace) -> dict[str, str]:
@@ -97,7 +97,7 @@ def _rows(compared: session.Compared, words: Words) -> list[tuple[str, tuple[str
     return [(name, (a[name], b[name])) for name in names]
 
 
-def texts(compared: session.Compared, words: Words) -> None:
+def texts(compared: Compared, words: Words) -> None:
     """Two texts that differ, words put in and taken out marked."""
     first, second = compared.sides
     if first.text == second.text:
@@ -125,7 +125,7 @@ def texts(compared: session.Compared, words: Words) -> None:
         place.html(f'<p style="margin:0;max-height:16rem;overflow:auto">{body}</p>')
 
 
-def outputs(compared: session.Compared, words: Words) -> None:
+def outputs(compared: Compared, words: Words) -> None:
     """How far the output moved: labels of a task, or next words token by token."""
     first, second = compared.traces
     dark = st.context.theme.type == "dark"

@@ -26,13 +26,13 @@ from app.components.shared.maps import (
 from app.components.shared.message import failure
 from app.components.shared.token_strip import token_strip
 from app.export.provenance import about_pair
-from app.state import session
+from app.live.values import Compared
 from app.text import Words
 from saa_core.explain.difference import difference_map, difference_rows
 
 
 @st.fragment
-def decisions(compared: session.Compared, words: Words) -> None:
+def decisions(compared: Compared, words: Words) -> None:
     """Strips, grid, maps, the chosen pair on both sides, and the list of flips; one cursor."""
     if compared.decisions is None:
         return
@@ -42,7 +42,7 @@ def decisions(compared: session.Compared, words: Words) -> None:
         failure(error, words)
 
 
-def _decisions(compared: session.Compared, words: Words) -> None:
+def _decisions(compared: Compared, words: Words) -> None:
     found, alignment, (first, second) = compared.decisions, compared.alignment, compared.traces
     assert found is not None
     assert alignment is not None
@@ -96,7 +96,7 @@ def _decisions(compared: session.Compared, words: Words) -> None:
     remember(size)
 
 
-def _start_at_a_flip(compared: session.Compared) -> None:
+def _start_at_a_flip(compared: Compared) -> None:
     """A comparison that is new to this visitor starts at the decision that differs most."""
     state, found = st.session_state, compared.decisions
     if state.get("compared_cursor") is compared:
@@ -107,7 +107,7 @@ def _start_at_a_flip(compared: session.Compared) -> None:
     state.compared_cursor = compared
 
 
-def _strip(compared: session.Compared, side: str, chosen: int | None, words: Words) -> None:
+def _strip(compared: Compared, side: str, chosen: int | None, words: Words) -> None:
     """One text; darker where the output moved more. What the chosen token looks at is underlined."""
     trace = compared.traces[side == "b"]
     alignment, moved = compared.alignment, compared.output

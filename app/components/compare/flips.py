@@ -8,12 +8,12 @@ from app.charts.token_labels import labels
 from app.components.shared.download import export
 from app.components.shared.maps import bump
 from app.export.provenance import about_pair
-from app.state import session
+from app.live.values import Compared
 from app.text import Words
 from saa_core.explain.difference import Flip
 
 
-def flips(compared: session.Compared, words: Words) -> None:
+def flips(compared: Compared, words: Words) -> None:
     """The decisions that differ, ranked; choosing a row moves the cursor there."""
     found, state = compared.decisions, st.session_state
     assert found is not None

@@ -9,21 +9,34 @@ from dataclasses import replace
 import streamlit as st
 
 from app.components.shared.message import failure
+from app.components.sidebar.policy import aim_choice
+from app.live.models import MODELS
+from app.live.values import Compared, Side
+from app.service import Client
 from app.state import address as link
 from app.state import session
 from app.state.examples import gallery, texts
 from app.text import Words, plain
 from saa_core import Model, Policy
 
-FORM = ("a_text", "b_own", "b_text", "b_model", "b_how", "b_mass", "b_tokens", "b_gates")
+FORM = (
+    "a_text",
+    "b_own",
+    "b_text",
+    "b_model",
+    "b_how",
+    "b_rule",
+    "b_mass",
+    "b_budget",
+    "b_tokens",
+    "b_gates",
+)
 SAME = "same"
 STARTS = ("dense", "share", "edit", "joint", "task")
 SHARES = tuple(round(0.05 * step, 2) for step in range(10, 21))
 
 
-def sides(
-    choice: session.Choice, client: session.Client, words: Words
-) -> tuple[session.Side, session.Side] | None:
+def sides(choice: session.Choice, client: Client, words: Words) -> tuple[Side, Side] | None:
     """Draws both cards; None while a model cannot be loaded."""
     state = st.session_state
     _restore(choice)
@@ -56,20 +69,20 @@ def sides(
     second = state.b_text if state.b_own else state.a_text
     name = choice.name if state.b_model == SAME else state.b_model
     if state.b_gates.strip():
-        name = session.identify(name, state.b_gates.strip())
+        name = client.registry.identify(name, state.b_gates.strip())
     return (
-        session.Side(choice.name, state.a_text, choice.policy),
-        session.Side(name, second, policy),
+        Side(choice.name, state.a_text, choice.policy),
+        Side(name, second, policy),
     )
 
 
 def _side_b(
-    choice: session.Choice, client: session.Client, words: Words
+    choice: session.Choice, client: Client, words: Words
 ) -> tuple[Model | None, Policy | None]:
     state = st.session_state
     st.selectbox(
         words("sidebar.model"),
-        (SAME, *session.MODELS),
+        (SAME, *MODELS),
         format_func=lambda name: words("compare.same_model") if name == SAME else name,
         key="b_model",
     )
@@ -88,15 +101,14 @@ def _side_b(
         )
     try:
         with st.spinner(words("load.starting")):
-            model = client.model(session.identify(name, gates.strip()))
+            model = client.model(client.registry.identify(name, gates.strip()))
     except Exception as error:
         failure(error, words, model=name)
     policy = None
     if model is not None and how == "saa":
-        share = st.slider(words("sidebar.mass"), 0.5, 1.0, step=0.01, format="%.2f", key="b_mass")
-        policy = replace(model.spec.policy, mass=share, budget=None)
-        if abs(share - (model.spec.policy.mass or 0)) < 0.005:
-            policy = replace(policy, mass=model.spec.policy.mass)
+        default = model.spec.policy
+        rule = state.b_rule or default.rule_name
+        policy = aim_choice(default, rule, f"b_{rule}", words)
         if model.task is not None:
             tokens = st.select_slider(
                 words("sidebar.tokens"), SHARES, format_func=words.percent, key="b_tokens"
@@ -124,12 +136,12 @@ def _restore(choice: session.Choice) -> None:
         "b_text": "",
         "b_model": SAME,
         "b_how": "dense",
-        "b_mass": 0.8,
+        "b_rule": "",
         "b_tokens": 0.5,
         "b_gates": "",
     }
-    asked = _from_address() if "form" not in state or link.returned() else {}
-    if link.returned() and asked:
+    asked = _from_address() if "form" not in state or link.went_back() else {}
+    if link.went_back() and asked:
         asked = {"a_text": state.get("text", ""), "b_own": False, "b_model": SAME} | asked
     if asked and str(start["a_text"]).strip():
         state.compare_pending = True
@@ -143,13 +155,15 @@ def _from_address() -> dict[str, object]:
     address, found = st.query_params, dict[str, object]()
     if address.get("b_how") in ("saa", "dense"):
         found["b_how"] = address["b_how"]
-    if address.get("b_model") in session.MODELS:
+    if address.get("b_model") in MODELS:
         found["b_model"] = address["b_model"]
-    for name, choices in (("b_mass", range(50, 101)), ("b_tokens", range(50, 101, 5))):
-        with contextlib.suppress(ValueError):
-            value = round(100 * float(address.get(name, "")))
-            if value in choices:
-                found[name] = value / 100
+    for rule in link.AIMS:
+        if (aim := link.read_aim(rule, "b_")) is not None:
+            found |= {f"b_{rule}": aim, "b_rule": rule}
+    with contextlib.suppress(ValueError):
+        share = round(float(address.get("b_tokens", "")), 2)
+        if share in SHARES:
+            found["b_tokens"] = share
     if address.get("b_text", "").strip():
         found |= {"b_own": True, "b_text": address["b_text"]}
     return found
@@ -164,9 +178,19 @@ def _start(name: str, words: Words) -> None:
         state.a_text = words("compare.edit_a") if name == "edit" else example.text
     changes: dict[str, object] = {
         "dense": {"b_how": "dense"},
-        "share": {"b_how": "saa", "b_mass": 0.8},
-        "edit": {"b_how": "saa", "b_mass": 0.95, "b_text": words("compare.edit_b")},
-        "joint": {"b_how": "saa", "b_mass": 0.93, "b_model": "smollm2 + saa-joint"},
+        "share": {"b_how": "saa", "b_rule": "mass", "b_mass": 0.8},
+        "edit": {
+            "b_how": "saa",
+            "b_rule": "mass",
+            "b_mass": 0.95,
+            "b_text": words("compare.edit_b"),
+        },
+        "joint": {
+            "b_how": "saa",
+            "b_rule": "mass",
+            "b_mass": 0.93,
+            "b_model": "smollm2 + saa-joint",
+        },
         "task": {"b_how": "dense"},
     }[name]
     for key, value in ({"b_model": SAME, "b_gates": ""} | changes).items():
@@ -177,21 +201,21 @@ def _start(name: str, words: Words) -> None:
     state.compare_pending = True
 
 
-def outcome(
-    sides: tuple[session.Side, session.Side] | None, client: session.Client, words: Words
-) -> session.Compared | None:
+def outcome(sides: tuple[Side, Side] | None, client: Client, words: Words) -> Compared | None:
     """The button, the run, and what is to be shown; None if there is nothing yet."""
     state = st.session_state
     if st.button(words("compare.run"), type="primary", key="compare", disabled=sides is None):
         state.compare_pending = True
-    compared: session.Compared | None = state.get("compared")
-    if link.returned() and compared is not None and compared.sides == sides:
+    compared: Compared | None = state.get("compared")
+    if link.went_back() and compared is not None and compared.sides == sides:
         state.compare_pending = False  # one step back led to what is shown
     if state.get("compare_pending") and sides is not None:
         bar = st.progress(0.0)
         try:
             compared = state.compared = client.compare(
-                sides, lambda step, done: bar.progress(done, text=words(f"progress.{step}"))
+                sides,
+                lambda step, done: bar.progress(done, text=words(f"progress.{step}")),
+                session.sides(),
             )
         except Exception as error:
             state.pop("compared", None)
@@ -210,22 +234,22 @@ def outcome(
     return compared
 
 
-def _write(sides: tuple[session.Side, session.Side], words: Words) -> None:
+def _write(sides: tuple[Side, Side], words: Words) -> None:
     first, second = sides
     known = link.write_text(first.text, texts())
     assert first.policy is not None
     other = second.text if second.text != first.text else None
     short = other is None or len(other.encode("utf-8", "replace")) <= link.LONGEST_TEXT
     policy = second.policy
-    listed = second.model in session.MODELS and second.model != first.model
+    listed = second.model in MODELS and second.model != first.model
     link.write(
         lang=words.lang,
-        mass=f"{first.policy.aim:.2f}",
+        **link.aim_values(first.policy),
         tokens=None if first.policy.tokens is None else f"{first.policy.tokens:.2f}",
-        model=first.model if first.model in session.MODELS else None,
+        model=first.model if first.model in MODELS else None,
         force=link.forces_text(first.policy.force),
         b_how="dense" if policy is None else "saa",
-        b_mass=None if policy is None else f"{policy.aim:.2f}",
+        **link.aim_values(policy, "b_"),
         b_tokens=None if policy is None or policy.tokens is None else f"{policy.tokens:.2f}",
         b_model=second.model if listed else None,
         b_text=other if short else None,

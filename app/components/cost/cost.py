@@ -13,7 +13,7 @@ import streamlit as st
 
 import saa_core as saa
 from app.charts import time as time_charts
-from app.components.latency.latency import machine, shipped
+from app.components.latency.latency import machine, shipped_timings
 from app.components.shared.download import export
 from app.state import address as link
 from app.state import session
@@ -69,7 +69,7 @@ def _restore() -> None:
     """The fields as they were left, else as the address says; what cannot be used is ignored."""
     state, address = st.session_state, st.query_params
     asked: dict[str, object] = {}
-    if "cost_form" not in state or link.returned():
+    if "cost_form" not in state or link.went_back():
         for name in FIELDS:
             with contextlib.suppress(ValueError):
                 value = float(address.get(f"c_{name}", ""))
@@ -87,7 +87,7 @@ def source(choice: session.Choice, words: Words) -> list[saa.Timing]:
     """The times that everything rests on: measured on the Latency page, or shipped with the gate."""
     assert choice.model is not None
     here = st.session_state.get("latencies", {}).get((choice.name, choice.policy))
-    timings: list[saa.Timing] = here or shipped(choice.model)
+    timings: list[saa.Timing] = here or shipped_timings(choice.model)
     if not timings:
         st.info(words("cost.not_measured", model=plain(choice.name)))
         _to_latency(words)

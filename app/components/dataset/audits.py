@@ -21,7 +21,7 @@ LONGEST = 300
 """Characters of a text in the table."""
 
 
-def chosen(words: Words) -> About | None:
+def choose_audit(words: Words) -> About | None:
     """The audit that is looked at; None if the store has none."""
     found = {each.key: each for each in records.answer(audits)}
     if not found:
@@ -125,8 +125,8 @@ def spread(which: About, part: str, words: Words) -> tuple[str, int | None]:
     bar: int | None = right.selectbox(
         words("dataset.bar"),
         [None, *filled],
-        format_func=lambda at: words("dataset.all_bars") if at is None else _named(bars[at], words),
-        on_change=_moved,
+        format_func=lambda at: words("dataset.all_bars") if at is None else _name(bars[at], words),
+        on_change=_move,
         key="bar",
     )
     key = f"bars-{state.get('dataset_moves', 0)}"
@@ -203,10 +203,10 @@ def choose_bar(event: object, filled: list[int]) -> None:
     points = event["selection"].get("bar")  # type: ignore[index]
     if points and points[0].get("bar") in filled:
         st.session_state.bar = int(points[0]["bar"])
-        _moved()
+        _move()
 
 
-def _moved() -> None:
+def _move() -> None:
     """A chart that is asked twice for the same bar stays silent; a new key makes it new."""
     st.session_state.dataset_moves = st.session_state.get("dataset_moves", 0) + 1
 
@@ -214,7 +214,7 @@ def _moved() -> None:
 def _elsewhere() -> None:
     """Another audit, slice or figure: the chosen bar is not one of it."""
     st.session_state.pop("bar", None)
-    _moved()
+    _move()
 
 
 def _about(which: About, **chosen: object) -> dict[str, object]:
@@ -223,7 +223,7 @@ def _about(which: About, **chosen: object) -> dict[str, object]:
     return about_here(**about, **chosen)
 
 
-def _named(bar: Bar, words: Words) -> str:
+def _name(bar: Bar, words: Words) -> str:
     digits = 2 if bar.high - bar.low < 0.0095 else 0
     return words(
         "dataset.bar_named",

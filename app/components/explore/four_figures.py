@@ -1,23 +1,23 @@
 """The four figures below the sentence: unit, spread, meaning, and a link to the part that explains each.
 
-Knows figures and words; what a figure is, is computed in figures.py.
+What a figure is, is computed in shared/figures.py.
 """
 
 import streamlit as st
 
 from app.components.shared.figures import (
     Figures,
+    compare_labels,
     is_encoder,
-    labels_compared,
     times_over,
     work_share,
 )
-from app.state import session
+from app.live.values import Result
 from app.text import Words, plain
 from saa_core import Trace
 
 
-def four_figures(found: Figures, result: session.Result, words: Words) -> None:
+def four_figures(found: Figures, result: Result, words: Words) -> None:
     """Unit, spread and one line of meaning each, and a link to the part that explains it."""
     first, second, third, fourth = (
         column.container(border=True, height="stretch") for column in st.columns(4)
@@ -70,7 +70,7 @@ def _retained_figure(
 
 
 def _agreement_figure(
-    place: st.delta_generator.DeltaGenerator, found: Figures, result: session.Result, words: Words
+    place: st.delta_generator.DeltaGenerator, found: Figures, result: Result, words: Words
 ) -> None:
     """How close the embeddings are, or how often both sides predict the same token."""
     if found.cosine is not None and is_encoder(result):
@@ -105,13 +105,21 @@ def _agreement_figure(
 
 
 def _time_figure(
-    place: st.delta_generator.DeltaGenerator, found: Figures, result: session.Result, words: Words
+    place: st.delta_generator.DeltaGenerator, found: Figures, result: Result, words: Words
 ) -> None:
     """Time of both sides, where it was measured."""
     if result.request is not None and result.timing is None:
         place.metric(words("figure.time"), "…")
         place.markdown(words("figure.time_running"))
-        place.caption(words("figure.time_running_meaning", rounds=session.REPEATS))
+        place.caption(words("figure.time_running_meaning", rounds=result.rounds))
+    elif found.dense_ms and found.saa_ms and result.timing and not found.settled:
+        ms = words.milliseconds
+        place.metric(words("figure.time"), "…")
+        place.markdown(
+            words("figure.time_first", dense=ms(found.dense_ms[1]), saa=ms(found.saa_ms[1]))
+        )
+        done = len(result.timing.samples_ms)
+        place.caption(words("figure.time_first_meaning", done=done, rounds=result.rounds))
     elif found.dense_ms and found.saa_ms and found.ratio and result.timing:
         (dense_low, dense, dense_high), (low, saa, high) = found.dense_ms, found.saa_ms
         ms = words.milliseconds
@@ -141,9 +149,7 @@ def _time_figure(
         _missing(place, words("figure.time"), words)
 
 
-def _work_figure(
-    place: st.delta_generator.DeltaGenerator, result: session.Result, words: Words
-) -> None:
+def _work_figure(place: st.delta_generator.DeltaGenerator, result: Result, words: Words) -> None:
     """Whole-model work that was saved."""
     trace = result.trace
     left = (
@@ -163,9 +169,7 @@ def _work_figure(
     )
 
 
-def _label_figure(
-    place: st.delta_generator.DeltaGenerator, result: session.Result, words: Words
-) -> None:
+def _label_figure(place: st.delta_generator.DeltaGenerator, result: Result, words: Words) -> None:
     """The label of both sides, and how probable each holds its own."""
 
     def told(trace: Trace) -> str:
@@ -178,7 +182,7 @@ def _label_figure(
         words("figure.label"),
         plain(result.trace.label or ""),
         words("figure.label_spread", dense=dense, saa=told(result.trace)),
-        words(f"figure.label_{labels_compared(result)}"),
+        words(f"figure.label_{compare_labels(result)}"),
         "#labels",
         words,
     )

@@ -1,6 +1,6 @@
 """The top of a result: one sentence on what was saved and what was risked, and what it says of time.
 
-Knows figures and words; text that a person or a model wrote is only ever shown as plain text.
+Text that a person or a model wrote is only ever shown as plain text.
 """
 
 import streamlit as st
@@ -8,24 +8,24 @@ import streamlit as st
 from app.components.explore.four_figures import four_figures
 from app.components.shared.figures import (
     Figures,
+    compare_labels,
     is_encoder,
-    labels_compared,
     times_over,
     work_share,
 )
-from app.state import session
+from app.live.values import Result
 from app.text import Words, plain
 from saa_core.types import PAIR_LIMIT
 
 
-def headline(found: Figures, result: session.Result, words: Words) -> None:
+def headline(found: Figures, result: Result, words: Words) -> None:
     """The sentence, what it says about time, and the four figures."""
     verdict(found, result, words)
     time_note(found, result, words)
     four_figures(found, result, words)
 
 
-def verdict(found: Figures, result: session.Result, words: Words) -> None:
+def verdict(found: Figures, result: Result, words: Words) -> None:
     """One sentence that says what was saved and what was risked."""
     share = words.percent(found.dropped)
     if found.dropped == 0:
@@ -50,7 +50,7 @@ def verdict(found: Figures, result: session.Result, words: Words) -> None:
     )
 
 
-def label_verdict(found: Figures, result: session.Result, words: Words) -> None:
+def label_verdict(found: Figures, result: Result, words: Words) -> None:
     """The sentence of a classification task: work saved, label kept or not."""
     label = plain(result.trace.label or "")
     before = None if result.dense is None else plain(result.dense.label or "")
@@ -59,14 +59,14 @@ def label_verdict(found: Figures, result: session.Result, words: Words) -> None:
         words(
             "verdict.sentence",
             pairs=words(f"verdict.{_saved_key(found, result)}", share=saved),
-            next=words(f"verdict.label_{labels_compared(result)}", label=label, before=before),
+            next=words(f"verdict.label_{compare_labels(result)}", label=label, before=before),
             time=words(f"verdict.{_time_key(found, result)}", ratio=times_over(found)),
         ),
         anchor="verdict",
     )
 
 
-def _saved_key(found: Figures, result: session.Result) -> str:
+def _saved_key(found: Figures, result: Result) -> str:
     if work_share(result) > 1:
         return "asked"
     if work_share(result) == 1:
@@ -74,13 +74,13 @@ def _saved_key(found: Figures, result: session.Result) -> str:
     return "work" if result.flops_share is not None else "token_work"
 
 
-def _time_key(found: Figures, result: session.Result) -> str:
+def _time_key(found: Figures, result: Result) -> str:
     if found.speed != "unknown":
         return found.speed
     return "time_unknown" if result.request is None else "time_running"
 
 
-def time_note(found: Figures, result: session.Result, words: Words) -> None:
+def time_note(found: Figures, result: Result, words: Words) -> None:
     """Where nothing is gained in time: that, why, and from which length it is."""
     if result.trace.policy is None or (found.speed == "faster" and not found.pairwise):
         return

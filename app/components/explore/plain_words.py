@@ -5,8 +5,8 @@ import functools
 import streamlit as st
 
 from app.charts.token_labels import labels
-from app.components.shared.figures import Figures, labels_compared
-from app.state import session
+from app.components.shared.figures import Figures, compare_labels
+from app.live.values import Result
 from app.text import Words, plain
 from saa_core import Trace
 from saa_core.trace.summary import LayerGroup, Summary, summarise
@@ -17,7 +17,7 @@ def _summary(trace: Trace) -> Summary | None:
     return summarise(trace)
 
 
-def explanation(found: Figures, result: session.Result, words: Words) -> None:
+def explanation(found: Figures, result: Result, words: Words) -> None:
     """A few sentences; nothing where nothing was decided."""
     trace = result.trace
     facts = _summary(trace)
@@ -68,10 +68,10 @@ def _layers(group: LayerGroup, words: Words) -> str:
     return words("plain.layer" if len(group.layers) == 1 else "plain.layers", layers=listed)
 
 
-def _outcome(found: Figures, result: session.Result, words: Words) -> str:
+def _outcome(found: Figures, result: Result, words: Words) -> str:
     share = words.percent(found.dropped)
     if result.trace.labels is not None:
-        return words(f"plain.label_{labels_compared(result)}", share=share)
+        return words(f"plain.label_{compare_labels(result)}", share=share)
     if found.agreement is None or found.agreeing is None:
         return words("plain.unknown", share=share)
     key = "same" if found.next_same else "differs"

@@ -12,15 +12,15 @@ from app.components.shared.download import export
 from app.components.shared.inspector import details, inspector
 from app.components.shared.maps import remember, selectors, start_at, three_maps
 from app.components.shared.message import failure
+from app.live.values import Result
+from app.service import Client
 from app.state import session
 from app.text import Words
 from saa_core.explain.decisions import decisions
 
 
 @st.fragment
-def explorer(
-    result: session.Result, choice: session.Choice, client: session.Client, words: Words
-) -> None:
+def explorer(result: Result, choice: session.Choice, client: Client, words: Words) -> None:
     """Draws the page's body; a trace that cannot be read ends in a sentence."""
     try:
         _explorer(result, choice, client, words)
@@ -28,9 +28,7 @@ def explorer(
         failure(error, words)
 
 
-def _explorer(
-    result: session.Result, choice: session.Choice, client: session.Client, words: Words
-) -> None:
+def _explorer(result: Result, choice: session.Choice, client: Client, words: Words) -> None:
     trace, state = result.trace, st.session_state
     start_at(trace)
     measure, size = selectors(trace, words)
@@ -46,7 +44,7 @@ def _explorer(
     remember(size)
 
 
-def _arcs(result: session.Result, words: Words) -> None:
+def _arcs(result: Result, words: Words) -> None:
     trace, state = result.trace, st.session_state
     dark = st.context.theme.type == "dark"
     st.subheader(words("arcs.header"), anchor="arcs")

@@ -13,6 +13,8 @@ from app.components.shared.download import export
 from app.components.shared.maps import bump
 from app.components.shared.outcome import ask
 from app.components.shared.resumable import resumable
+from app.live.values import Result
+from app.service import Client
 from app.state import session
 from app.text import Words, plain
 from saa_core import Force, Trace
@@ -33,7 +35,7 @@ CURSOR = {"layer": "layer", "head": "head", "query": "q", "key": "k"}
 LISTED = 10
 
 
-def person(result: session.Result, words: Words) -> None:
+def person(result: Result, words: Words) -> None:
     """Keep or drop the chosen pair, its tokens, its head or its layer, and run again."""
     trace, state = result.trace, st.session_state
     st.subheader(words("force.header"), anchor="force")
@@ -68,7 +70,7 @@ def person(result: session.Result, words: Words) -> None:
         said.markdown(_sentence(entry, names, words))
         if away.button(words("force.take_back"), key=f"force_back_{at}", width="stretch"):
             _run_with((*_forces()[:at], *_forces()[at + 1 :]), result)
-    _moved(result, words)
+    _show_moves(result, words)
 
 
 def _forces() -> tuple[Force, ...]:
@@ -80,7 +82,7 @@ def _place(entry: Force) -> tuple[object, ...]:
     return (entry.layer, entry.head, entry.query, entry.key)
 
 
-def _run_with(forces: tuple[Force, ...], result: session.Result) -> None:
+def _run_with(forces: tuple[Force, ...], result: Result) -> None:
     assert result.request is not None
     st.session_state.forces = forces
     ask(result.request.text)
@@ -102,7 +104,7 @@ def _sentence(entry: Force, names: list[str], words: Words) -> str:
     return f"**{words('force.kept' if entry.keep else 'force.dropped')}**: {what}"
 
 
-def _moved(result: session.Result, words: Words) -> None:
+def _show_moves(result: Result, words: Words) -> None:
     """What the forced run has become, beside the same run by the gate alone."""
     alone = session.without_forces(result)
     if alone is None or alone is result:
@@ -127,7 +129,7 @@ def _moved(result: session.Result, words: Words) -> None:
     export("forced", words("force.header"), words, result.trace, rows=pd.DataFrame(rows))
 
 
-def ranking(result: session.Result, client: session.Client, words: Words) -> None:
+def ranking(result: Result, client: Client, words: Words) -> None:
     """Leave out one block of the chosen layer after the other, and rank what that does."""
     trace, state = result.trace, st.session_state
     st.subheader(words("effects.header"), anchor="effects")
@@ -151,10 +153,10 @@ def ranking(result: session.Result, client: session.Client, words: Words) -> Non
         layer=layer,
     )
     if found:
-        _ranked(trace, found, len(todo), words)
+        _draw_ranking(trace, found, len(todo), words)
 
 
-def _ranked(trace: Trace, found: list[Effect], total: int, words: Words) -> None:
+def _draw_ranking(trace: Trace, found: list[Effect], total: int, words: Words) -> None:
     ranked = sorted(found, key=lambda effect: -effect.distance)
     names, state = labels(trace), st.session_state
     unit = words(_unit(trace))

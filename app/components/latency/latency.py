@@ -7,6 +7,8 @@ import saa_core as saa
 from app.charts import time as time_charts
 from app.components.shared.download import export
 from app.export.provenance import about_timings
+from app.live.values import Result
+from app.service import Client
 from app.state import session
 from app.text import Words, plain
 from saa_core.explain.tradeoff import Point, knee
@@ -17,7 +19,7 @@ LENGTHS = (128, 512, 1024, 2048, 4096)
 CHOSEN = (512, 1024, 2048)
 
 
-def shipped(model: saa.Model) -> list[saa.Timing]:
+def shipped_timings(model: saa.Model) -> list[saa.Timing]:
     """The times that were shipped with a model's gate."""
     return [saa.Timing(**row) for row in model.spec.evaluation.get("timings", ())]
 
@@ -34,7 +36,7 @@ def machine(timing: saa.Timing, words: Words) -> str:
     )
 
 
-def by_length(choice: session.Choice, client: session.Client, words: Words) -> None:
+def by_length(choice: session.Choice, client: Client, words: Words) -> None:
     """Dense against SAA by length: what was measured here, or what the gate was shipped with."""
     model, state = choice.model, st.session_state
     if model is None:
@@ -67,7 +69,7 @@ def by_length(choice: session.Choice, client: session.Client, words: Words) -> N
             lambda step, done: bar.progress(done, text=words(f"progress.{step}")),
         )
         bar.empty()
-    timings = measured.get(key) or shipped(model)
+    timings = measured.get(key) or shipped_timings(model)
     if not timings:
         st.info(words("latency.not_yet"))
         return
@@ -114,7 +116,7 @@ def _table(timings: list[saa.Timing], words: Words) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def by_setting(result: session.Result, client: session.Client, words: Words) -> None:
+def by_setting(result: Result, client: Client, words: Words) -> None:
     """The text on the page under settings from sparse to nearly dense; the knee is marked."""
     state = st.session_state
     assert result.request is not None
@@ -135,7 +137,7 @@ def by_setting(result: session.Result, client: session.Client, words: Words) -> 
     dark = st.context.theme.type == "dark"
     drawn, said = st.columns([3, 2], gap="medium")
     with drawn:
-        chart = time_charts.tradeoff(points, best, result.request.policy.aim, words, dark, unit)
+        chart = time_charts.tradeoff(points, best, result.request.policy.mass, words, dark, unit)
         st.altair_chart(chart, key="tradeoff")
         export("tradeoff", words("latency.text_header"), words, result.trace, chart=chart)
     with said:
@@ -169,4 +171,4 @@ def by_setting(result: session.Result, client: session.Client, words: Words) -> 
 
 
 def _use(mass: float) -> None:
-    st.session_state.mass = mass
+    st.session_state.mass, st.session_state.rule = mass, "mass"

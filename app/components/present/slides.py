@@ -17,8 +17,8 @@ from saa_core.deck import (
     Step,
     deck_of_runs,
     find_deck,
+    list_decks,
     read_deck,
-    shipped,
 )
 from saa_core.deck.page import deck_html
 
@@ -26,11 +26,11 @@ RUNS = "runs"
 """Choice beside the shipped presentations: runs that were kept."""
 
 
-def chosen_deck(words: Words) -> Deck | None:
+def choose_deck(words: Words) -> Deck | None:
     """The presentation to show; None where runs are still to be chosen."""
-    state, names = st.session_state, [*shipped(), RUNS]
+    state, names = st.session_state, [*list_decks(), RUNS]
     wanted = state.get("deck")
-    if wanted is None or link.returned():
+    if wanted is None or link.went_back():
         wanted = st.query_params.get("deck", wanted)
     state["deck"] = wanted if wanted in names else names[-2]
     name: str = st.selectbox(
@@ -63,10 +63,10 @@ def _title(name: str, words: Words) -> str:
     return _read(name, words).title
 
 
-def step_shown(deck: Deck, words: Words) -> Step:
+def choose_step(deck: Deck, words: Words) -> Step:
     """Buttons and keys to step with, and the step that they lead to."""
     state, last = st.session_state, len(deck.steps) - 1
-    if "deck_step" not in state or link.returned():
+    if "deck_step" not in state or link.went_back():
         asked = st.query_params.get("step", "")
         state.deck_step = int(asked) - 1 if asked.isascii() and asked.isdigit() else 0
     at = state.deck_step = min(max(0, state.deck_step), last)
@@ -142,7 +142,7 @@ def draw_view(deck: Deck, view: DeckView, words: Words) -> None:
             look_at(view)
             st.switch_page(f"views/{page}.py")
     state.presented = view.recording
-    result = session.recorded(trace, view.recording.id)
+    result = session.recorded_result(trace, view.recording.id)
     crossed_out(result, words)
     maps(result, words)
 

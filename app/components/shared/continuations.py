@@ -7,23 +7,19 @@ import re
 import streamlit as st
 
 from app.charts.palette import LIGHT
-from app.state import session
+from app.live.values import Result
 from app.text import Words
 
 
-def continuations(result: session.Result, words: Words) -> None:
+def continuations(result: Result, words: Words) -> None:
     """Both continuations behind the end of the text, words that differ marked."""
     st.subheader(words("continue.header"), anchor="continuations")
     if result.request is None:
         st.caption(words("continue.not_recorded"))
         return
     sides = result.dense_words or "", result.words or ""
-    if result.written:
-        st.caption(words("continue.same" if sides[0] == sides[1] else "continue.differs"))
-        left, right = (side or html.escape(words("continue.empty")) for side in mark(*sides))
-    else:
-        st.caption(words("continue.writing"))
-        left, right = (html.escape(side) + " ▍" for side in sides)
+    st.caption(words("continue.same" if sides[0] == sides[1] else "continue.differs"))
+    left, right = (side or html.escape(words("continue.empty")) for side in mark(*sides))
     tail = html.escape(last_words(result.trace.text))
     space = " " if result.trace.text[-1:].isspace() else ""
     colour = LIGHT.changed

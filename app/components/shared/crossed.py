@@ -1,6 +1,6 @@
 """What a classification task shows beside pairs: labels of both sides, tokens crossed out layer by layer.
 
-Knows results and words; texts of people are only ever shown as plain text.
+Texts of people are only ever shown as plain text.
 """
 
 import html
@@ -10,18 +10,18 @@ import streamlit as st
 from app.charts import label as label_charts
 from app.charts.palette import palette
 from app.components.shared.download import export
-from app.components.shared.figures import labels_compared
+from app.components.shared.figures import compare_labels
 from app.components.shared.maps import pieces
-from app.state import session
+from app.live.values import Result
 from app.text import Words
 
 
-def labels(result: session.Result, words: Words) -> None:
+def labels(result: Result, words: Words) -> None:
     """The probability of each label, dense beside SAA."""
     if result.trace.labels is None:
         return
     st.subheader(words("labels.header"), anchor="labels")
-    st.caption(words(f"labels.{labels_compared(result)}"))
+    st.caption(words(f"labels.{compare_labels(result)}"))
     dark = st.context.theme.type == "dark"
     chart = label_charts.label_bars(result.dense, result.trace, words, dark)
     st.altair_chart(chart, key="label_bars")
@@ -29,7 +29,7 @@ def labels(result: session.Result, words: Words) -> None:
 
 
 @st.fragment
-def crossed_out(result: session.Result, words: Words) -> None:
+def crossed_out(result: Result, words: Words) -> None:
     """The text with the tokens crossed out that a layer no longer computes; a slider over layers."""
     trace = result.trace
     if trace.kept_tokens is None:

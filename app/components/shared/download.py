@@ -1,6 +1,6 @@
 """The quiet control beneath a view, which gives it as PNG, SVG, JSON or Parquet.
 
-Files are made when they are asked for. Knows views and the visitor's kept runs; exports.py makes the files.
+Files are made when they are asked for.
 """
 
 from collections.abc import Callable, Mapping

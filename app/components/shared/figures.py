@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from app.state.session import Result
+from app.live.values import Result
 from saa_core.families import FAMILIES
 from saa_core.types import PAIR_LIMIT
 
@@ -37,15 +37,16 @@ class Figures:
     ratio: Quartiles | None
     pairwise: bool
     skips: bool
+    settled: bool
 
     @property
     def speed(self) -> str:
-        """One of "faster", "slower", "same", "unknown".
+        """One of "faster", "slower", "same", "unknown"; unknown before all rounds are done.
 
         Quartiles that hold 1 are no measurable difference. Neither is a busy machine on which the
         ratios of the rounds say one thing and the two medians another.
         """
-        if self.ratio is None or self.dense_ms is None or self.saa_ms is None:
+        if not self.settled or self.ratio is None or self.dense_ms is None or self.saa_ms is None:
             return "unknown"
         low, _, high = self.ratio
         gain = self.dense_ms[1] - self.saa_ms[1]
@@ -82,10 +83,11 @@ def figures(result: Result) -> Figures:
         ratio=_ratio(result),
         pairwise=trace.policy is not None and trace.block == (1, 1),
         skips=trace.execution.kernel in ("native", "flex", "gather") and trace.block != (1, 1),
+        settled=result.rounds_left == 0,
     )
 
 
-def labels_compared(result: Result) -> str:
+def compare_labels(result: Result) -> str:
     """How the labels of both sides compare: "same", "differs", or "unknown" of a recording."""
     if result.dense is None:
         return "unknown"

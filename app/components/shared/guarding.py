@@ -1,18 +1,18 @@
 """The guard of every run: what is set in the sidebar, and what it did in a run, in one line."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import streamlit as st
 
-from app.components.trust.trust import corrections
 from app.text import Words
 from saa_core import Force, Guard, Trace
 
 LIMITS = (0.0, 0.02, 0.05, 0.1, 0.2)
 """Missed mass that can be set as a limit; 0 is no guard."""
 MARGINS = tuple(round(0.1 * step, 1) for step in range(10))
-"""Distances of the two most probable labels that can be set; 0 never asks the dense side."""
+"""Distances of the two most probable labels that can be set; 0 never asks the reference model."""
 
 
 def guard_choice(
@@ -43,7 +43,7 @@ def _slider(key: str, steps: Sequence[float], default: float, words: Words) -> f
     return value
 
 
-def acted(trace: Trace, words: Words) -> None:
+def note(trace: Trace, words: Words) -> None:
     """One line on what the guard found and did in this run; nothing where there was none."""
     events = {event["suspected"]: event for event in trace.events}
     if "margin" in events:
@@ -66,3 +66,13 @@ def acted(trace: Trace, words: Words) -> None:
             distance = far["measured"] or math.inf
             st.caption(words("guard.far", distance=distance, limit=far["limit"]))
         st.page_link("views/trust.py", label=words("guard.to_trust"), icon=":material/shield:")
+
+
+def find_noticed(events: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
+    """What the guard suspected; its closing result is no suspicion."""
+    return [event for event in events if event["suspected"] != "result"]
+
+
+def corrections(events: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
+    """What the guard changed: a text far from the training is only looked at harder."""
+    return [event for event in find_noticed(events) if event["suspected"] != "input"]

@@ -1,4 +1,4 @@
-"""The chosen pair in words: kept or dropped, why, with which score. Knows one pair of a trace."""
+"""The chosen pair in words: kept or dropped, why, with which score."""
 
 from math import ceil
 
@@ -8,6 +8,8 @@ import streamlit as st
 from app.charts.pair import threshold_text
 from app.charts.token_labels import labels
 from app.components.shared.message import failure
+from app.live.values import Result
+from app.service import Client
 from app.state import session
 from app.text import Words, plain
 from saa_core import REASONS, Policy, Trace
@@ -86,9 +88,9 @@ def inspector(
 
 
 def details(
-    result: session.Result,
+    result: Result,
     choice: session.Choice,
-    client: session.Client,
+    client: Client,
     layer: int,
     head: int,
     q: int,
@@ -135,7 +137,7 @@ def details(
             return
         try:
             with st.spinner(words("details.working")):
-                parts = client.inputs(result, layer).parts(head, q, k)
+                parts = session.inputs(client, result, layer).parts(head, q, k)
         except Exception as error:
             failure(error, words)
             return

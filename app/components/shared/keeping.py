@@ -1,14 +1,15 @@
-"""Keeps a live run in the store, and says where it is then. Knows results and the store."""
+"""Keeps a live run in the store, and says where it is then."""
 
 import streamlit as st
 
 from app import run_page
 from app.components.shared.message import failure
-from app.state import records, session
+from app.live.values import Result
+from app.state import records
 from app.text import Words, plain
 
 
-def keep_run(result: session.Result, words: Words) -> None:
+def keep_run(result: Result, words: Words) -> None:
     """A button under a live result; of a recorded one nothing is drawn."""
     if result.request is None:
         return

@@ -22,8 +22,8 @@ from app.components.shared.message import failure
 from app.components.shared.pair_map import pair_map
 from app.components.shared.token_strip import token_strip
 from app.export.formats import Chart, Rows
+from app.live.values import Result
 from app.state import address as link
-from app.state import session
 from app.text import Words
 from saa_core import REASONS, Trace
 from saa_core.explain.decisions import decisions
@@ -33,7 +33,7 @@ CURSOR = ("layer", "head", "q", "k")
 
 
 @st.fragment
-def maps(result: session.Result, words: Words) -> None:
+def maps(result: Result, words: Words) -> None:
     """Strip, maps and inspector of one result; a trace that cannot be read ends in a sentence."""
     try:
         _maps(result, words)
@@ -41,7 +41,7 @@ def maps(result: session.Result, words: Words) -> None:
         failure(error, words)
 
 
-def _maps(result: session.Result, words: Words) -> None:
+def _maps(result: Result, words: Words) -> None:
     trace, state = result.trace, st.session_state
     dark = st.context.theme.type == "dark"
     colours = palette(dark)
@@ -260,7 +260,7 @@ def start_at(trace: Trace) -> None:
     state = st.session_state
     L, H = trace.shape
     ends = {"layer": L, "head": H, "q": trace.queries, "k": trace.keys}
-    if link.returned():  # the address has put the cursor elsewhere
+    if link.went_back():  # the address has put the cursor elsewhere
         state.window_size = state_size()
         forget_frame()
         bump()

@@ -6,11 +6,12 @@ import streamlit as st
 from app.charts import time as time_charts
 from app.components.shared.download import export
 from app.components.shared.figures import Figures
-from app.state import session
+from app.live.values import Result
+from app.state.uploads import trace_bytes
 from app.text import Words
 
 
-def measured(found: Figures, result: session.Result, words: Words) -> None:
+def show_measurement(found: Figures, result: Result, words: Words) -> None:
     """Everything that is needed to repeat the measurement."""
     st.subheader(words("measured.header"), anchor="measured")
     trace, timing = result.trace, result.timing
@@ -27,14 +28,14 @@ def measured(found: Figures, result: session.Result, words: Words) -> None:
         export("measured", words("measured.open"), words, trace, rows=facts)
     st.download_button(
         words("explore.download"),
-        data=lambda: session.trace_bytes(trace),
+        data=lambda: trace_bytes(trace),
         file_name="run.saa",
         mime="application/octet-stream",
         on_click="ignore",
     )
 
 
-def _facts(found: Figures, result: session.Result, words: Words) -> list[tuple[str, str]]:
+def _facts(found: Figures, result: Result, words: Words) -> list[tuple[str, str]]:
     trace, timing = result.trace, result.timing
     execution, versions, policy = trace.execution, trace.versions, trace.policy
     missing = words("measured.not_recorded")

@@ -1,4 +1,4 @@
-"""An error as a sentence in the page. Knows the library's error tree; shows no traceback.
+"""An error as a sentence in the page, never a traceback.
 
 The library's own message names arguments and choices; it stands below, folded, as plain text.
 """

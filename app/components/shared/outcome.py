@@ -3,23 +3,28 @@
 The same for every page that shows a result. What cannot be run ends in a sentence.
 """
 
+from collections.abc import Iterator
+
 import streamlit as st
 
 from app import text
-from app.components.shared.continuations import continuations
 from app.components.shared.message import failure
+from app.live.models import MODELS, TASKS
+from app.live.values import Request, Result
+from app.service import Client
 from app.state import address as link
 from app.state import records, session
 from app.state.examples import texts
+from app.state.uploads import open_trace
 from app.text import Words
 
 
-def outcome(choice: session.Choice, client: session.Client, words: Words) -> session.Result | None:
+def outcome(choice: session.Choice, client: Client, words: Words) -> Result | None:
     """The result to show, or None; runs a text that is pending, with progress."""
     if choice.recording is not None:
-        return _recorded(choice, words)
+        return _open_recording(choice, words)
     if choice.stored is not None:
-        return _stored(choice.stored, words)
+        return _open_stored(choice.stored, words)
     state = st.session_state
     if state.get("pending") and choice.model is not None:
         _run(choice, client, words)
@@ -36,57 +41,43 @@ def outcome(choice: session.Choice, client: session.Client, words: Words) -> ses
     state.linked = link.write_text(shown.text, texts())
     link.write(
         lang=words.lang,
-        mass=f"{shown.policy.aim:.2f}",
+        **link.aim_values(shown.policy),
         tokens=_tokens(shown),
         force=link.forces_text(shown.policy.force),
         **_guard(shown),
-        model=shown.model if shown.model in session.MODELS else None,
+        model=shown.model if shown.model in MODELS else None,
     )
     return session.recall(shown)
 
 
-def _tokens(shown: session.Request) -> str | None:
+def _tokens(shown: Request) -> str | None:
     """The share of the token work as it stands in the address; of a task it always does."""
     if shown.policy.tokens is not None:
         return f"{shown.policy.tokens:.2f}"
-    return "1.00" if shown.model.partition(" + ")[2] in session.TASKS else None
+    return "1.00" if shown.model.partition(" + ")[2] in TASKS else None
 
 
-def _guard(shown: session.Request) -> dict[str, str | None]:
+def _guard(shown: Request) -> dict[str, str | None]:
     """The guard as it stands in the address; a task's margin always does."""
     guard = shown.policy.guard
     limit = None if guard is None else guard.missed_mass
-    task = shown.model.partition(" + ")[2] in session.TASKS
+    task = shown.model.partition(" + ")[2] in TASKS
     margin = f"{guard.margin if guard else 0:g}"
     return {"guard": None if limit is None else f"{limit:g}", "margin": margin if task else None}
 
 
-def add_times(result: session.Result, client: session.Client, words: Words) -> session.Result:
-    """The result with its times; measures them now, with progress, and keeps them."""
+def add_times(result: Result, client: Client, words: Words) -> Iterator[Result]:
+    """The result with its times, again after each round; every one is kept, with progress. Nothing of
+    a result whose rounds are done."""
+    if not result.rounds_left:
+        return
     bar = st.progress(0.0)
-    result = client.time(
+    for timed in client.time(
         result, lambda step, done: bar.progress(done, text=words(f"progress.{step}"))
-    )
+    ):
+        session.remember(timed)
+        yield timed
     bar.empty()
-    session.remember(result)
-    return result
-
-
-def write_continuations(
-    result: session.Result,
-    place: st.delta_generator.DeltaGenerator,
-    client: session.Client,
-    words: Words,
-) -> session.Result:
-    """The result with both continuations; they are write_continuations now, before the reader's eyes, and kept."""
-    if result.request is None or result.write_continuations:
-        return result
-    for longer in client.write(result):
-        with place.container():
-            continuations(longer, words)
-        result = longer
-    session.remember(result)
-    return result
 
 
 def ask(content: str | None = None) -> None:
@@ -97,7 +88,7 @@ def ask(content: str | None = None) -> None:
     st.session_state.pending = True
 
 
-def warn_if_stale(result: session.Result, choice: session.Choice, words: Words) -> None:
+def warn_if_stale(result: Result, choice: session.Choice, words: Words) -> None:
     """Says so where the settings have changed since the run, with a button to run it again."""
     if result.request is None or result.request.policy == choice.policy:
         return
@@ -105,12 +96,11 @@ def warn_if_stale(result: session.Result, choice: session.Choice, words: Words) 
     note, again = st.columns([4, 1], vertical_alignment="center")
     note.warning(
         words(
-            "explore.warn_if_stale",
-            mass=shown.mass,
+            "explore.stale",
+            policy=text.plain(str(shown)),
             kernel=words(f"choice.{shown.kernel}"),
             granularity=words(f"choice.{shown.granularity}"),
         )
-        + ("" if shown.tokens is None else words("explore.stale_tokens", share=shown.tokens))
     )
     again.button(
         words("explore.rerun"),
@@ -121,9 +111,9 @@ def warn_if_stale(result: session.Result, choice: session.Choice, words: Words) 
     )
 
 
-def _recorded(choice: session.Choice, words: Words) -> session.Result | None:
+def _open_recording(choice: session.Choice, words: Words) -> Result | None:
     try:
-        result = session.open_trace(choice.recording.name, choice.recording.getvalue())
+        result = open_trace(choice.recording.name, choice.recording.getvalue())
     except Exception as error:
         failure(error, words)
         return None
@@ -131,7 +121,7 @@ def _recorded(choice: session.Choice, words: Words) -> session.Result | None:
     return result
 
 
-def _stored(run: str, words: Words) -> session.Result | None:
+def _open_stored(run: str, words: Words) -> Result | None:
     """A trace of the store; nothing is computed, and the page says so."""
     try:
         opened = records.open_run(run)
@@ -146,9 +136,9 @@ def _stored(run: str, words: Words) -> session.Result | None:
     return opened.result
 
 
-def _run(choice: session.Choice, client: session.Client, words: Words) -> None:
+def _run(choice: session.Choice, client: Client, words: Words) -> None:
     state = st.session_state
-    request = session.Request(choice.name, state.text, choice.policy)
+    request = Request(choice.name, state.text, choice.policy)
     earlier, state.shown, state.failed = session.recall(state.get("shown")), request, None
     if session.recall(request) is None:
         bar = st.progress(0.0)

@@ -46,7 +46,7 @@ OWN = "* "
 """In front of a name that a visitor gave, so that it differs from every key."""
 
 
-def imported(words: Words) -> None:
+def import_file(words: Words) -> None:
     """Takes an uploaded file in, once."""
     with st.expander(words("traces.import")):
         file = st.file_uploader(words("traces.import_file"), type=["zip", "saa"], key="import")
@@ -66,7 +66,7 @@ def imported(words: Words) -> None:
         st.success(words("traces.imported", count=state["imported_runs"]))
 
 
-def broken(words: Words) -> None:
+def list_broken(words: Words) -> None:
     """Files of the folder that cannot be read, by name."""
     found = records.store().broken()
     if found:
@@ -75,7 +75,7 @@ def broken(words: Words) -> None:
             st.text("\n".join(f"{run}.saa: {reason}" for run, reason in found.items()))
 
 
-def asked(words: Words) -> pa.Table | None:
+def ask(words: Words) -> pa.Table | None:
     """The rows that filters or a statement ask for; None if it cannot be run."""
     way = st.segmented_control(
         words("traces.way"),
@@ -212,7 +212,7 @@ def actions(words: Words) -> None:
         st.switch_page("views/explore.py")
     export.download_button(
         words("traces.export", count=len(chosen)),
-        data=lambda: records.exported(chosen),
+        data=lambda: records.export_runs(chosen),
         file_name="saa-traces.zip",
         mime="application/zip",
         on_click="ignore",
@@ -221,12 +221,12 @@ def actions(words: Words) -> None:
     )
     if delete.button(words("traces.delete", count=len(chosen)), key="delete", width="stretch"):
         state["deleting"] = list(chosen)
-    _confirmed(chosen, words)
+    _confirm_deletion(chosen, words)
     if len(chosen) == 1:
         _note_form(chosen[0], words)
 
 
-def _confirmed(chosen: list[str], words: Words) -> None:
+def _confirm_deletion(chosen: list[str], words: Words) -> None:
     """Asks once more before traces are deleted; another choice takes the question back."""
     state = st.session_state
     if state.get("deleting") != chosen:

@@ -11,6 +11,7 @@ import saa_core as saa
 from app.components.shared.download import export
 from app.components.shared.resumable import resumable
 from app.export.provenance import about_here
+from app.service import Client
 from app.state import session
 from app.text import Words, plain
 from saa_core.certify.degradation import Degradation
@@ -21,7 +22,7 @@ LIMITS = {"label_change": 0.02, "perplexity": 0.01, "missed_mass": 0.05}
 KEPT = 4
 
 
-def slices(choice: session.Choice, client: session.Client, words: Words) -> None:
+def slices(choice: session.Choice, client: Client, words: Words) -> None:
     """The section: start or go on, progress and cancel, the slices, and the promise."""
     st.subheader(words("rare.header"), anchor="rare")
     if choice.model is None:

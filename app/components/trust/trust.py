@@ -1,7 +1,4 @@
-"""Certificate against measured, with and without a guard; the guard's events; how true a gate's word is.
-
-Knows traces, trials and words; knows nothing of how a gate is damaged or a text is run.
-"""
+"""Certificate against measured, with and without a guard; the guard's events; how true a gate's word is."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +9,10 @@ import streamlit as st
 import saa_core as saa
 from app.charts import trust as trust_charts
 from app.components.shared.download import export
+from app.components.shared.guarding import corrections, find_noticed
 from app.export.provenance import about_here, about_pair
+from app.live.values import GuardTrial, GuardTrialResult, Result
+from app.service import Client
 from app.state import session
 from app.text import Words
 from saa_core.explain.damage import KINDS
@@ -23,9 +23,7 @@ LIMITS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2)
 DELTAS = (0.01, 0.05, 0.1)
 
 
-def trial(
-    result: session.Result, client: session.Client, words: Words
-) -> session.GuardTrialResult | None:
+def trial(result: Result, client: Client, words: Words) -> GuardTrialResult | None:
     """What to try on the text of the page, and what came out of it last time; None before that."""
     assert result.request is not None
     damage = st.pills(
@@ -56,7 +54,7 @@ def trial(
             help=words("trust.delta_help"),
         ),
     )
-    asked = session.GuardTrial(result.request, guard, None if damage == AS_IT_IS else damage)
+    asked = GuardTrial(result.request, guard, None if damage == AS_IT_IS else damage)
     tried = st.session_state.setdefault("tried", {})
     if right.button(words("trust.try"), type="primary", key="try", width="stretch"):
         bar = st.progress(0.0)
@@ -68,14 +66,14 @@ def trial(
         bar.empty()
         for old in list(tried)[: -session.RESULTS_KEPT]:
             del tried[old]
-    found: session.GuardTrialResult | None = tried.get(asked)
+    found: GuardTrialResult | None = tried.get(asked)
     return found
 
 
-def outcome(found: session.GuardTrialResult, words: Words) -> None:
+def outcome(found: GuardTrialResult, words: Words) -> None:
     """What the guard changed, in one sentence, and both sides next to each other."""
     limit = found.trial.guard.missed_mass
-    without, guarded = missed(found.blind), missed(found.guarded)
+    without, guarded = missed_mass(found.blind), missed_mass(found.guarded)
     key = "untouched" if not corrections(found.guarded.events) else "corrected"
     if found.guarded.policy is None:
         key = "dense"
@@ -110,7 +108,7 @@ def outcome(found: session.GuardTrialResult, words: Words) -> None:
 
 
 def _side(trace: saa.Trace, alike: float, limit: float, words: Words) -> None:
-    lost = missed(trace)
+    lost = missed_mass(trace)
     within = words("trust.within" if lost <= limit else "trust.over")
     encoder = trace.top_ids is None
     figures = (
@@ -139,7 +137,7 @@ def of_this_run(trace: saa.Trace, words: Words) -> None:
     """What the guard of a run promised, noticed and did; nothing where it had none."""
     if not trace.events:
         return
-    true = None if trace.retained_mass is None or trace.labels is not None else missed(trace)
+    true = None if trace.retained_mass is None or trace.labels is not None else missed_mass(trace)
     promise(trace.events, true, words, "this-promise")
     events_table(trace.events, words, "this-events")
 
@@ -173,7 +171,7 @@ def events_table(
 ) -> None:
     """One line per event: where, what was suspected, measured and done, and what that cost."""
     st.subheader(words(f"trust.{_whose(anchor)}events_header"), anchor=anchor)
-    own = noticed(events)
+    own = find_noticed(events)
     if not own:
         st.info(words("trust.no_events"))
         return
@@ -182,10 +180,10 @@ def events_table(
             words("chart.layer"): "–" if event.get("layer") is None else str(event["layer"]),
             words("trust.heads"): " ".join(map(str, event.get("heads") or ()))
             or words("trust.all"),
-            words("trust.suspected"): _named(f"trust.suspected_{event['suspected']}", words),
-            words("trust.measured"): _measured(event, words),
+            words("trust.suspected"): _name(f"trust.suspected_{event['suspected']}", words),
+            words("trust.measured"): _format_measured(event, words),
             words("trust.after"): _share(event.get("after"), words),
-            words("trust.done"): _named(f"trust.done_{event.get('done')}", words),
+            words("trust.done"): _name(f"trust.done_{event.get('done')}", words),
             words("trust.added"): _share(event.get("added"), words, 2),
         }
         for event in own
@@ -197,7 +195,7 @@ def events_table(
     export(anchor, title, words, about, rows=pd.DataFrame(rows))
 
 
-def cost(found: session.GuardTrialResult, words: Words) -> None:
+def cost(found: GuardTrialResult, words: Words) -> None:
     """What the guard cost: pairs, queries, time."""
     low, middle, high = found.guarded_timing.ratio(found.blind_timing)
     checked = found.trial.guard.rows_for(found.guarded.shape[0])
@@ -281,17 +279,7 @@ def _whose(anchor: str) -> str:
     return "this_" if anchor.startswith("this-") else ""
 
 
-def noticed(events: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
-    """What the guard suspected; its closing result is no suspicion."""
-    return [event for event in events if event["suspected"] != "result"]
-
-
-def corrections(events: tuple[Mapping[str, Any], ...]) -> list[Mapping[str, Any]]:
-    """What the guard changed: a text far from the training is only looked at harder."""
-    return [event for event in noticed(events) if event["suspected"] != "input"]
-
-
-def missed(trace: saa.Trace) -> float:
+def missed_mass(trace: saa.Trace) -> float:
     """True missed mass of a run, mean over layers, heads and queries."""
     assert trace.retained_mass is not None
     return max(0.0, 1 - float(trace.retained_mass.mean()))
@@ -301,12 +289,12 @@ def full_layers(trace: saa.Trace) -> int:
     return int((trace.density.min(1) >= 1).sum())
 
 
-def _named(key: str, words: Words) -> str:
+def _name(key: str, words: Words) -> str:
     """The sentence for what an event says; of a recording by another version its own word."""
     return words(key) if key in words.table else key.partition("_")[2]
 
 
-def _measured(event: Mapping[str, Any], words: Words) -> str:
+def _format_measured(event: Mapping[str, Any], words: Words) -> str:
     """The mass that was missed; of an input its distance, which is no share."""
     if event["suspected"] != "input" or event.get("measured") is None:
         return _share(event.get("measured"), words)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 FAMILY = """
 from saa_core.families import gpt2
 from saa_core.families.base import Family, ungrouped_heads
@@ -56,6 +56,7 @@ print("worked", saa.__file__)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ADDITIONS)
 def test_growth_is_one_file_and_one_line(kind, tmp_path):
     shutil.copytree(ROOT / "saa_core", tmp_path / "saa_core")

@@ -1,0 +1,121 @@
+"""The policy as the sidebar's widgets say it; another model starts at its own default."""
+
+from dataclasses import replace
+
+import streamlit as st
+
+from app.components.shared import guarding
+from app.components.shared.outcome import ask
+from app.state.address import AIMS
+from app.text import Words
+from saa_core import Policy
+
+START = {"mass": 0.95, "budget": 0.4}
+"""Where the slider of a rule begins that is not the default's."""
+OF_MODEL = ("rule", *AIMS, "tokens", "forces", "guard", "margin")
+"""What is forgotten when another model is chosen."""
+
+
+def policy_choice(
+    name: str, default: Policy, shares: tuple[float, float] | None, words: Words
+) -> Policy:
+    """Draws the widgets.
+
+    Args:
+        name: of the model.
+        shares: lowest and highest share of the token work that a task's gates know; None without.
+    """
+    state = st.session_state
+    if state.get("policy_of", name) != name:
+        for key in OF_MODEL:
+            state.pop(key, None)
+    state.policy_of = name
+    tokens = default.tokens if shares is None else _tokens(default.tokens or 1.0, shares, words)
+    if state.get("rule") not in AIMS:
+        state.rule = default.rule_name
+    policy = aim_choice(default, state.rule, state.rule, words)
+    st.caption(words(f"sidebar.default_{default.rule_name}", aim=default.aim))
+    with st.expander(words("sidebar.advanced")):
+        st.selectbox(
+            words("sidebar.rule"),
+            tuple(AIMS),
+            format_func=lambda rule: words(f"sidebar.{rule}"),
+            key="rule",
+            help=words("sidebar.rule_help"),
+        )
+        kernel = st.selectbox(
+            words("sidebar.kernel"),
+            ("auto", "native", "flex", "gather", "reference"),
+            format_func=lambda name: words(f"choice.{name}"),
+            key="kernel",
+            help=words("sidebar.kernel_help"),
+        )
+        granularity = st.selectbox(
+            words("sidebar.granularity"),
+            ("auto", "pair", "block"),
+            format_func=lambda name: words(f"choice.{name}"),
+            key="granularity",
+            help=words("sidebar.granularity_help"),
+        )
+        st.text_input(words("sidebar.custom"), key="custom", help=words("sidebar.custom_help"))
+        st.text_input(words("sidebar.gates"), key="gates", help=words("sidebar.gates_help"))
+    forces = state.get("forces", ()) if tokens is None else ()
+    if forces:
+        st.warning(words("force.active", count=len(forces)))
+        st.button(words("force.clear"), on_click=_clear, key="force_clear", width="stretch")
+    return replace(
+        policy,
+        kernel=kernel,
+        granularity=granularity,
+        tokens=tokens,
+        force=forces,
+        guard=guarding.guard_choice(default.guard, shares is not None, forces, words),
+    )
+
+
+def aim_choice(default: Policy, rule: str, key: str, words: Words) -> Policy:
+    """The default with the aim that a slider says, under one of the two rules.
+
+    Args:
+        key: of the slider; where the session's state holds nothing under it, it begins at the default.
+    """
+    state, own = st.session_state, rule == default.rule_name
+    low, high = AIMS[rule]
+    start = round(default.aim if own else START[rule], 2)
+    state.setdefault(key, min(max(start, low), high))
+    aim = st.slider(
+        words(f"sidebar.{rule}"),
+        low,
+        high,
+        step=0.01,
+        format="%.2f",
+        key=key,
+        help=words(f"sidebar.{rule}_help"),
+    )
+    # The slider has two digits, a calibrated default more.
+    return default if own and aim == start else default.with_aim(rule, aim)
+
+
+def _clear() -> None:
+    """Takes back every person's word, and runs again what was run with it."""
+    st.session_state.forces = ()
+    if (shown := st.session_state.get("shown")) is not None:
+        ask(shown.text)
+
+
+def _tokens(default: float, shares: tuple[float, float], words: Words) -> float | None:
+    """The share of the token work; None, which drops nothing, at 1."""
+    state = st.session_state
+    low, high = shares
+    steps = [round(low + 0.05 * i, 2) for i in range(round((high - low) / 0.05) + 1)] + [1.0]
+    if state.get("tokens") not in steps:
+        state.tokens = min(steps, key=lambda step: abs(step - default))
+    share: float = st.select_slider(
+        words("sidebar.tokens"),
+        steps,
+        format_func=words.percent,
+        key="tokens",
+        help=words("sidebar.tokens_help"),
+    )
+    st.caption(words("sidebar.default_tokens", share=words.percent(default)))
+    return None if share == 1 else share

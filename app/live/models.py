@@ -1,0 +1,146 @@
+"""The models that can be chosen, and those that are loaded: shared by all visitors of this process."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import saa_core as saa
+from saa_core.data import fetch
+from saa_core.types import StepProgress
+
+TASKS = tuple(fetch.list_shipped("tasks", "minilm"))
+MODELS = ("smollm2", "smollm2 + saa-joint", "minilm", *(f"minilm + {task}" for task in TASKS))
+"""What can be chosen from the list; any hub id or folder can be typed."""
+MODELS_KEPT = 4
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from: alias, hub id or folder; gate folder; adapter; task."""
+
+    model: str
+    gates: str | None = None
+    adapter: str | None = None
+    task: str | None = None
+
+
+def shipped_sources() -> dict[str, Source]:
+    """The models of the list."""
+    found = {}
+    for name in MODELS:
+        model, _, part = name.partition(" + ")
+        kind = "task" if part in TASKS else "adapter"
+        found[name] = Source(model, **{kind: part or None})
+    return found
+
+
+class ModelRegistry:
+    """Loaded models by name, the least recently used first.
+
+    Runs have a lock, so that people do not spoil each other's latencies. Loading has another: nobody
+    who has a model waits for somebody else's. Both are held long; the third, of the tables, never is.
+
+    Args:
+        kept: models that stay loaded; more only while more are in use.
+    """
+
+    def __init__(self, kept: int = MODELS_KEPT) -> None:
+        self.kept = kept
+        self.sources = shipped_sources()
+        self._models: dict[str, saa.Model] = {}
+        self._warm: dict[str, set[str]] = {}
+        self._in_use = Counter[str]()
+        self._tables, self._loading, self._running = (threading.Lock() for _ in range(3))
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of the loaded models, the least recently used first."""
+        with self._tables:
+            return tuple(self._models)
+
+    def identify(self, model: str, gates: str) -> str:
+        """One name for a model with a gate folder of the visitor's; the model's own name without one."""
+        if not gates:
+            return model
+        name = f"{model} + {gates}"
+        with self._tables:
+            self.sources[name] = replace(self.sources.get(model, Source(model)), gates=gates)
+        return name
+
+    def source(self, name: str) -> Source:
+        with self._tables:
+            return self.sources.get(name, Source(name))
+
+    def get(self, name: str, progress: StepProgress | None = None) -> saa.Model:
+        """A loaded model; loads it first where it is not.
+
+        Raises:
+            ModelError, FetchError, GateError: see :func:`saa_core.load`.
+        """
+        found = self._touch(name)
+        if found is not None:
+            return found
+        with self._loading:
+            found = self._touch(name)  # somebody else may have loaded it while we waited
+            if found is None:
+                source = self.source(name)
+                found = saa.load(
+                    source.model,
+                    gates=source.gates,
+                    adapter=source.adapter,
+                    task=source.task,
+                    progress=progress,
+                )
+                self.put(name, found)
+        return found
+
+    def put(self, name: str, model: saa.Model) -> None:
+        """Keeps a model under a name, and drops those that were used least recently; never this one,
+        nor one that a run is using."""
+        with self._tables:
+            self._models.pop(name, None)
+            self._models[name] = model
+            idle = [old for old in self._models if old != name and not self._in_use[old]]
+            for old in idle[: max(len(self._models) - self.kept, 0)]:
+                del self._models[old]
+                self._warm.pop(old, None)
+
+    def reference(self, name: str) -> saa.Model:
+        """The model that a task's results are compared with; it is loaded once and goes with the task's."""
+        model = self.get(name)
+        with self._loading:
+            return model.reference_model
+
+    @contextmanager
+    def run(self, *names: str) -> Iterator[None]:
+        """One run at a time; the models of these names stay loaded until it is over."""
+        with self._tables:
+            self._in_use.update(names)
+        try:
+            with self._running:
+                yield
+        finally:
+            with self._tables:
+                self._in_use.subtract(names)
+
+    def warm(self, name: str) -> frozenset[str]:
+        """Kinds of texts that a model has run before."""
+        with self._tables:
+            return frozenset(self._warm.get(name, ()))
+
+    def set_warm(self, name: str, kind: str) -> None:
+        with self._tables:
+            self._warm.setdefault(name, set()).add(kind)
+
+    def _touch(self, name: str) -> saa.Model | None:
+        with self._tables:
+            found = self._models.pop(name, None)
+            if found is not None:
+                self._models[name] = found
+            return found
+
+
+REGISTRY = ModelRegistry()
+"""Of this process; Streamlit runs a page again and again, and keeps what it imported."""

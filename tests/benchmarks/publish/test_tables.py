@@ -1,0 +1,69 @@
+"""Every table that is published, from the measured results in the repository: whole, and with a figure in every row."""
+
+import json
+import re
+
+import pytest
+
+import saa_core as saa
+from benchmarks.publish import publish
+from benchmarks.publish.tables_quality import (
+    encoder_table,
+    equal_density_table,
+    frontier_table,
+    quality_table,
+    retrieval_table,
+)
+from benchmarks.publish.tables_tasks import seeds_table, shift_table, understanding_table
+from benchmarks.publish.tables_time import app_table, latency_table, prefill_table
+from benchmarks.publish.tables_trust import far_table, promise_table, trust_table, tune_table
+from benchmarks.tasks.understanding import shipped_seeds
+
+
+def timings(rows):
+    return [saa.Timing(**row) for row in rows]
+
+
+TABLES = {
+    "quality": quality_table,
+    "quality_joint": quality_table,
+    "encoder": encoder_table,
+    "latency": lambda rows: latency_table(timings(rows)),
+    "gpu": lambda rows: latency_table(timings(rows)),
+    "frontier": frontier_table,
+    "frontier, at equal density": equal_density_table,
+    "retrieval": retrieval_table,
+    "prefill": prefill_table,
+    "prefill_xeon": prefill_table,
+    "understanding": lambda rows: understanding_table(rows, shipped_seeds()),
+    "understanding, seeds": seeds_table,
+    "understanding, other texts": shift_table,
+    "trust": trust_table,
+    "far": far_table,
+    "promise": promise_table,
+    "tune": tune_table,
+}
+
+
+def result(name):
+    return json.loads((publish.RESULTS / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_measured_result_makes_a_whole_table(name):
+    whole(TABLES[name](result(name.partition(",")[0])))
+
+
+def test_the_app_is_measured_in_two_results():
+    whole(app_table(result("ui"), result("store")))
+
+
+def whole(table):
+    head, line, *rows = table.splitlines()
+    columns = head.count("|")
+    assert set(line) <= set("|-: ")
+    assert rows
+    for row in rows:
+        assert row.count("|") == columns, row
+        assert re.search(r"\d", row.split("|", 2)[2]), row
+        assert not re.search(r"\b(nan|inf|None)\b", row), row
