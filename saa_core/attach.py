@@ -7,24 +7,34 @@ computes exactly what it computed before.
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from saa_core import attention
-from saa_core.errors import ModelError
+from saa_core.attention import Call, Name
+from saa_core.errors import ModelError, PolicyError, SAAError
 from saa_core.families import Family, family_of
+from saa_core.families.arguments import Handed
 from saa_core.files import replacing, write_json
 from saa_core.gates.files import GATE_FORMAT, read_gates
 from saa_core.gates.pair import PairGate
 from saa_core.gates.reliability import Reliability
 from saa_core.model import Model, Spec
 from saa_core.types import Policy
+
+PREPARE = "prepare_inputs_for_generation"
+PROBED_TOKENS = 8
+TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-4}
+"""Largest difference between mass 1.0 and dense, relative to dense; HALF for other formats."""
+HALF = 3e-2
 
 
 def attach(
@@ -33,40 +43,53 @@ def attach(
     *,
     gates: str | os.PathLike[str] | None = None,
     rank: int = 64,
+    probe: bool = True,
 ) -> Model:
     """Adds a gate to every attention layer of a Hugging Face model, in place.
 
     Args:
-        hf: a model of a supported family, with sdpa or eager attention.
+        hf: a model whose attention goes through Transformers' registry, with sdpa or eager attention.
         tokenizer: needed to run texts; forward calls with token ids work without.
         gates: folder written by :func:`save_gates`; None makes fresh, untrained gates.
         rank: of fresh gates.
+        probe: runs 2 x 8 tokens through the model once, to see that keeping everything is what it
+            computes itself. Left out where weights are not in memory (offloaded ones).
 
     Raises:
-        ModelError: the family or attention implementation is not supported, or gates are attached.
+        ModelError: the family or attention implementation is not supported, gates are attached, or the
+            probe found a difference. The model is then as it was.
         GateError: the folder is broken or made for another model.
     """
+    _refuse_wrapped(hf)
     family = family_of(hf)
     modules = family.attentions(hf)
     config: Any = hf.config
     base = config._attn_implementation
-    if any(hasattr(module, "saa_gate") for module in modules):
-        raise ModelError("hf already has gates attached; call saa_core.detach(model) first")
+    if isinstance(base, Name) or any(hasattr(module, "saa_gate") for module in modules):
+        raise ModelError(
+            "hf already has gates attached, or shares its configuration with a model that has; call "
+            "saa_core.detach(model) first"
+        )
     if base not in attention.BASES:
         raise ModelError(
             f"hf uses attn_implementation={base!r}, which SAA cannot take over; load it with one "
             f"of: {', '.join(sorted(attention.BASES))}"
         )
+    devices = [_device_of(module) for module in modules]
     stored = None if gates is None else read_gates(gates)
     fresh = _fresh(family, modules, rank if stored is None else stored.rank)
     if stored is not None:
         stored.fill(fresh)
-    parameter = next(hf.parameters())
-    for module, gate in zip(modules, fresh, strict=True):
-        module.saa_gate = gate.to(parameter.device)
+    for module, gate, device in zip(modules, fresh, devices, strict=True):
+        module.saa_gate = gate.to(device)
+        if getattr(module, "reorder_and_upcast_attn", False):
+            # GPT-2 then goes past the registry; its way is kept in attention._eager.
+            module.saa_upcast, module.reorder_and_upcast_attn = True, False  # type: ignore[assignment]
     attention.register()
-    config_owner: Any = hf
-    config_owner.set_attn_implementation(attention.PREFIX + base)
+    for own in _configs(hf, base):
+        own._attn_implementation = Name(attention.PREFIX + base)
+    _watch(hf)
+    _take_generation(hf)
     spec = Spec(name=type(hf).__name__, family=family.name)
     if stored is not None:
         spec = replace(
@@ -78,29 +101,255 @@ def attach(
             policy=Policy(**stored.about.get("policy", {})),
             reliability=stored.reliability,
         )
-    return Model(hf=hf, tokenizer=tokenizer, spec=spec)
+    model = Model(hf=hf, tokenizer=tokenizer, spec=spec)
+    if probe and not any(parameter.is_meta for parameter in hf.parameters()):
+        try:
+            _probe(hf, family)
+        except BaseException:
+            detach(model)
+            raise
+    return model
+
+
+def detach(model: Model) -> Any:
+    """Removes the gates and restores the attention; returns the Hugging Face model as it was.
+
+    What stays is a check: called with ``saa=``, the model says that it has no gates.
+    """
+    for module in family_of(model.hf).attentions(model.hf):
+        if hasattr(module, "saa_gate"):
+            del module.saa_gate
+        if hasattr(module, "saa_upcast"):
+            del module.saa_upcast
+            module.reorder_and_upcast_attn = True  # type: ignore[assignment]
+    for config in _configs(model.hf, None):
+        config._attn_implementation = config._attn_implementation.base
+    own = vars(model.hf).get(PREPARE)
+    if isinstance(own, MethodType) and own.__func__ is _prepare_under_policy:
+        delattr(model.hf, PREPARE)
+    return model.hf
+
+
+def _refuse_wrapped(hf: Any) -> None:
+    """Raises ModelError for a model inside another library's wrapper."""
+    if hasattr(hf, "peft_config") and hasattr(hf, "get_base_model"):
+        raise ModelError(
+            f"hf is a {type(hf).__name__}; merge its adapter first: "
+            "saa_core.attach(hf.merge_and_unload())"
+        )
+    if not isinstance(hf, nn.Module) or not hasattr(hf, "config"):
+        raise ModelError(f"hf is a {type(hf).__name__}; give a model of Transformers")
+
+
+def _configs(hf: nn.Module, base: str | None) -> list[Any]:
+    """Configurations of a model and its parts that have this attention; None: that have SAA's."""
+    found = {
+        id(module.config): module.config for module in hf.modules() if hasattr(module, "config")
+    }
+    names = ((each, getattr(each, "_attn_implementation", None)) for each in found.values())
+    if base is None:
+        return [each for each, name in names if isinstance(name, Name)]
+    return [each for each, name in names if name == base]
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    """Where a layer computes: where its weights are, or will be brought to.
+
+    Raises:
+        ModelError: they are nowhere.
+    """
+    devices = [parameter.device for parameter in module.parameters() if not parameter.is_meta]
+    if devices:
+        return devices[0]
+    hooks = (getattr(part, "_hf_hook", None) for part in module.modules())
+    for hook in hooks:
+        device = getattr(hook, "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    raise ModelError("hf has no weights (its parameters are on the meta device); load them first")
 
 
 def _fresh(family: Family, modules: list[nn.Module], rank: int) -> list[PairGate]:
     """Untrained gates, the same ones each time, without touching the caller's random numbers."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        found = []
-        for layer, module in enumerate(modules):
-            config = replace(family.gate_config(module), rank=rank, directed=not family.causal)
-            found.append(PairGate(config, layer).requires_grad_(False).eval())
-        return found
+    draw = torch.Generator().manual_seed(0)
+    found = []
+    for layer, module in enumerate(modules):
+        config = replace(family.gate_config(module), rank=rank, directed=not family.causal)
+        gate = PairGate(config, layer, len(modules), draw)
+        found.append(gate.requires_grad_(False).eval())
+    return found
 
 
-def detach(model: Model) -> Any:
-    """Removes the gates and restores the attention; returns the Hugging Face model as it was."""
-    for module in family_of(model.hf).attentions(model.hf):
-        if hasattr(module, "saa_gate"):
-            del module.saa_gate
-    current = model.hf.config._attn_implementation
-    if current.startswith(attention.PREFIX):
-        model.hf.set_attn_implementation(current.removeprefix(attention.PREFIX))
-    return model.hf
+def _watch(hf: nn.Module) -> None:
+    """Lets the model refuse a call that none of its attention layers will meet."""
+    for module in {id(each): each for each in (hf, hf.base_model)}.values():
+        if _refuse_unmet not in module._forward_hooks.values():  # type: ignore[union-attr]
+            module.register_forward_pre_hook(_begin, with_kwargs=True)  # type: ignore[union-attr]
+            module.register_forward_hook(_refuse_unmet, with_kwargs=True)  # type: ignore[union-attr]
+
+
+def _begin(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    call = kwargs.get("saa")
+    if call is not None:
+        attention.check_call(call)
+        call.met.clear()
+
+
+def _refuse_unmet(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+    call = kwargs.get("saa")
+    if call is not None and not call.met:
+        name, kind = module.config._attn_implementation, type(module).__name__
+        if isinstance(name, Name):
+            raise ModelError(
+                f"saa=: {kind} hands no further arguments to its attention, so that no policy reaches it; "
+                "its model type is not supported"
+            )
+        raise ModelError(
+            f"saa=: no attention layer met the call, so what came out is dense: {kind} has "
+            f"attn_implementation={name!r}, and no gates are at work (it was detached, or the "
+            "implementation set anew); call saa_core.attach(hf), or leave saa= out"
+        )
+
+
+def _take_generation(hf: Any) -> None:
+    """Lets ``generate`` take ``saa=``: a wrapper on this instance, which a copy of it takes along."""
+    if hasattr(hf, PREPARE) and PREPARE not in vars(hf):
+        setattr(hf, PREPARE, MethodType(_prepare_under_policy, hf))
+
+
+def _prepare_under_policy(self: Any, *args: Any, saa: Any = None, **kwargs: Any) -> dict[str, Any]:
+    """``prepare_inputs_for_generation`` that gives each forward which reads the prompt a Call.
+
+    Args:
+        saa: a Policy, or a function without arguments that returns a Call (to keep its record).
+    """
+    inputs: dict[str, Any] = getattr(type(self), PREPARE)(self, *args, **kwargs)
+    if saa is None:
+        return inputs
+    reads_prompt = kwargs.get("is_first_iteration") or not kwargs.get("use_cache", True)
+    if reads_prompt:
+        inputs["saa"] = _call_for(saa)
+    return inputs
+
+
+_prepare_under_policy.__name__ = PREPARE  # copies and pickles find a method by its name
+
+
+def _call_for(saa: Policy | Callable[[], Call]) -> Call:
+    """A Call for one forward of ``generate``.
+
+    Raises:
+        PolicyError: it is neither a policy nor makes Calls; the policy's guard cannot keep its word.
+    """
+    if isinstance(saa, Policy):
+        if saa.guard is not None and saa.guard.missed_mass is not None:
+            raise PolicyError(
+                "guard: hf.generate cannot read a prompt a second time where the limit was not met; use "
+                "saa_core.run.generate, or give a function that makes Calls and look at call.checked()"
+            )
+        return Call(saa)
+    if isinstance(saa, Call):
+        raise PolicyError(
+            "saa: a Call is for one forward, and generate makes many; give its policy, or a function "
+            "that makes Calls"
+        )
+    made = saa() if callable(saa) else None
+    if not isinstance(made, Call):
+        raise PolicyError(f"saa={saa!r} must be a Policy, or a function that returns a new Call")
+    return made
+
+
+class _Probe(Call):
+    """Compares every layer that keeps everything with what the model computes itself, and goes on with
+    the latter: layers are judged one by one."""
+
+    def __init__(self) -> None:
+        super().__init__(Policy(mass=1.0, granularity="pair", kernel="reference"))
+        self.difference = 0.0
+        self.again = False
+
+    def attend(
+        self, module: nn.Module, handed: Handed, dense: Callable[[], tuple[Tensor, Tensor | None]]
+    ) -> tuple[Tensor, Tensor | None]:
+        self.again |= module.saa_gate.layer in self.met  # type: ignore[operator, union-attr]
+        found = super().attend(module, handed, dense)[0].float()
+        expected, weights = dense()
+        seen = self._plan(module.saa_gate, handed).allowed.pairs.any(-1)[:, 0, :, None, None]  # type: ignore[arg-type]
+        size = (expected.float() * seen).norm().clamp(min=1e-20)
+        difference = float(((found - expected.float()) * seen).norm() / size)
+        self.difference = max(
+            self.difference, difference if difference == difference else torch.inf
+        )
+        return expected, weights
+
+
+def _probe(hf: Any, family: Family) -> None:
+    """Raises ModelError where mass 1.0 is not what this very model computes."""
+    name, call = f"hf={type(hf).__name__}", _Probe()
+    ids, mask = _probe_input(hf, family)
+    extra = {"use_cache": False} if family.causal else {}
+    try:
+        with torch.no_grad(), _undisturbed(hf):
+            hf.base_model(input_ids=ids, attention_mask=mask, saa=call, **extra)
+    except SAAError as error:
+        raise ModelError(f"{name} cannot run under a policy: {error}") from error
+    except Exception as error:
+        raise ModelError(
+            f"{name}: forward(input_ids, attention_mask) failed on {tuple(ids.shape)} tokens with "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; if it needs "
+            "other inputs, attach with probe=False"
+        ) from error
+    layers = len(family.attentions(hf))
+    if call.again or len(call.met) < layers:
+        raise ModelError(
+            f"{name} has {layers} attention modules, of which one forward met {len(call.met)}"
+            f"{', some of them several times' if call.again else ''}; SAA needs each exactly once"
+        )
+    dtype = next(hf.parameters()).dtype
+    limit = TOLERANCES.get(dtype, HALF)
+    if call.difference > limit:
+        raise ModelError(
+            f"{name}: keeping every pair differs from its own attention by {call.difference:.2g} of it "
+            f"(at most {limit:g} in {dtype}), so its attention is of a kind that SAA does not know"
+        )
+
+
+def _probe_input(hf: Any, family: Family) -> tuple[Tensor, Tensor]:
+    """Two texts of token ids, one of them padded on the usual side, [2, N] each."""
+    table = hf.get_input_embeddings().weight
+    special = {getattr(hf.config, f"{kind}_token_id", None) for kind in ("pad", "bos", "eos")}
+    usual = [i for i in range(min(len(table), 4 * PROBED_TOKENS)) if i not in special] or [0]
+    count = min(PROBED_TOKENS, family.max_length(hf.config))
+    ids = torch.tensor(usual)[torch.arange(2 * count) % len(usual)].view(2, count)
+    mask = torch.ones_like(ids)
+    padding = count // 3
+    mask[1, slice(padding) if family.causal else slice(count - padding, count)] = 0
+    return ids.to(table.device), mask.to(table.device)
+
+
+@contextmanager
+def _undisturbed(hf: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; modes, buffers and random numbers are then as they were."""
+    training = [module for module in hf.modules() if module.training]
+    buffers = [
+        (module, name, value, None if value is None else value.clone())
+        for module in hf.modules()
+        for name, value in module._buffers.items()
+    ]
+    devices = {parameter.device for parameter in hf.parameters() if parameter.is_cuda}
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            for module in training:
+                module.training = False
+            yield
+    finally:
+        for module in training:
+            module.training = True
+        with torch.no_grad():
+            for module, name, value, copy in buffers:
+                module._buffers[name] = value
+                if value is not None and copy is not None:
+                    value.copy_(copy)
 
 
 def save_gates(

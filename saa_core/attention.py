@@ -2,10 +2,10 @@
 
 The policy comes down as an argument of the forward call (``hf(input_ids, saa=call)``), and what
 happened goes back up in that same :class:`Call`. Nothing is stored on the model or in a global.
-A forward without ``saa=`` goes to the implementation that the model had before.
+A forward without ``saa=`` goes to the implementation that the model had before. What the arguments of
+that function mean is read in families/arguments.py.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,14 +16,20 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from saa_core import rules
-from saa_core.errors import ModelError, PolicyError, choice
+from saa_core.errors import KernelError, ModelError, PolicyError, choice
+from saa_core.exact import Softmax
+from saa_core.families import is_cross_attention
+from saa_core.families.arguments import Handed, Views, eager_attention, read
 from saa_core.gates.pair import Grid, PairGate, grid
 from saa_core.guard import Checked, Inspection
 from saa_core.kernels import (
     KERNELS,
     flex_refuses,
     flex_unavailable,
+    kept_weights,
+    mix,
     native_refuses,
+    reference,
 )
 from saa_core.kernels import (
     dense as dense_everywhere,
@@ -53,6 +59,7 @@ class Call:
         seconds: wall time by stage ("gate", "rule", "kernel", or "dense"), if ``clock``.
         kernel: name of the kernel that ran, with the reason for the choice in ``kernel_reason``.
         used: the policy that was followed: None also where it fell back to dense.
+        met: layers whose attention this call reached.
     """
 
     def __init__(
@@ -79,7 +86,9 @@ class Call:
         self.used = policy
         self.kernel = "dense"
         self.kernel_reason = "no policy was given"
-        self._plans: dict[tuple[int, int, int, bool], Plan] = {}
+        self.met: set[int] = set()
+        self._views: Views = {}
+        self._plans: dict[int, Plan] = {}
         self._inspection: Inspection | None = None
 
     def checked(self, item: int = 0) -> Checked | None:
@@ -107,111 +116,163 @@ class Call:
         return build_trace(self.layers, self.used, self.kernel, self.kernel_reason, item, **known)
 
     def attend(
-        self,
-        module: nn.Module,
-        q_BHQD: Tensor,
-        k_BGKD: Tensor,
-        v_BGKD: Tensor,
-        attention_mask: Tensor | None,
-        scale: float,
-        dense: Callable[[], Tensor],
-    ) -> Tensor:
-        """Attention of one layer under this call's policy; [B, H, Q, D]."""
+        self, module: nn.Module, handed: Handed, dense: Callable[[], tuple[Tensor, Tensor | None]]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attention of one layer under this call's policy: what is mixed [B, Q, H, D], and the weights
+        [B, H, Q, K] where they are asked for.
+
+        Args:
+            dense: what the model itself computes.
+        """
         gate: PairGate = module.saa_gate  # type: ignore[assignment]
         layer = gate.layer
-        plan = self._plan(module, q_BHQD, k_BGKD, attention_mask)
+        q, k, v, scale, softmax = handed.q, handed.k, handed.v, handed.scale, handed.softmax
+        _check_shapes(gate, q, k)
+        self.met.add(layer)
+        plan = self._plan(gate, handed)
+        allowed, policy, dtype = plan.allowed, plan.policy, q.dtype
         if self.observe is not None:
-            self.observe(layer, q_BHQD, k_BGKD, plan.allowed, scale)
-        watch = StageTimer(self.seconds, q_BHQD.device) if self.clock else None
-        decision, policy, dtype = None, plan.policy, q_BHQD.dtype
-        guard = self._guard_for(module, layer, q_BHQD, policy)
+            if not softmax.plain:
+                raise ModelError(
+                    f"observe: the attention of this model has {softmax.kinds}, of which gates learn "
+                    "nothing yet; use fresh gates, or a model without"
+                )
+            self.observe(layer, q, k, allowed, scale)
+        watch = StageTimer(self.seconds, q.device) if self.clock else None
+        decision, weights = None, None
+        guard = self._guard_for(gate, q, policy)
         if guard is not None and gate.ood_detector is not None:
-            guard.look_at(q_BHQD, plan.allowed, gate.ood_detector)
+            guard.look_at(q, allowed, gate.ood_detector)
             if watch:
                 watch.lap("guard")
-        if not plan.as_is:
-            q_BHQD, k_BGKD, v_BGKD = _fast_dtype(q_BHQD, k_BGKD, v_BGKD)
-        if plan.as_is:
-            out = dense()
-        elif policy is None:
-            out = dense_everywhere(q_BHQD, k_BGKD, v_BGKD, plan.allowed, scale)
-        elif guard is not None and self.record == "none" and bool(guard.rest.all()):
+        resting = guard is not None and self.record == "none" and bool(guard.rest.all())
+        if guard is not None and resting:
             guard.undecided()
-            out = dense_everywhere(q_BHQD, k_BGKD, v_BGKD, plan.allowed, scale)
+        if policy is None or resting:
+            as_the_model = plan.as_is or not softmax.plain or handed.asks_weights
+            if as_the_model:
+                out, weights = dense()
+            else:
+                q, k, v = _fast_dtype(q, k, v)
+                out = dense_everywhere(q, k, v, allowed, scale).transpose(1, 2)
         else:
+            q, k, v = _fast_dtype(q, k, v)
             with torch.no_grad():  # kept or not has no gradient
-                decision = decide(gate, q_BHQD, k_BGKD, plan, watch)
+                decision = decide(gate, q, k, plan, watch)
                 if guard is not None:
                     planned = 1 - decision.target if policy.budget is None else guard.limit
                     decision = guard.correct(
-                        *(layer, q_BHQD, k_BGKD, decision, plan.allowed, scale, planned, gate.sound)
+                        *(layer, q, k, decision, allowed, scale, planned, gate.sound, softmax)
                     )
                     if watch:
                         watch.lap("guard")
-            out = _execute(plan, q_BHQD, k_BGKD, v_BGKD, decision, scale)
+            if handed.asks_weights:
+                self.kernel, self.kernel_reason = "reference", "attention weights are asked for"
+                weights = kept_weights(q, k, decision, allowed, scale, softmax)
+                out = mix(weights, v).transpose(1, 2)
+                weights = weights.to(dtype)
+            else:
+                out = self._execute(plan, (q, k, v), decision, scale, softmax).transpose(1, 2)
         out = out.to(dtype)
         if watch:
             watch.lap("dense" if policy is None else "kernel")
         if self.record != "none":
             self.layers[layer] = record_layer(
-                *(q_BHQD, k_BGKD, decision, plan.allowed, scale),
+                *(q, k, decision, allowed, scale),
                 full=self.record == "full",
                 mass_map=gate.mass_map(plan.block),
+                softmax=softmax,
             )
-        return out
+        return out, weights
+
+    def _execute(
+        self,
+        plan: "Plan",
+        heads: tuple[Tensor, Tensor, Tensor],
+        decision: Decision,
+        scale: float,
+        softmax: Softmax,
+    ) -> Tensor:
+        """The plan's kernel, or the one that can where scores are more than scaled; [B, H, Q, D]."""
+        q, k, v = heads
+        assert plan.policy is not None
+        reason = softmax.kinds and f"attention has {softmax.kinds}"
+        if not reason and q.device.type == "cpu" and plan.kernel == "native":
+            reason = native_refuses(q, v)
+        if not reason:
+            self.kernel, self.kernel_reason = plan.kernel, plan.kernel_reason
+            return _execute(plan, q, k, v, decision, scale)
+        capable = ("reference",) if softmax.kinds else ("reference", "gather")
+        if plan.policy.kernel not in ("auto", *capable):
+            raise KernelError(
+                f"kernel={plan.policy.kernel!r} cannot run: {reason}; choose one of: auto, "
+                f"{', '.join(capable)}"
+            )
+        name = capable[-1] if plan.policy.kernel == "auto" else plan.policy.kernel
+        if plan.block == (1, 1) and plan.policy.kernel == "auto":
+            name = "reference"
+        self.kernel, self.kernel_reason = name, f"{reason}, which kernel {name!r} computes"
+        inputs = (q, k, v, decision, plan.allowed, scale)
+        return reference(*inputs, softmax) if name == "reference" else KERNELS[name](*inputs)
 
     def _guard_for(
-        self, module: nn.Module, layer: int, q_BHQD: Tensor, policy: Policy | None
+        self, gate: PairGate, q_BHQD: Tensor, policy: Policy | None
     ) -> Inspection | None:
         """The guard of this forward pass; a pass begins anew with the first layer."""
         if policy is None or policy.guard is None or q_BHQD.shape[2] == 1:
             return None
         if policy.guard.missed_mass is None:
             return None
-        if self._inspection is None or layer == 0:
-            layers = int(module.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
-            self._inspection = Inspection(policy.guard, layers, len(q_BHQD))
+        if self._inspection is None or gate.layer == 0:
+            self._inspection = Inspection(policy.guard, gate.layers, len(q_BHQD))
         return self._inspection
 
-    def _plan(
-        self, module: nn.Module, q_BHQD: Tensor, k_BGKD: Tensor, mask: Tensor | None
-    ) -> "Plan":
+    def _plan(self, gate: PairGate, handed: Handed) -> "Plan":
         """What all layers with the same mask share; made once per call."""
-        causal = mask is None and bool(getattr(module, "is_causal", True))
-        Q, K = q_BHQD.shape[2], k_BGKD.shape[2]
-        key = (id(mask), Q, K, causal)
-        if key not in self._plans:
-            allowed = Allowed(Q, K, causal and Q > 1, q_BHQD.device, _as_bool(mask))
+        view, q = handed.view, handed.q
+        if id(view) not in self._plans:  # the call holds the view, so that its id stays its own
+            allowed = Allowed(q.shape[2], view.keys, view.causal, q.device, view.visible)
             policy = self.policy
             if policy is not None:
-                rules.check_layers(policy.force, module.config.num_hidden_layers)  # type: ignore
-            if policy is not None and policy.falls_back(K):
+                rules.check_layers(policy.force, gate.layers)
+            if policy is not None and policy.falls_back(view.keys):
                 self.kernel_reason = (
-                    f"{K} tokens are fewer than the crossover of {policy.crossover}, and the "
+                    f"{view.keys} tokens are fewer than the crossover of {policy.crossover}, and the "
                     "policy falls back to dense there"
                 )
                 self.used = policy = None
-            plan = self._plans[key] = Plan(allowed, mask, policy, as_is=self.policy is None)
+            plan = self._plans[id(view)] = Plan(allowed, policy, as_is=self.policy is None)
             if policy is not None:
-                self.kernel, self.kernel_reason = choose_kernel(policy, plan.block, allowed, q_BHQD)
-                plan.kernel = self.kernel
-        return self._plans[key]
+                plan.kernel, plan.kernel_reason = choose_kernel(
+                    *(policy, plan.block, allowed, q), *(handed.k, handed.v)
+                )
+        return self._plans[id(view)]
+
+
+def _check_shapes(gate: PairGate, q_BHQD: Tensor, k_BGKD: Tensor) -> None:
+    """Raises ModelError where a layer's attention is not what its gate was made for."""
+    made = (gate.config.heads, gate.config.key_heads, gate.config.head_size)
+    came = (q_BHQD.shape[1], k_BGKD.shape[1], q_BHQD.shape[-1])
+    if made != came or k_BGKD.shape[-1] != q_BHQD.shape[-1]:
+        raise ModelError(
+            f"hf: attention layer {gate.layer} has {came[0]} query heads and {came[1]} key heads of "
+            f"{came[2]} numbers, and its gate was made for {made[0]}, {made[1]} and {made[2]}; say the "
+            "right ones in a family of its own (saa_core/families)"
+        )
 
 
 class Plan:
     """Everything about one call that does not depend on the layer's content."""
 
     kernel = "dense"
+    kernel_reason = ""
     forced: Tensor | None = None
     count: Tensor | None = None
 
-    def __init__(
-        self, allowed: Allowed, mask: Tensor | None, policy: Policy | None, *, as_is: bool
-    ) -> None:
+    def __init__(self, allowed: Allowed, policy: Policy | None, *, as_is: bool) -> None:
         self.allowed = allowed
         self.policy = policy  # what is followed; None is dense
         self.as_is = as_is  # dense exactly as the model does it, and not in what is fastest
-        self.mask = mask  # held, so that its id stays its own for as long as the call lives
         self.grids: dict[int, Grid] = {}  # by the number of queries that share a score row
         self.by_person: dict[tuple[Force, ...], Tensor] = {}
         self.block = (1, 1) if policy is None else policy.block_for(allowed.keys)
@@ -257,14 +318,18 @@ def decide(
 
 
 def choose_kernel(
-    policy: Policy, block: tuple[int, int], allowed: Allowed, q_BHQD: Tensor
+    policy: Policy, block: tuple[int, int], allowed: Allowed, q_BHQD: Tensor, *others: Tensor
 ) -> tuple[str, str]:
-    """(kernel, why) for one call. What is asked for by name is what runs, or it raises."""
+    """(kernel, why) for one call. What is asked for by name is what runs, or it raises.
+
+    Args:
+        others: keys and values, where they may need gradients that the queries do not.
+    """
     if policy.kernel != "auto":
         return policy.kernel, "asked for"
     device = q_BHQD.device.type
     pairwise = block == (1, 1)
-    if q_BHQD.requires_grad and torch.is_grad_enabled():
+    if _needs_gradients(q_BHQD, *others):
         kernel = "reference" if pairwise else "gather"
         return kernel, "gradients are needed; forwards the fastest kernel may run in its place"
     fast = "native" if device == "cpu" else "flex"
@@ -286,10 +351,14 @@ def _execute(
     fastest kernel forwards."""
     inputs = (q_BHQD, k_BGKD, v_BGKD, decision, plan.allowed, scale)
     by_name = plan.policy is not None and plan.policy.kernel != "auto"
-    if q_BHQD.requires_grad and torch.is_grad_enabled() and not by_name:
+    if _needs_gradients(q_BHQD, k_BGKD, v_BGKD) and not by_name:
         out: Tensor = _Recomputed.apply(plan.kernel, *inputs)  # type: ignore[no-untyped-call]
         return out
     return KERNELS[plan.kernel](*inputs)
+
+
+def _needs_gradients(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 class _Recomputed(torch.autograd.Function):
@@ -309,7 +378,7 @@ class _Recomputed(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(q_BHQD, k_BGKD, v_BGKD)
         ctx.kernel, ctx.rest = KERNELS[name], (decision, allowed, scale)
-        kernel = ctx.kernel if native_refuses(q_BHQD) else KERNELS["native"]
+        kernel = ctx.kernel if native_refuses(q_BHQD, v_BGKD) else KERNELS["native"]
         return kernel(q_BHQD, k_BGKD, v_BGKD, *ctx.rest)
 
     @staticmethod
@@ -326,13 +395,6 @@ def _fast_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
     if tensors[0].device.type == "cpu":
         return tuple(tensor.float() for tensor in tensors)
     return tensors
-
-
-def _as_bool(mask: Tensor | None) -> Tensor | None:
-    """bool [B, 1, Q, K] from Transformers' mask, boolean or additive."""
-    if mask is None or mask.dtype == torch.bool:
-        return mask
-    return mask == 0
 
 
 class StageTimer:
@@ -356,10 +418,39 @@ class StageTimer:
         return time.perf_counter()
 
 
+class Name(str):
+    """The name of an attention implementation with SAA in it, which its configuration takes for the base.
+
+    Modelling files and configurations ask for ``"eager"`` or ``"sdpa"`` to decide on masks, on
+    ``output_attentions``, on what may be saved; they go on to find what was there before. The registry
+    looks names up by their hash, which is the name's own.
+    """
+
+    def __new__(cls, value: str) -> "Name":
+        return super().__new__(cls, value)
+
+    @property
+    def base(self) -> str:
+        return str(self).removeprefix(PREFIX)
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other) is True or self.base == other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return str.__hash__(self)
+
+
 def _eager(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
     """The eager attention of the module's own modelling file."""
-    own = sys.modules[type(module).__module__].eager_attention_forward
-    result: tuple[Tensor, Tensor | None] = own(module, *args, **kwargs)
+    result: tuple[Tensor, Tensor | None]
+    if getattr(module, "saa_upcast", False):  # GPT-2 may go another way (see attach)
+        mask = args[3] if len(args) > 3 else kwargs.get("attention_mask")
+        result = module._upcast_and_reordered_attn(*args[:3], mask)  # type: ignore[operator]
+        return result
+    result = eager_attention(module)(module, *args, **kwargs)
     return result
 
 
@@ -380,25 +471,37 @@ def _make(
         saa: Call | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        if saa is None:
+        def dense() -> tuple[Tensor, Tensor | None]:
             return original(module, query, key, value, attention_mask, **kwargs)
-        if not isinstance(saa, Call):
-            raise ModelError(f"saa={saa!r} must be a saa_core.Call, for example Call(Policy())")
-        if saa.policy is not None and saa.policy.tokens is not None:
-            raise PolicyError(
-                f"tokens={saa.policy.tokens!r}: inside a model's own forward no token can be dropped; "
-                "use saa_core.run or saa_core.run.classify"
+
+        if saa is None:
+            return dense()
+        check_call(saa)
+        if not hasattr(module, "saa_gate"):
+            if is_cross_attention(module):
+                return dense()
+            raise ModelError(
+                f"saa=: an attention of {type(module).__name__} has no gate; call saa_core.attach on "
+                "this model first"
             )
-        scaling = kwargs.get("scaling")
-        scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-
-        def dense() -> Tensor:
-            return original(module, query, key, value, attention_mask, **kwargs)[0].transpose(1, 2)
-
-        out = saa.attend(module, query, key, value, attention_mask, scale, dense)
-        return out.transpose(1, 2).contiguous(), None
+        own = eager_attention(module) if original is _eager else None
+        heads = (query, key, value)
+        handed = read(own, module, heads, attention_mask, kwargs, saa._views)
+        out, weights = saa.attend(module, handed, dense)
+        return out.contiguous(), weights
 
     return attention
+
+
+def check_call(saa: object) -> None:
+    """Raises where ``saa=`` is nothing that one forward can follow."""
+    if not isinstance(saa, Call):
+        raise ModelError(f"saa={saa!r} must be a saa_core.Call, for example Call(Policy())")
+    if saa.policy is not None and saa.policy.tokens is not None:
+        raise PolicyError(
+            f"tokens={saa.policy.tokens!r}: inside a model's own forward no token can be dropped; "
+            "use saa_core.run or saa_core.run.classify"
+        )
 
 
 def register() -> None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from saa_core.bounds import log_capital, upper_bound
-from saa_core.exact import attention_weights, per_block
+from saa_core.exact import PLAIN, Softmax, attention_weights, per_block
 from saa_core.gates.ood import OodDetector, features
 from saa_core.pairs import Allowed, Decision
 from saa_core.types import DENSE, PROBE, Guard
@@ -130,19 +130,21 @@ class Inspection:
         scale: float,
         planned: float,
         sound: bool = True,
+        softmax: Softmax = PLAIN,
     ) -> Decision:
         """The decision, corrected where it has to be; counts what it misses.
 
         Args:
             planned: missed mass that the policy aims at in this layer.
             sound: False where the gate itself is known to be broken.
+            softmax: how scores become weights beyond the scale.
         """
         planned = min(planned, max(1.0, MOST_SPENT * self.layers) * self.limit)
         decision = self._mend_scores(layer, decision, sound)
         if bool(_everything(decision).all()):
             self._all_in_full()
             return decision
-        probe = _Probe(q_BHQD, k_BGKD, allowed, decision.block, scale, self._draw)
+        probe = _Probe(q_BHQD, k_BGKD, allowed, decision.block, scale, self._draw, softmax)
         decision, worst_B = self._look(layer, probe, decision, planned)
         self._look_ahead(layer, worst_B)
         if bool(self.rest.any()):
@@ -308,8 +310,9 @@ class _Probe:
         block: tuple[int, int],
         scale: float,
         draw: torch.Generator,
+        softmax: Softmax,
     ) -> None:
-        self.q_BHQD, self.k_BGKD = q_BHQD, k_BGKD
+        self.q_BHQD, self.k_BGKD, self.softmax = q_BHQD, k_BGKD, softmax
         self.allowed, self.block, self.scale, self.draw = allowed, block, scale, draw
         spans = self.spans = allowed.intervals
         seen = allowed.pairs[:, 0].any(-1) if spans is None else spans[1] >= spans[0]
@@ -323,7 +326,8 @@ class _Probe:
         at_BR = at_BR.to(self.q_BHQD.device)
         B, H, _, D = self.q_BHQD.shape
         q_BHRD = self.q_BHQD.gather(2, at_BR[:, None, :, None].expand(B, H, rows, D))
-        weights = attention_weights(q_BHRD, self.k_BGKD, self._visible(at_BR), self.scale)
+        visible, bent = self._visible(at_BR), self.softmax.at(at_BR)
+        weights = attention_weights(q_BHRD, self.k_BGKD, visible, self.scale, bent)
         return _Sample(per_block(weights, self.block[1]), at_BR // self.block[0])
 
     def _visible(self, at_BR: Tensor) -> Tensor:

@@ -72,7 +72,9 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        parameter: torch.Tensor = next(self.hf.parameters())
+        """Where it computes: offloaded weights are brought there."""
+        weights = (weight for weight in self.hf.parameters() if not weight.is_meta)
+        parameter: torch.Tensor = next(weights)
         return parameter.device
 
     @property

@@ -18,7 +18,7 @@ class Allowed:
     Args:
         queries, keys: lengths in tokens. The queries are the last ones of the keys.
         causal: a query sees no later key.
-        mask: bool [B, 1, Q, K] with True where a pair is allowed; it replaces ``causal``.
+        given: bool [B, 1, Q, K] with True where a pair is allowed; it replaces ``causal``.
             None where the rule alone says it (no padding).
         bounds: first and last key that each query sees, int32 [B or 1, Q] each, in place of both:
             texts that stand behind each other.
@@ -28,18 +28,27 @@ class Allowed:
     keys: int
     causal: bool
     device: torch.device
-    mask: Tensor | None = None
+    given: Tensor | None = None
     bounds: tuple[Tensor, Tensor] | None = None
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """The pairs one by one, bool [B or 1, 1, Q, K]; None where ``causal`` alone says it.
+
+        What everybody reads who cannot work with ``intervals``: made from the bounds when it is first
+        asked for.
+        """
+        if self.bounds is None:
+            return self.given
+        first, last = (bound[:, None, :, None] for bound in self.bounds)
+        keys = torch.arange(self.keys, device=self.device)
+        return (keys >= first) & (keys <= last)
 
     @cached_property
     def pairs(self) -> Tensor:
         """bool [B or 1, 1, Q, K]."""
         if self.mask is not None:
             return self.mask
-        if self.bounds is not None:
-            first, last = (bound[:, None, :, None] for bound in self.bounds)
-            keys = torch.arange(self.keys, device=self.device)
-            return (keys >= first) & (keys <= last)
         q = torch.arange(self.keys - self.queries, self.keys, device=self.device)[:, None]
         k = torch.arange(self.keys, device=self.device)
         allowed = q >= k if self.causal else torch.ones_like(q >= k)
@@ -82,7 +91,7 @@ class Allowed:
         if block == (1, 1):
             return self.pairs.int()
         M, S = math.ceil(self.queries / bq), math.ceil(self.keys / bk)
-        if self.mask is None and self.bounds is None:
+        if self.mask is None:
             return self._count_by_rule(block, M, S)
         padded = torch.nn.functional.pad(
             self.pairs, (0, S * bk - self.keys, 0, M * bq - self.queries)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, OPTConfig
+from transformers import AutoModelForCausalLM, FalconConfig
 
 import saa_core as saa
 from saa_core.cli.doctor import examine
@@ -137,8 +137,8 @@ def test_sliding_windows_are_honoured(tiny):
 
 
 def test_an_unsupported_model_is_refused_with_the_supported_ones():
-    hf = AutoModelForCausalLM.from_config(OPTConfig(**TINY, ffn_dim=32, word_embed_proj_dim=64))
-    with pytest.raises(saa.ModelError, match=r"opt.*bert, distilbert, gpt2, llama, mistral"):
+    hf = AutoModelForCausalLM.from_config(FalconConfig(**TINY))
+    with pytest.raises(saa.ModelError, match=r"falcon.*bert, distilbert, gpt2, llama, mistral"):
         saa.attach(hf)
 
 

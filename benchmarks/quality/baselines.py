@@ -115,7 +115,7 @@ class Oracle(Scorer):
             # No key behind the last one that these queries see: half of the work in causal models.
             rows = slice(int(part[0]) * bq, (int(part[-1]) + 1) * bq)
             keys = allowed.keys if last is None else int(last[rows].max()) + 1
-            seen = replace(allowed, keys=keys, mask=allowed.pairs[..., :keys], bounds=None)
+            seen = replace(allowed, keys=keys, given=allowed.pairs[..., :keys], bounds=None)
             mass = block_mass(q_BHQD, k_BGKD[:, :, :keys], seen, grid.block, part, scale)
             parts.append(pad(mass, (0, -(-allowed.keys // bk) - mass.shape[-1])))
         return torch.cat(parts, 2)

@@ -80,28 +80,39 @@ class PairGate(nn.Module):
     """Predicts which share of a query's attention falls on each key block.
 
     Parameters: ``query`` [H, 2 D, R], ``key`` [G, 3 D, R], ``distance`` [H, buckets], ``first`` [H].
-    ``layer`` is the position of its attention module in the model. A fresh gate scores with a random projection of the means, much like mean-pooled keys; it is
-    useful only for training.
+    ``layer`` is the position of its attention module in the model, one of ``layers``. A fresh gate scores
+    with a random projection of the means, much like mean-pooled keys; it is useful only for training.
+
+    Args:
+        draw: where the random numbers come from; torch's global generator by default.
     """
 
-    def __init__(self, config: GateConfig, layer: int = 0) -> None:
+    def __init__(
+        self,
+        config: GateConfig,
+        layer: int = 0,
+        layers: int = 1,
+        draw: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.layer = layer
+        self.layers = layers
         self.calibration = LayerSlack()
         self.mass_calibrators: dict[
             bool, MassCalibrator
         ] = {}  # pair by pair (True) and in blocks (False)
         self.ood_detector: OodDetector | None = None  # of the first layer's gate
         H, G, D, R = config.heads, config.key_heads, config.head_size, config.rank
-        self.query = nn.Parameter(torch.randn(H, 2 * D, R) * 0.02)
-        self.key = nn.Parameter(torch.randn(G, 3 * D, R) * 0.02)
+        self.query = nn.Parameter(torch.randn(H, 2 * D, R, generator=draw) * 0.02)
+        self.key = nn.Parameter(torch.randn(G, 3 * D, R, generator=draw) * 0.02)
         self.distance = nn.Parameter(
             torch.zeros(H, DISTANCE_BUCKETS * (2 if config.directed else 1))
         )
         self.first = nn.Parameter(torch.zeros(H))
         # A shared orthogonal projection of the means: at first a score is about mean(q) . mean(k).
-        basis = torch.linalg.qr(torch.randn(max(D, R), max(D, R))).Q[:D, :R]
+        square = torch.randn(max(D, R), max(D, R), generator=draw)
+        basis = torch.linalg.qr(square).Q[:D, :R]
         with torch.no_grad():
             self.query[:, :D] += basis * math.sqrt(max(D / R, 1.0))
             self.key[:, :D] += basis

@@ -13,7 +13,7 @@ from saa_core.kernels.dense import dense
 from saa_core.kernels.flex import flex, flex_refuses, flex_unavailable
 from saa_core.kernels.gather import gather
 from saa_core.kernels.native import native, native_refuses
-from saa_core.kernels.reference import reference
+from saa_core.kernels.reference import kept_weights, mix, reference
 from saa_core.pairs import Allowed, Decision
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Decision, Allowed, float], Tensor]
@@ -33,6 +33,8 @@ __all__ = [
     "flex_refuses",
     "flex_unavailable",
     "gather",
+    "kept_weights",
+    "mix",
     "native",
     "native_refuses",
     "reference",

@@ -60,7 +60,9 @@ def flex(
     mixed = (out[0] if B == 1 else torch.cat(out))[:, :, :Q]
     if allowed.mask is None:
         return mixed
-    return mixed.masked_fill(~allowed.mask.any(-1, keepdim=True), 0.0)
+    assert allowed.intervals is not None
+    first, last = allowed.intervals
+    return mixed.masked_fill((last < first)[:, None, :, None], 0.0)
 
 
 def flex_unavailable(device: str) -> str:

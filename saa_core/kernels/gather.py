@@ -22,11 +22,11 @@ def gather(
     """Softmax attention over the kept blocks; [B, H, Q, D]."""
     bq, bk = decision.block
     B, H, Q, D = q_BHQD.shape
-    G, K = k_BGKD.shape[1], k_BGKD.shape[2]
+    G, K, V = *k_BGKD.shape[1:3], v_BGKD.shape[3]
     M, S = decision.keep.shape[-2:]
     fill = (0, 0, 0, S * bk - K)
     k_blocks = pad(k_BGKD, fill).view(B, G, S, bk, D)
-    v_blocks = pad(v_BGKD, fill).view(B, G, S, bk, D)
+    v_blocks = pad(v_BGKD, fill).view(B, G, S, bk, V)
     group = torch.arange(H, device=q_BHQD.device) // (H // G)
     batch = torch.arange(B, device=q_BHQD.device)[:, None, None]
     counts = decision.keep.sum(-1)  # B H M
@@ -39,7 +39,7 @@ def gather(
         C = max(int(widest[m]), 1)
         index = order[:, :, m, :C]  # B H C
         k = k_blocks[batch, group[None, :, None], index].reshape(B, H, C * bk, D)
-        v = v_blocks[batch, group[None, :, None], index].reshape(B, H, C * bk, D)
+        v = v_blocks[batch, group[None, :, None], index].reshape(B, H, C * bk, V)
         taken = torch.arange(C, device=index.device) < counts[:, :, m, None]
         position = (index[..., None] * bk + within).reshape(B, H, 1, C * bk)
         keep = taken.repeat_interleave(bk, -1)[:, :, None] & _allowed(allowed, rows, position)

@@ -42,10 +42,10 @@ def native(
     """Softmax attention over the kept pairs; [B, H, Q, D].
 
     Raises:
-        KernelError: no compiler, not a CPU, a head size that is no multiple of 16, or gradients
-            are needed.
+        KernelError: no compiler, not a CPU, a head size that is no multiple of 16, values of another
+            size than keys, or gradients are needed.
     """
-    reason = native_refuses(q_BHQD)
+    reason = native_refuses(q_BHQD, v_BGKD)
     if reason:
         raise KernelError(f"kernel='native' cannot run: {reason}; use kernel='gather'")
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q_BHQD, k_BGKD, v_BGKD)):
@@ -75,10 +75,12 @@ def native(
     return out_BHQD.to(q_BHQD.dtype)
 
 
-def native_refuses(q_BHQD: Tensor) -> str:
+def native_refuses(q_BHQD: Tensor, v_BGKD: Tensor | None = None) -> str:
     """Reason the kernel cannot execute these queries on their device, or ''."""
     reason = unavailable(q_BHQD.device.type)
     head_size = q_BHQD.shape[-1]
+    if not reason and v_BGKD is not None and v_BGKD.shape[-1] != head_size:
+        return f"keys have {head_size} numbers per head and values {v_BGKD.shape[-1]}"
     if not reason and head_size % MULTIPLE:
         return f"the head size is {head_size}, and it takes multiples of {MULTIPLE}"
     return reason

@@ -46,15 +46,19 @@ def scores(
 
     Args:
         weights: ``query`` [H, 2 D, R], ``key`` [G, 3 D, R], ``distance`` [H, buckets], ``first`` [H].
-        valid: keys that any query may see, bool [B, K]; None is all.
+        valid: keys that any query may see, bool [B or 1, K]; None is all.
         bucket: int32 [P, S].
         log_visible: [B or 1, 1, P, S].
-        first_block: [B, 1, 1, S]; None is block 0.
+        first_block: [B or 1, 1, 1, S]; None is block 0.
         block, share: of the grid.
     """
     B, H, Q, D = q_BHQD.shape
     G, K = k_BGKD.shape[1:3]
     P, S = bucket.shape
+    if valid is not None:
+        valid = valid.expand(B, -1)
+    if first_block is not None:
+        first_block = first_block.expand(B, -1, -1, -1)
     inputs = [rows(q_BHQD), rows(k_BGKD)]
     tables = [x.detach().float().contiguous() for x in weights]
     grid = [

@@ -239,7 +239,7 @@ def decide_and_attend(
     q, k, v = heads
     gate: PairGate = attention.saa_gate  # type: ignore[assignment]
     allowed = Allowed(q.shape[2], q.shape[2], False, q.device)
-    plan = Plan(allowed, None, policy, as_is=False)
+    plan = Plan(allowed, policy, as_is=False)
     decision = decide(gate, q, k, plan, watch)
     if policy.kernel == "auto" and bool(decision.keep.all()):
         if call is not None and call.kernel == "dense":

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from saa_core.errors import TraceError
-from saa_core.exact import attention_weights
+from saa_core.exact import PLAIN, Softmax, attention_weights
 from saa_core.gates.reliability import MassCalibrator
 from saa_core.pairs import Allowed, Decision, expand
 from saa_core.trace.maps import Array, InMemory, pack
@@ -73,6 +73,7 @@ def record_layer(
     kept_tokens: Tensor | None = None,
     token_score: Tensor | None = None,
     mass_map: MassCalibrator | None = None,
+    softmax: Softmax = PLAIN,
 ) -> LayerRecord:
     """Figures of one layer, and with ``full`` the decision itself and the true attention mass.
 
@@ -91,7 +92,7 @@ def record_layer(
         if kept_tokens is not None:
             pairs = kept_tokens[:, None, :, None] & allowed.pairs
             asked = Allowed(allowed.queries, allowed.keys, False, allowed.device, pairs)
-        rows, received = true_mass(q_BHQD, k_BGKD, decision, asked, scale)
+        rows, received = true_mass(q_BHQD, k_BGKD, decision, asked, scale, softmax)
         retained = rows.sum(2) / asked.pairs.any(-1).sum(-1).clamp(min=1).cpu()
     return LayerRecord(
         density=ones if decision is None else decision.density.cpu(),
@@ -108,7 +109,12 @@ def record_layer(
 
 
 def true_mass(
-    q_BHQD: Tensor, k_BGKD: Tensor, decision: Decision | None, allowed: Allowed, scale: float
+    q_BHQD: Tensor,
+    k_BGKD: Tensor,
+    decision: Decision | None,
+    allowed: Allowed,
+    scale: float,
+    softmax: Softmax = PLAIN,
 ) -> tuple[Tensor, Tensor]:
     """(retained mass of each query [B, H, Q], attention received per token [B, H, K]) of the dense
     softmax."""
@@ -119,7 +125,7 @@ def true_mass(
     for start in range(0, Q, SLICE):
         part = slice(start, min(start + SLICE, Q))
         pairs = allowed.pairs[:, :, part]
-        weights = attention_weights(q_BHQD[:, :, part], k_BGKD, pairs, scale)
+        weights = attention_weights(q_BHQD[:, :, part], k_BGKD, pairs, scale, softmax.at(part))
         received += weights.sum(2)
         if decision is None:
             kept[:, :, part] = weights.sum(3)
