@@ -133,10 +133,10 @@ class Call:
         plan = self._plan(gate, handed)
         allowed, policy, dtype = plan.allowed, plan.policy, q.dtype
         if self.observe is not None:
-            if not softmax.plain:
+            if softmax.softcap is not None or softmax.bias is not None:
                 raise ModelError(
-                    f"observe: the attention of this model has {softmax.kinds}, of which gates learn "
-                    "nothing yet; use fresh gates, or a model without"
+                    f"observe: the attention of this model has {softmax.kinds}, which gates cannot "
+                    "learn from yet; train them on a model without"
                 )
             self.observe(layer, q, k, allowed, scale)
         watch = StageTimer(self.seconds, q.device) if self.clock else None

@@ -76,7 +76,7 @@ def load(
             tokenizer = AutoTokenizer.from_pretrained(source)
             family = family_named(AutoConfig.from_pretrained(source).model_type, f"model={name!r}")
             kind = AutoModelForCausalLM if family.causal else AutoModel
-            hf: Any = kind.from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
+            hf: Any = kind.from_pretrained(source, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model={name!r} could not be loaded: it is not an alias "
