@@ -88,7 +88,6 @@ def max_length(config: Any) -> int:
     return int(named) - (config.pad_token_id + 1 if behind_padding else 0)
 
 
-@cache
 def _modelling(kind: Any) -> ModuleType | None:
     """The modelling file for a class of configurations; None for one that Transformers has no model of."""
     mapping: Any = MODEL_MAPPING
