@@ -320,7 +320,7 @@ def _convert_gguf(source: Path, out: Path) -> None:
 
 
 @contextlib.contextmanager
-def gguf_progress(report: Progress, label: str) -> Iterator[None]:
+def gguf_progress(report: StepProgress, label: str) -> Iterator[None]:
     """Transformers' bar over the tensors of a GGUF file, which cannot be switched off, as our progress."""
     reader: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
 

@@ -83,6 +83,7 @@ def max_length(config: Any) -> int:
 
 
 @cache
+<<<<<<< HEAD
 def _modelling(model_type: str) -> ModuleType | None:
     """The modelling file of a model type; None where Transformers has none."""
     # Here, as below: the tables take longer to import than everything else that attaching needs.
@@ -92,6 +93,12 @@ def _modelling(model_type: str) -> ModuleType | None:
     if model_type not in CONFIG_MAPPING:
         return None
     found: Any = MODEL_MAPPING.get(CONFIG_MAPPING[model_type], None)
+=======
+def _modelling(kind: Any) -> ModuleType | None:
+    """The modelling file for a class of configurations; None for one that Transformers has no model of."""
+    mapping: Any = MODEL_MAPPING
+    found = mapping.get(kind)
+>>>>>>> main
     found = found[0] if isinstance(found, tuple) else found
     return None if found is None else sys.modules[found.__module__]
 
