@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from saa_core import attention
-from saa_core.attention import Call, Name
+from saa_core.attention import Call, Dense, Name
 from saa_core.errors import ModelError, PolicyError, SAAError
 from saa_core.families import Family, family_of
 from saa_core.families.arguments import Handed
@@ -32,9 +32,8 @@ from saa_core.types import Policy
 
 PREPARE = "prepare_inputs_for_generation"
 PROBED_TOKENS = 8
-TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-4}
-"""Largest difference between mass 1.0 and dense, relative to dense; HALF for other formats."""
-HALF = 3e-2
+TOLERANCE = 1e-4
+"""Largest difference between mass 1.0 and dense that the probe accepts, relative to dense."""
 
 
 def attach(
@@ -260,8 +259,8 @@ def _call_for(saa: Policy | Callable[[], Call]) -> Call:
 
 
 class _Probe(Call):
-    """Compares every layer that keeps everything with what the model computes itself, and goes on with
-    the latter: layers are judged one by one."""
+    """Compares every layer that keeps everything with what the model computes itself, in float32, and goes
+    on with the latter: layers are judged one by one, and whatever rounding does to a model."""
 
     def __init__(self) -> None:
         super().__init__(Policy(mass=1.0, granularity="pair", kernel="reference"))
@@ -269,18 +268,19 @@ class _Probe(Call):
         self.again = False
 
     def attend(
-        self, module: nn.Module, handed: Handed, dense: Callable[[], tuple[Tensor, Tensor | None]]
+        self, module: nn.Module, handed: Handed, dense: Dense
     ) -> tuple[Tensor, Tensor | None]:
-        self.again |= module.saa_gate.layer in self.met  # type: ignore[operator, union-attr]
-        found = super().attend(module, handed, dense)[0].float()
-        expected, weights = dense()
-        seen = self._plan(module.saa_gate, handed).allowed.pairs.any(-1)[:, 0, :, None, None]  # type: ignore[arg-type]
-        size = (expected.float() * seen).norm().clamp(min=1e-20)
-        difference = float(((found - expected.float()) * seen).norm() / size)
+        gate: PairGate = module.saa_gate  # type: ignore[assignment]
+        self.again |= gate.layer in self.met
+        precise = replace(handed, q=handed.q.float(), k=handed.k.float(), v=handed.v.float())
+        found, expected = super().attend(module, precise, dense)[0], dense(True)[0]
+        seen = self._plan(gate, handed).allowed.pairs.any(-1)[:, 0, :, None, None]
+        size = (expected * seen).norm().clamp(min=1e-20)
+        difference = float(((found - expected) * seen).norm() / size)
         self.difference = max(
             self.difference, difference if difference == difference else torch.inf
         )
-        return expected, weights
+        return dense()
 
 
 def _probe(hf: Any, family: Family) -> None:
@@ -305,12 +305,11 @@ def _probe(hf: Any, family: Family) -> None:
             f"{name} has {layers} attention modules, of which one forward met {len(call.met)}"
             f"{', some of them several times' if call.again else ''}; SAA needs each exactly once"
         )
-    dtype = next(hf.parameters()).dtype
-    limit = TOLERANCES.get(dtype, HALF)
-    if call.difference > limit:
+    if call.difference > TOLERANCE:
         raise ModelError(
             f"{name}: keeping every pair differs from its own attention by {call.difference:.2g} of it "
-            f"(at most {limit:g} in {dtype}), so its attention is of a kind that SAA does not know"
+            f"(at most {TOLERANCE:g}, both in float32), so its attention is of a kind that SAA does not "
+            "know"
         )
 
 

@@ -41,6 +41,7 @@ from saa_core.types import Force, Policy
 
 RECORDS = ("none", "summary", "full")
 PREFIX = "saa_"
+Dense = Callable[..., tuple[Tensor, Tensor | None]]
 Observer = Callable[[int, Tensor, Tensor, Allowed, float], None]
 
 
@@ -116,13 +117,13 @@ class Call:
         return build_trace(self.layers, self.used, self.kernel, self.kernel_reason, item, **known)
 
     def attend(
-        self, module: nn.Module, handed: Handed, dense: Callable[[], tuple[Tensor, Tensor | None]]
+        self, module: nn.Module, handed: Handed, dense: Dense
     ) -> tuple[Tensor, Tensor | None]:
         """Attention of one layer under this call's policy: what is mixed [B, Q, H, D], and the weights
         [B, H, Q, K] where they are asked for.
 
         Args:
-            dense: what the model itself computes.
+            dense: what the model itself computes; in float32 if it is given True.
         """
         gate: PairGate = module.saa_gate  # type: ignore[assignment]
         layer = gate.layer
@@ -471,8 +472,13 @@ def _make(
         saa: Call | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        def dense() -> tuple[Tensor, Tensor | None]:
-            return original(module, query, key, value, attention_mask, **kwargs)
+        def dense(exact: bool = False) -> tuple[Tensor, Tensor | None]:
+            if not exact:
+                return original(module, query, key, value, attention_mask, **kwargs)
+            mask = attention_mask
+            if mask is not None and mask.is_floating_point():
+                mask = mask.float()
+            return original(module, query.float(), key.float(), value.float(), mask, **kwargs)
 
         if saa is None:
             return dense()

@@ -13,13 +13,6 @@ from types import ModuleType
 from typing import Any
 
 from torch import nn
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_MAPPING,
-)
-
 from saa_core.errors import ModelError
 from saa_core.families.base import Family
 from saa_core.gates.pair import GateConfig
@@ -83,15 +76,22 @@ def max_length(config: Any) -> int:
     named = _first(config, *POSITIONS)
     if named is None:
         return UNLIMITED
-    kinds = vars(_modelling(type(config))) if _modelling(type(config)) else {}
-    behind_padding = any(hasattr(kind, BEHIND_PADDING) for kind in kinds.values())
+    modelling = _modelling(config.model_type)
+    kinds = [] if modelling is None else list(vars(modelling).values())
+    behind_padding = any(hasattr(kind, BEHIND_PADDING) for kind in kinds)
     return int(named) - (config.pad_token_id + 1 if behind_padding else 0)
 
 
-def _modelling(kind: Any) -> ModuleType | None:
-    """The modelling file for a class of configurations; None for one that Transformers has no model of."""
-    mapping: Any = MODEL_MAPPING
-    found = mapping.get(kind)
+@cache
+def _modelling(model_type: str) -> ModuleType | None:
+    """The modelling file of a model type; None where Transformers has none."""
+    # Here, as below: the tables take longer to import than everything else that attaching needs.
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    if model_type not in CONFIG_MAPPING:
+        return None
+    found: Any = MODEL_MAPPING.get(CONFIG_MAPPING[model_type], None)
     found = found[0] if isinstance(found, tuple) else found
     return None if found is None else sys.modules[found.__module__]
 
@@ -102,10 +102,15 @@ ENCODER = Family("encoder", (), attentions, gate_config, causal=False, max_lengt
 
 def generic_named(model_type: str) -> Family | None:
     """The generic family of a model type of Transformers; None if it is not of one."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
     masked = model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if not masked and model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return None
-    if not hasattr(_modelling(CONFIG_MAPPING[model_type]), REGISTRY):
+    if not hasattr(_modelling(model_type), REGISTRY):
         return None
     return ENCODER if masked else DECODER
 
