@@ -8,13 +8,13 @@ model on a held-out novel; attention is timed in turn with dense, gate and rule 
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 
 import saa_core as saa
+from benchmarks.resume import read_rows
 from saa_core.data import corpus
 from saa_core.files import write_json
 from saa_core.train.evaluate import evaluate
@@ -97,9 +97,7 @@ def main() -> None:
     if options.adapter:
         model = saa.load(options.model, adapter=options.adapter, device="cpu")
     (text,) = corpus.join_documents(corpus.documents([options.source]), "heldout").values()
-    rows: list[dict[str, Any]] = (
-        json.loads(options.out.read_text()) if options.out.is_file() else []
-    )
+    rows = read_rows(options.out)
     done = {(row["model"], row["text"], row["length"], row["block"]) for row in rows}
     for length in options.lengths:
         for block in (block for block in BLOCKS if "{}x{}".format(*block) in options.blocks):

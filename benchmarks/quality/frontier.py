@@ -10,7 +10,6 @@ Resumable: what stands in the file is not measured again.
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 
 import saa_core as saa
 from benchmarks.quality.baselines import SCORERS, restore, swap
+from benchmarks.resume import read_rows
 from saa_core.data import corpus
 from saa_core.families import family_of
 from saa_core.files import write_json
@@ -154,9 +154,7 @@ def main() -> None:
         joint = saa.load(options.model, adapter=options.adapter, device="cpu")
     methods = [m for m in options.methods if joint is not None or m not in (JOINT, ADAPTER)]
     texts = corpus.join_documents(corpus.documents(options.texts), "heldout")
-    rows: list[dict[str, Any]] = (
-        json.loads(options.out.read_text()) if options.out.is_file() else []
-    )
+    rows = read_rows(options.out)
     done = {(row["method"], row["aim"], row["length"], row["text"]) for row in rows}
     started = time.monotonic()
     for length in options.lengths:

@@ -7,7 +7,6 @@ into the gate folder and docs/results.md.
 """
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import altair as alt
 
 import saa_core as saa
+from benchmarks.resume import read_rows
 from saa_core.data import corpus
 from saa_core.files import write_json
 from saa_core.train.evaluate import evaluate
@@ -37,7 +37,7 @@ def measure(
     baseline: saa.Model | None = None,
 ) -> list[dict[str, object]]:
     """Rows of all texts and lengths; those already in ``out`` are kept."""
-    rows = json.loads(out.read_text()) if out.is_file() else []
+    rows = read_rows(out)
     for length in lengths:
         for name, text in texts.items():
             done = {row["mass"] for row in rows if (row["length"], row["text"]) == (length, name)}

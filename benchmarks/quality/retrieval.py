@@ -13,7 +13,6 @@ Resumable: what was measured on as many texts is not measured again.
 """
 
 import argparse
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import altair as alt
 import torch
 
 import saa_core as saa
+from benchmarks.resume import read_rows
 from saa_core.data import corpus
 from saa_core.files import write_json
 from saa_core.run.execute import forward
@@ -203,9 +203,7 @@ def main() -> None:
     original = models[DISTILLED]
     (text,) = corpus.join_documents(corpus.documents([options.source]), "heldout").values()
     ids = original.tokenize(text)
-    rows: list[dict[str, Any]] = (
-        json.loads(options.out.read_text()) if options.out.is_file() else []
-    )
+    rows = read_rows(options.out)
     done = {
         (row["questions"], row["method"], row["length"], row["mass"])
         for row in rows

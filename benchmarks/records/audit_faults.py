@@ -10,10 +10,8 @@ row that the store gives of them but the column ``recorded``, which is the time 
 import argparse
 import json
 import multiprocessing
-import os
 import random
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +22,7 @@ from pathlib import Path
 import torch
 
 import saa_core as saa
+from benchmarks.records.faults import die_at_operation
 from saa_core.audit import audit
 from saa_core.audit.audit import Audit
 from saa_core.data import fetch
@@ -34,7 +33,6 @@ from saa_core.trace.tables import SCHEMAS
 
 RESULTS = Path(__file__).parent.parent / "results"
 CORPUS = fetch.assets() / "examples" / "persuasion_2400.txt"
-OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 DEEPEST = 200
 """Operations on files after which an audit that kills itself has done so."""
 
@@ -47,16 +45,7 @@ def run_audit(model: saa.Model, folder: Path, texts: int, operations: int | None
     """
     audit.BATCH = 1
     if operations is not None:
-        left = operations
-
-        def count(event: str, _arguments: object) -> None:
-            nonlocal left
-            if event in OPERATIONS:
-                left -= 1
-                if left <= 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(count)
+        die_at_operation(operations)
     which = Audit(model, saa.Policy(mass=0.9), Store(folder), "faults")
     found = list(islice(texts_of(model, CORPUS, length=24), texts))
     for _ in which.over([*found, *found[:3]]):  # the last ones come twice

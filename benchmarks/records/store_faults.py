@@ -14,23 +14,21 @@ import argparse
 import contextlib
 import json
 import multiprocessing
-import os
 import random
 import signal
-import sys
 import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from benchmarks.records.faults import die_at_operation
 from benchmarks.synthetic import synthetic
 from saa_core.files import write_json
 from saa_core.store import Store
 from saa_core.trace.check import check
 
 RESULTS = Path(__file__).parent.parent / "results"
-OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 LONGEST = 0.4
 """Seconds after which a writer that is killed by time has been killed."""
 DEEPEST = 160
@@ -55,16 +53,7 @@ def write_for_ever(folder: Path, seed: int, tell: Connection, operations: int | 
     """
     store, draw, own = Store(folder), random.Random(seed), list[str]()
     if operations is not None:
-        left = operations
-
-        def count(event: str, _arguments: object) -> None:
-            nonlocal left
-            if event in OPERATIONS:
-                left -= 1
-                if left <= 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(count)
+        die_at_operation(operations)
     while True:
         run = store.add(synthetic(draw.randrange(10**6)), note="n", tags=["kill"])
         own.append(run)

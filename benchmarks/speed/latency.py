@@ -14,6 +14,7 @@ from pathlib import Path
 import altair as alt
 
 import saa_core as saa
+from benchmarks.pictures import ratio_chart
 from saa_core.cli.run import timing_table
 from saa_core.files import write_json
 from saa_core.run.timing import crossover
@@ -36,15 +37,7 @@ def plot(timings: list[saa.Timing], file: Path) -> None:
                 {"tokens": dense.length, "side": side, "stage": stage, "ms": value}
                 for stage, value in timing.stages_ms.items()
             ]
-    base = alt.Chart(alt.Data(values=points)).encode(
-        x=alt.X("tokens:O", title="tokens", axis=alt.Axis(labelAngle=0)),
-        color=alt.Color("what:N", title=None),
-    )
-    ratio = (
-        base.mark_line(point=True).encode(y=alt.Y("x:Q", title="times faster than dense"))
-        + base.mark_rule().encode(y="low:Q", y2="high:Q")
-        + alt.Chart(alt.Data(values=[{"y": 1}])).mark_rule(strokeDash=[4, 4]).encode(y="y:Q")
-    ).properties(width=300, height=260, title="Quartiles of interleaved rounds")
+    ratio = ratio_chart(points, "dense", 300)
     bars = (
         alt.Chart(alt.Data(values=stages))
         .mark_bar()

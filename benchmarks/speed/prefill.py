@@ -20,6 +20,7 @@ import altair as alt
 import torch
 
 import saa_core as saa
+from benchmarks.pictures import ratio_chart
 from benchmarks.quality.frontier import JOINT, LEARNED
 from saa_core.files import write_json
 
@@ -118,15 +119,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
                 for side, found in row["stages_ms"].items()
                 for stage, ms in found.items()
             ]
-    base = alt.Chart(alt.Data(values=points)).encode(
-        x=alt.X("tokens:O", title="tokens", axis=alt.Axis(labelAngle=0)),
-        color=alt.Color("what:N", title=None),
-    )
-    ratio = (
-        base.mark_line(point=True).encode(y=alt.Y("x:Q", title="times faster than best dense"))
-        + base.mark_rule().encode(y="low:Q", y2="high:Q")
-        + alt.Chart(alt.Data(values=[{"y": 1}])).mark_rule(strokeDash=[4, 4]).encode(y="y:Q")
-    ).properties(width=320, height=260, title="Quartiles of interleaved rounds")
+    ratio = ratio_chart(points, "best dense", 320)
     bars = (
         alt.Chart(alt.Data(values=stages))
         .mark_bar()

@@ -23,6 +23,7 @@ import altair as alt
 from tqdm import tqdm
 
 import saa_core as saa
+from benchmarks.resume import read_rows
 from saa_core.certify.certificate import certificate_from, ladder_for
 from saa_core.certify.degradation import Degradation, DegradationMeter
 from saa_core.certify.limits import QUANTITIES
@@ -210,7 +211,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=cache_dir() / "promise")
     parser.add_argument("--out", type=Path, default=RESULTS / "promise.json")
     options = parser.parse_args()
-    rows = json.loads(options.out.read_text("utf-8")) if options.out.is_file() else []
+    rows = read_rows(options.out)
     for part in (tasks, language_model):
         for row in part(options):
             rows = [old for old in rows if old["name"] != row["name"]] + [row]

@@ -21,7 +21,18 @@ from saa_core.types import Policy, Progress
 
 
 @dataclass(frozen=True)
-class Quality:
+class _OnWindows:
+    """What was evaluated: the first columns of both tables."""
+
+    length: int
+    text: str
+    mass: float
+    block: tuple[int, int]
+    windows: int
+
+
+@dataclass(frozen=True)
+class Quality(_OnWindows):
     """One policy on all windows of one length.
 
     Args:
@@ -30,11 +41,6 @@ class Quality:
         density: kept / allowed pairs, mean over windows, layers and heads.
     """
 
-    length: int
-    text: str
-    mass: float
-    block: tuple[int, int]
-    windows: int
     ppl_dense: float
     ppl_increase_pct: float
     lo: float
@@ -100,7 +106,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class EncoderQuality:
+class EncoderQuality(_OnWindows):
     """One policy on all windows of one length, for a model that makes embeddings.
 
     Args:
@@ -110,11 +116,6 @@ class EncoderQuality:
         density: kept / allowed pairs, mean over windows, layers and heads.
     """
 
-    length: int
-    text: str
-    mass: float
-    block: tuple[int, int]
-    windows: int
     cosine: float
     lo: float
     hi: float
