@@ -328,20 +328,24 @@ def _probe_input(hf: Any, family: Family) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def _undisturbed(hf: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; modes, buffers and random numbers are then as they were."""
+    """Evaluation mode and whole float32 products for a while; then all is as it was, modes, buffers and
+    random numbers too."""
     training = [module for module in hf.modules() if module.training]
     buffers = [
         (module, name, value, None if value is None else value.clone())
         for module in hf.modules()
         for name, value in module._buffers.items()
     ]
+    precision = torch.get_float32_matmul_precision()
     devices = {parameter.device for parameter in hf.parameters() if parameter.is_cuda}
     try:
         with torch.random.fork_rng(devices=list(devices)):
             for module in training:
                 module.training = False
+            torch.set_float32_matmul_precision("highest")
             yield
     finally:
+        torch.set_float32_matmul_precision(precision)
         for module in training:
             module.training = True
         with torch.no_grad():

@@ -4,25 +4,38 @@ Everywhere a policy that keeps all must give what the model gives without SAA.
 """
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    CTRLTokenizer,
     DynamicCache,
     FalconConfig,
     GPT2Config,
+    PreTrainedTokenizerFast,
     StaticCache,
     T5Config,
 )
 from transformers.generation.streamers import BaseStreamer
 
 import saa_core as saa
-from tests.seam.models import DECODERS, ENCODERS, make
+from saa_core import rules
+from saa_core.attention import Plan, decide
+from saa_core.gates.pair import GateConfig, PairGate
+from saa_core.kernels import KERNELS, dense, flex_unavailable
+from saa_core.pairs import Allowed
+from tests.seam.models import DECODERS, ENCODERS, SMALL, make
 
 IDS = torch.arange(3, 43)[None]
 ALL = saa.Policy(mass=1.0)
@@ -274,6 +287,29 @@ def test_soft_caps_sinks_and_scales_are_part_of_what_is_recorded_and_guarded():
 
 
 @torch.no_grad()
+def test_what_the_mask_holds_already_is_ignored_as_by_the_model():
+    hf = make("llama", implementation="sdpa")
+    ends = torch.tensor([0, 40], dtype=torch.int32)
+    more = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": 40, "max_length_k": 40}
+    expected = hf(IDS, **more).logits
+    saa.attach(hf)
+    assert apart(hf(IDS, **more, saa=saa.Call(ALL)).logits, expected) < 1e-4
+    embedded = hf.get_input_embeddings()(IDS)
+    assert apart(hf(inputs_embeds=embedded, saa=saa.Call(ALL)).logits, expected) < 1e-4
+
+
+def test_gradients_pass_through_checkpointed_layers():
+    hf = make("llama")
+    expected = torch.autograd.grad(hf(IDS).logits.sum(), hf.model.layers[0].self_attn.q_proj.weight)
+    saa.attach(hf)
+    hf.gradient_checkpointing_enable()
+    hf.train()
+    out = hf(IDS, use_cache=False, saa=saa.Call(ALL)).logits
+    found = torch.autograd.grad(out.sum(), hf.model.layers[0].self_attn.q_proj.weight)
+    assert apart(found[0], expected[0]) < 1e-3
+
+
+@torch.no_grad()
 def test_what_sdpa_cannot_do_is_refused_by_name():
     hf = make("llama", implementation="sdpa")
     saa.attach(hf)
@@ -497,6 +533,125 @@ def test_an_argument_that_eager_attention_uses_and_saa_does_not_know_is_named(mo
         hf(IDS, head_mask=torch.ones(4), saa=saa.Call(ALL))
 
 
+# Texts and tokenizers
+
+
+def words(**added: Any) -> PreTrainedTokenizerFast:
+    """A tokenizer of 90 words, which has no token for padding."""
+    names = ["<s>", "</s>", "[UNK]", *(f"w{index}" for index in range(87))]
+    model = WordLevel({word: index for index, word in enumerate(names)}, unk_token="[UNK]")
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", **added)
+
+
+TEXT = " ".join(f"w{index}" for index in range(30))
+
+
+def test_a_tokenizer_without_a_padding_token_works():
+    tokenizer = words()
+    assert tokenizer.pad_token_id is None
+    for name in ("llama", "electra", "mixtral"):
+        trace = saa.run(saa.attach(make(name), tokenizer), TEXT, SOME)
+        assert 0 < trace.density.mean() < 1
+        assert trace.tokens[3] == "w3"
+
+
+def test_added_tokens_need_embeddings():
+    tokenizer, hf = words(), make("llama")
+    tokenizer.add_tokens([f"new{index}" for index in range(20)])
+    model = saa.attach(hf, tokenizer)
+    with pytest.raises(saa.ModelError, match=r"'new15'.*99.*resize_token_embeddings"):
+        saa.run(model, TEXT + " new15", SOME)
+    hf.resize_token_embeddings(len(tokenizer))
+    saa.run(model, TEXT + " new15", SOME)
+
+
+def test_what_is_no_single_text_and_slow_tokenizers_are_said(tmp_path):
+    model = saa.attach(make("electra"), words())
+    with pytest.raises(saa.TextError, match=r"text is a tuple.*tokenizer\(first, second"):
+        saa.run(model, (TEXT, TEXT), SOME)
+    vocabulary = tmp_path / "vocab.json"
+    vocabulary.write_text('{"a": 0, "<unk>": 1}', encoding="utf-8")
+    slow = CTRLTokenizer(str(vocabulary), str(_merges(tmp_path)))
+    with pytest.raises(saa.ModelError, match=r"CTRLTokenizer.*fast"):
+        saa.run(saa.attach(make("llama"), slow), "a", SOME)
+
+
+def _merges(folder: Path) -> Path:
+    file = folder / "merges.txt"
+    file.write_text("#version\n", encoding="utf-8")
+    return file
+
+
+@torch.no_grad()
+def test_pairs_of_texts_with_their_token_types_go_through_a_classifier():
+    config = AutoConfig.for_model("bert", **{**SMALL, "num_labels": 3})
+    hf = AutoModelForSequenceClassification.from_config(config).eval()
+    types = (IDS > 20).long()
+    expected = hf(IDS, token_type_ids=types).logits
+    saa.attach(hf)
+    assert apart(hf(IDS, token_type_ids=types, saa=saa.Call(ALL)).logits, expected) < 1e-4
+
+
+# One representation of what is allowed
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("block", [(1, 1), (32, 16)])
+@torch.no_grad()
+def test_every_kernel_and_rule_keeps_to_bounds(kernel, block):
+    if kernel == "flex" and (block == (1, 1) or flex_unavailable("cpu")):
+        pytest.skip("flex executes blocks, where it can")
+    if kernel == "triton":
+        pytest.skip("triton runs on a GPU")
+    B, length, cut = 2, 75, 31
+    q, k, v = (torch.randn(B, 4, length, 16) for _ in range(3))
+    place = torch.arange(length)
+    first = torch.where(place < cut, 0, cut).int()[None]
+    last = torch.where(place < cut, cut - 1, length - 1).int()[None]
+    bounded = Allowed(length, length, False, q.device, bounds=(first, last))
+    masked = Allowed(length, length, False, q.device, bounded.pairs.expand(B, 1, length, length))
+    gate = PairGate(GateConfig(heads=4, key_heads=4, head_size=16))
+    found = []
+    for allowed in (bounded, masked):
+        plan = Plan(allowed, saa.Policy(mass=0.6, sink=1, local=1, block=block), as_is=False)
+        plan.block = block
+        plan.count = allowed.count(block)
+        plan.forced = rules.forced(allowed, plan.policy, block, plan.count)
+        decision = decide(gate, q, k, plan)
+        assert decision.density.max() < 1
+        found.append(KERNELS[kernel](q, k, v, decision, allowed, 0.25))
+    torch.testing.assert_close(found[0], found[1])
+    alone = [
+        dense(*(x[:, :, part] for x in (q, k, v)), whole, 0.25)
+        for part, whole in (
+            (slice(cut), Allowed(cut, cut, False, q.device)),
+            (slice(cut, None), Allowed(length - cut, length - cut, False, q.device)),
+        )
+    ]
+    torch.testing.assert_close(dense(q, k, v, bounded, 0.25), torch.cat(alone, 2))
+
+
+# Threads
+
+
+@torch.no_grad()
+def test_eight_threads_with_policies_of_their_own_share_one_model():
+    hf = make("llama")
+    saa.attach(hf)
+    policies = [saa.Policy(mass=0.2 + 0.1 * index, sink=1, local=1) for index in range(8)]
+    alone = [hf(IDS, saa=saa.Call(policy)).logits for policy in policies]
+
+    def fifty(index: int) -> bool:
+        with torch.no_grad():
+            runs = (hf(IDS, saa=saa.Call(policies[index])).logits for _ in range(50))
+            return all(torch.equal(run, alone[index]) for run in runs)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(fifty, range(8)))
+
+
 # Generation
 
 
@@ -522,6 +677,15 @@ WAYS = {
     "in chunks": {"do_sample": False, "prefill_chunk_size": 7},
     "looked up": {"do_sample": False, "prompt_lookup_num_tokens": 3},
 }
+
+
+def test_an_assistant_model_is_attached_as_well():
+    hf, small = make("llama"), make("llama", num_hidden_layers=1)
+    options = {"assistant_model": small, "max_new_tokens": 6, "do_sample": False}
+    expected = hf.generate(IDS, **options)
+    saa.attach(hf)
+    saa.attach(small)
+    assert torch.equal(hf.generate(IDS, saa=ALL, **options), expected)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -109,8 +109,18 @@ def encode(model: Model, text: str) -> dict[str, Any]:
     """
     if model.tokenizer is None:
         raise ModelError("model has no tokenizer; attach it with saa_core.attach(hf, tokenizer)")
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str):
+        raise TextError(
+            f"text is a {type(text).__name__}; give one text as a string (a pair of texts goes through "
+            "hf(**tokenizer(first, second, return_tensors='pt'), saa=call))"
+        )
+    if not text.strip():
         raise TextError("text is empty; type at least one word")
+    if not getattr(model.tokenizer, "is_fast", True):
+        raise ModelError(
+            f"tokenizer={type(model.tokenizer).__name__} does not say where its tokens stand in the "
+            "text; load the fast one of the model with AutoTokenizer"
+        )
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -122,7 +132,13 @@ def encode(model: Model, text: str) -> dict[str, Any]:
             text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
         )
     )
-    length = len(encoded["input_ids"])
+    length, known = len(encoded["input_ids"]), model.hf.get_input_embeddings().weight.shape[0]
+    highest = max(encoded["input_ids"], default=0)
+    if highest >= known:
+        raise ModelError(
+            f"tokenizer: token {model.tokenizer.convert_ids_to_tokens(highest)!r} has id {highest}, and hf "
+            f"has embeddings for {known}; call hf.resize_token_embeddings(len(tokenizer))"
+        )
     if length > model.max_length:
         special = encoded["special_tokens_mask"]
         ends = [
