@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import torch
@@ -84,7 +83,6 @@ def attach(
         if getattr(module, "reorder_and_upcast_attn", False):
             # GPT-2 then goes past the registry; its way is kept in attention._eager.
             module.saa_upcast, module.reorder_and_upcast_attn = True, False  # type: ignore[assignment]
-    attention.register()
     for own in _configs(hf, base):
         own._attn_implementation = Name(attention.PREFIX + base)
     _watch(hf)
@@ -123,8 +121,7 @@ def detach(model: Model) -> Any:
             module.reorder_and_upcast_attn = True  # type: ignore[assignment]
     for config in _configs(model.hf, None):
         config._attn_implementation = config._attn_implementation.base
-    own = vars(model.hf).get(PREPARE)
-    if isinstance(own, MethodType) and own.__func__ is _prepare_under_policy:
+    if isinstance(vars(model.hf).get(PREPARE), _Prepare):
         delattr(model.hf, PREPARE)
     return model.hf
 
@@ -211,27 +208,29 @@ def _refuse_unmet(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -
 
 
 def _take_generation(hf: Any) -> None:
-    """Lets ``generate`` take ``saa=``: a wrapper on this instance, which a copy of it takes along."""
+    """Lets ``generate`` take ``saa=``: a wrapper on this instance."""
     if hasattr(hf, PREPARE) and PREPARE not in vars(hf):
-        setattr(hf, PREPARE, MethodType(_prepare_under_policy, hf))
+        setattr(hf, PREPARE, _Prepare(hf))
 
 
-def _prepare_under_policy(self: Any, *args: Any, saa: Any = None, **kwargs: Any) -> dict[str, Any]:
-    """``prepare_inputs_for_generation`` that gives each forward which reads the prompt a Call.
+class _Prepare:
+    """``prepare_inputs_for_generation`` of one model, which gives each forward that reads the prompt a
+    Call. A copy of the model takes a copy of it along."""
 
-    Args:
-        saa: a Policy, or a function without arguments that returns a Call (to keep its record).
-    """
-    inputs: dict[str, Any] = getattr(type(self), PREPARE)(self, *args, **kwargs)
-    if saa is None:
+    def __init__(self, hf: Any) -> None:
+        self.hf = hf
+
+    def __call__(self, *args: Any, saa: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """What forward is given.
+
+        Args:
+            saa: a Policy, or a function without arguments that returns a Call (to keep its record).
+        """
+        inputs: dict[str, Any] = getattr(type(self.hf), PREPARE)(self.hf, *args, **kwargs)
+        reads_prompt = kwargs.get("is_first_iteration") or not kwargs.get("use_cache", True)
+        if saa is not None and reads_prompt:
+            inputs["saa"] = _call_for(saa)
         return inputs
-    reads_prompt = kwargs.get("is_first_iteration") or not kwargs.get("use_cache", True)
-    if reads_prompt:
-        inputs["saa"] = _call_for(saa)
-    return inputs
-
-
-_prepare_under_policy.__name__ = PREPARE  # copies and pickles find a method by its name
 
 
 def _call_for(saa: Policy | Callable[[], Call]) -> Call:

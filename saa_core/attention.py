@@ -424,10 +424,12 @@ class Name(str):
 
     Modelling files and configurations ask for ``"eager"`` or ``"sdpa"`` to decide on masks, on
     ``output_attentions``, on what may be saved; they go on to find what was there before. The registry
-    looks names up by their hash, which is the name's own.
+    looks names up by their hash, which is the name's own. Where there is a name there is an entry: also
+    in a process that has only loaded an attached model.
     """
 
     def __new__(cls, value: str) -> "Name":
+        register()
         return super().__new__(cls, value)
 
     @property

@@ -16,6 +16,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -478,7 +480,20 @@ def test_a_copy_of_an_attached_model_is_attached_by_itself():
     assert call.trace().density.mean() < 1
     options = {"max_new_tokens": 2, "do_sample": False}
     assert torch.equal(twin.generate(IDS, saa=ALL, **options), hf.generate(IDS, **options))
-    assert twin.prepare_inputs_for_generation.__self__ is twin
+    assert twin.prepare_inputs_for_generation.hf is twin
+
+
+@torch.no_grad()
+def test_an_attached_model_comes_back_from_a_file(tmp_path, monkeypatch):
+    hf = make("llama")
+    saa.attach(hf)
+    expected = hf(IDS, saa=saa.Call(SOME)).logits
+    torch.save(hf, tmp_path / "model.pt")
+    for registry in (AttentionInterface, AttentionMaskInterface):  # as in a new process
+        monkeypatch.delitem(registry._global_mapping, "saa_sdpa")
+    again = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert torch.equal(again(IDS, saa=saa.Call(SOME)).logits, expected)
+    assert again.generate(IDS, saa=SOME, max_new_tokens=2).shape == (1, 42)
 
 
 # The probe

@@ -109,12 +109,13 @@ def encode(model: Model, text: str) -> dict[str, Any]:
     """
     if model.tokenizer is None:
         raise ModelError("model has no tokenizer; attach it with saa_core.attach(hf, tokenizer)")
-    if not isinstance(text, str):
+    given: Any = text  # which may be anything
+    if isinstance(given, tuple | list):
         raise TextError(
-            f"text is a {type(text).__name__}; give one text as a string (a pair of texts goes through "
+            f"text is a {type(given).__name__}; give one text as a string (a pair of texts goes through "
             "hf(**tokenizer(first, second, return_tensors='pt'), saa=call))"
         )
-    if not text.strip():
+    if not isinstance(text, str) or not text.strip():
         raise TextError("text is empty; type at least one word")
     if not getattr(model.tokenizer, "is_fast", True):
         raise ModelError(
