@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from torch import nn
+
 from saa_core.errors import ModelError
 from saa_core.families.base import Family
 from saa_core.gates.pair import GateConfig
