@@ -4,9 +4,9 @@ Plain values, so that the command line can show them without PyTorch.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from saa_core.errors import PolicyError
-from saa_core.train import checks
 
 CANDIDATES = 1024
 """Positions among which joint training looks for the hardest."""
@@ -15,6 +15,8 @@ RELIABILITY_LENGTHS = (128, 300, 1024)
 OOD_LENGTHS = (16, 64, 256, 1024)
 OOD_FIT_WINDOWS = 1500
 OOD_LIMIT_WINDOWS = 2000
+SHORTEST = 8
+"""Tokens of the shortest window or text that anything can be learned from."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ class TrainConfig:
     save_every: int = 50
 
     def __post_init__(self) -> None:
-        checks.whole(self, "steps", "rows", "save_every")
-        checks.lengths(self)
-        checks.rates(self, "rate")
+        _check_whole(self, "steps", "rows", "save_every")
+        _check_lengths(self)
+        _check_rates(self, "rate")
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,12 @@ class JointConfig:
     save_every: int = 20
 
     def __post_init__(self) -> None:
-        checks.whole(self, "steps", "rank", "rows", "positions", "save_every")
+        _check_whole(self, "steps", "rank", "rows", "positions", "save_every")
         if not 0 <= self.hard <= CANDIDATES:
             raise PolicyError(f"hard={self.hard!r} must be a whole number from 0 to {CANDIDATES}")
-        checks.lengths(self)
-        checks.rates(self, "rate", "gate_rate")
-        checks.two_shares(self, "masses")
+        _check_lengths(self)
+        _check_rates(self, "rate", "gate_rate")
+        _check_two_shares(self, "masses")
 
 
 @dataclass(frozen=True)
@@ -135,13 +137,45 @@ class TokenConfig:
     def __post_init__(self) -> None:
         if len(self.steps) != 2 or not all(isinstance(n, int) and n >= 1 for n in self.steps):
             raise PolicyError(f"steps={self.steps!r} must be two whole numbers >= 1")
-        checks.whole(self, "batch", "rank", "width", "save_every")
+        _check_whole(self, "batch", "rank", "width", "save_every")
         for name in ("distil", "hold"):
             if not getattr(self, name) >= 0:
                 raise PolicyError(f"{name}={getattr(self, name)!r} must be a number >= 0")
-        if self.longest < checks.SHORTEST:
-            raise PolicyError(f"longest={self.longest!r} must be at least {checks.SHORTEST} tokens")
-        checks.rates(self, "rate", "adapter_rate", "gate_rate")
-        checks.two_shares(self, "shares")
+        if self.longest < SHORTEST:
+            raise PolicyError(f"longest={self.longest!r} must be at least {SHORTEST} tokens")
+        _check_rates(self, "rate", "adapter_rate", "gate_rate")
+        _check_two_shares(self, "shares")
         if not 0 <= self.replaced < 1:
             raise PolicyError(f"replaced={self.replaced!r} must be a share from 0 to below 1")
+
+
+def _check_whole(config: Any, *names: str) -> None:
+    """Whole numbers from 1 on."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < 1:
+            raise PolicyError(f"{name}={value!r} must be a whole number >= 1")
+
+
+def _check_rates(config: Any, *names: str) -> None:
+    """Learning rates."""
+    for name in names:
+        if not 0 < getattr(config, name) < 1:
+            raise PolicyError(f"{name}={getattr(config, name)!r} must be in (0, 1)")
+
+
+def _check_two_shares(config: Any, name: str) -> None:
+    """The ends of a range of shares."""
+    low, high = getattr(config, name)
+    if not 0 < low <= high <= 1:
+        raise PolicyError(
+            f"{name}={getattr(config, name)!r} must be two shares in (0, 1], lowest first"
+        )
+
+
+def _check_lengths(config: Any) -> None:
+    """Window lengths in tokens."""
+    if not config.lengths or min(config.lengths) < SHORTEST:
+        raise PolicyError(
+            f"lengths={config.lengths!r} must be window lengths of at least {SHORTEST} tokens"
+        )

@@ -46,6 +46,7 @@ def budget_model() -> None:
     REGISTRY.put("smollm2", model)
 
 
+@pytest.mark.model
 def test_the_slider_shows_the_aim_of_the_rule_in_force(budget_model) -> None:
     at = page()
     assert at.slider(key="budget").value == 0.6
@@ -61,6 +62,7 @@ def test_the_slider_shows_the_aim_of_the_rule_in_force(budget_model) -> None:
     assert at.session_state.choice.policy.rule_name == "budget"
 
 
+@pytest.mark.model
 def test_a_link_to_a_budget_opens_as_that_budget() -> None:
     at = page(text=TEXT, budget="0.55")
     assert not at.exception
@@ -73,12 +75,14 @@ def test_a_link_to_a_budget_opens_as_that_budget() -> None:
     assert second == request
 
 
+@pytest.mark.model
 def test_an_old_link_keeps_its_mass_also_where_the_default_is_a_budget(budget_model) -> None:
     at = page(mass="0.60")
     policy = at.session_state.choice.policy
     assert (policy.mass, policy.budget) == (0.6, None)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("aim", ["0", "1.2", "nan", "-1", "x"])
 def test_a_budget_that_makes_no_sense_is_ignored(aim: str) -> None:
     at = page(budget=aim)
@@ -86,6 +90,7 @@ def test_a_budget_that_makes_no_sense_is_ignored(aim: str) -> None:
     assert at.session_state.choice.policy.rule_name == "mass"
 
 
+@pytest.mark.model
 def test_every_page_shows_a_budget(budget_model, monkeypatch) -> None:
     at = page(text=TEXT)
     assert not at.exception
@@ -111,6 +116,7 @@ def test_every_page_shows_a_budget(budget_model, monkeypatch) -> None:
             at.selectbox(key="rule").set_value("budget").run()
 
 
+@pytest.mark.model
 def test_side_b_of_a_comparison_takes_and_keeps_a_budget() -> None:
     at = page("compare", text=TEXT, b_how="saa", b_budget="0.30")
     assert not at.exception

@@ -53,6 +53,7 @@ POLICIES = {
 }
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_a_press_reads_a_text_twice_and_has_first_times_after_four_passes(client, policy) -> None:
     request = Request("smollm2", TEXT, policy)
@@ -79,6 +80,7 @@ def test_a_press_reads_a_text_twice_and_has_first_times_after_four_passes(client
     )
 
 
+@pytest.mark.model
 def test_a_guard_that_cannot_vouch_has_its_dense_rerun_in_the_times(client) -> None:
     policy = saa.Policy(mass=0.5, sink=0, local=1, guard=saa.Guard(0.001, delta=0.01, rows=4))
     with passes(client.model("smollm2")) as found:
@@ -89,6 +91,7 @@ def test_a_guard_that_cannot_vouch_has_its_dense_rerun_in_the_times(client) -> N
         assert found.count(result.trace.keys) - read == 3, "dense, SAA and the rerun of SAA"
 
 
+@pytest.mark.model
 def test_another_setting_of_the_same_text_does_not_read_it_densely_again(client) -> None:
     first = client.run(Request("smollm2", TEXT, saa.Policy(mass=0.8)), quiet)
     with passes(client.model("smollm2")) as found:
@@ -98,6 +101,7 @@ def test_another_setting_of_the_same_text_does_not_read_it_densely_again(client)
     assert second.dense_words == first.dense_words
 
 
+@pytest.mark.model
 def test_the_page_makes_no_pass_beyond_those_of_the_client(client, monkeypatch) -> None:
     monkeypatch.setattr(Client, "cold", lambda self, name: [])
     at = AppTest.from_file(str(ROOT / "app" / "router.py"), default_timeout=300)
@@ -115,6 +119,7 @@ def test_the_page_makes_no_pass_beyond_those_of_the_client(client, monkeypatch) 
     assert not at.exception
 
 
+@pytest.mark.model
 def test_an_encoder_is_read_twice_and_writes_nothing(client) -> None:
     with passes(client.model("minilm")) as found:
         result = client.run(Request("minilm", TEXT, saa.Policy(mass=0.8)), quiet)

@@ -51,7 +51,6 @@ def test_the_library_loads_what_is_used():
     assert "torch" in running
     assert not running & {"transformers", *TABLES, *COMPILER, *FRONT_END, "peft", "optuna"}
     assert not {name for name in running if name.startswith("saa_core.train.")} - {
-        "saa_core.train.checks",
         "saa_core.train.config",
     }
 

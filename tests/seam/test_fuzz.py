@@ -3,12 +3,15 @@
 import os
 from collections import Counter
 
+import pytest
+
 from tests.seam.fuzz import draw, run
 
 CASES = int(os.environ.get("SAA_FUZZ_CASES", "100"))
 FIRST = int(os.environ.get("SAA_FUZZ_SEED", "0"))
 
 
+@pytest.mark.slow
 def test_everything_kept_is_dense_whatever_comes_in():
     outcomes = {seed: run(draw(seed)) for seed in range(FIRST, FIRST + CASES)}
     counted = Counter(outcome.kind for outcome in outcomes.values())

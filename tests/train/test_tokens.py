@@ -201,21 +201,21 @@ def test_attention_of_texts_behind_each_other_is_that_of_each_text():
         torch.tensor([7] * 18 + [5]),
         torch.tensor([130, 1]),
     ):
-        alone = packed._each(q, k, v, lengths)
-        native = [] if packed.native_refuses(q) else [packed._spans]
-        for way in (*native, packed._padded, attend):
+        alone = packed._attend_each(q, k, v, lengths)
+        native = [] if packed.native_refuses(q) else [packed._attend_spans]
+        for way in (*native, packed._attend_padded, attend):
             torch.testing.assert_close(way(q, k, v, lengths), alone, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("capability", "lengths", "dtype", "way"),
     [
-        ("AVX2", [40, 30], torch.float32, "_each"),
-        ("AVX2", [10, 60, 5], torch.float32, "_spans"),
-        ("AVX2", [40, 30], torch.bfloat16, "_spans"),
-        ("AVX512", [40, 30], torch.float32, "_spans"),
-        ("AVX512", [100, 160], torch.float32, "_each"),
-        ("DEFAULT", [40, 30], torch.float32, "_spans"),
+        ("AVX2", [40, 30], torch.float32, "_attend_each"),
+        ("AVX2", [10, 60, 5], torch.float32, "_attend_spans"),
+        ("AVX2", [40, 30], torch.bfloat16, "_attend_spans"),
+        ("AVX512", [40, 30], torch.float32, "_attend_spans"),
+        ("AVX512", [100, 160], torch.float32, "_attend_each"),
+        ("DEFAULT", [40, 30], torch.float32, "_attend_spans"),
         ("AVX2", [70], torch.float32, "scaled_dot_product_attention"),
     ],
 )
@@ -223,7 +223,7 @@ def test_which_attention_of_packed_texts_runs(monkeypatch, capability, lengths, 
     ran = []
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(packed, "native_refuses", lambda _size: "")
-    for name in ("_each", "_spans", "_padded", "scaled_dot_product_attention"):
+    for name in ("_attend_each", "_attend_spans", "_attend_padded", "scaled_dot_product_attention"):
         monkeypatch.setattr(packed, name, lambda *_given, name=name: ran.append(name))
     states = torch.zeros(1, 2, sum(lengths), 16, dtype=dtype)
     attend(states, states, states, torch.tensor(lengths))
