@@ -13,8 +13,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from saa_core.attach import attach, detach, save_gates
-    from saa_core.attention import Call
+    from saa_core.attach.attach import attach, detach
+    from saa_core.attach.save import save_gates
+    from saa_core.attention.call import Call
     from saa_core.certify.certificate import Certificate, certify_policy
     from saa_core.certify.limits import RiskLimit
     from saa_core.certify.policy_file import StoredPolicy, load_policy, save_policy
@@ -89,8 +90,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "attach": "attach detach save_gates",
-    "attention": "Call",
+    "attach.attach": "attach detach",
+    "attach.save": "save_gates",
+    "attention.call": "Call",
     "certify.certificate": "Certificate certify_policy",
     "certify.limits": "RiskLimit",
     "certify.policy_file": "StoredPolicy load_policy save_policy",
