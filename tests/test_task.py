@@ -363,6 +363,25 @@ def test_classify_from_the_command_line(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", open(table))  # noqa: SIM115
     assert cli([*base, "-"]) == 0
     assert "%" in capsys.readouterr().out
+    mixed = tmp_path / "mixed.csv"
+    mixed.write_bytes(
+        "本文;他\nとても良い, はい;1\n ;2\n{};3\n".format("good " * 600).encode("cp932")
+    )
+    given = [*base, str(mixed), "--text", "本文"]
+    assert cli(given) == 0
+    printed = capsys.readouterr()
+    first, second, third = printed.out.splitlines()
+    assert second == "\t", "a row without a text keeps its line"
+    assert {first.split("\t")[0], third.split("\t")[0]} <= {"good", "bad"}
+    assert "saa: mixed.csv: Shift-JIS (cp932), separated by semicolons, 3 rows\n" in printed.err
+    assert "saa: mixed.csv: 1 row has no text: no label either (row 2)\n" in printed.err
+    assert (
+        "saa: 1 of 2 texts is longer than 48 tokens and cut there; the first is row 3\n"
+        in printed.err
+    )
+    assert cli([*given, "--no-cut"]) == 1
+    refused = "saa: row 3 has 602 tokens, and 512 is the limit; without --no-cut it is cut\n"
+    assert refused in capsys.readouterr().err
     assert cli([*base, str(table)]) == 1
     assert "column 'text' is missing; the columns are: say" in capsys.readouterr().err
     assert cli(["classify", "--task", "nothing", str(table), "--column", "say"]) == 1

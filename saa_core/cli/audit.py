@@ -8,8 +8,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saa_core.cli.models import load_model_and_policy
-from saa_core.cli.options import column_option, model_options, policy_options, store_option
+from saa_core.cli.models import load_model_and_policy, place, say, say_reading
+from saa_core.cli.options import (
+    column_option,
+    cut_option,
+    model_options,
+    policy_options,
+    store_option,
+)
+from saa_core.data import tables
 from saa_core.errors import PolicyError, TextError
 from saa_core.types import Policy
 
@@ -30,8 +37,8 @@ def audit(command: argparse.ArgumentParser) -> None:
         "files",
         nargs="+",
         metavar="FILE",
-        help="tables with a column of texts (.csv, .jsonl, .parquet), or plain text files, which are "
-        "cut into windows",
+        help=f"tables with a column of texts ({tables.ENDINGS}), or plain text files, which are cut "
+        "into windows",
     )
     model_options(command, None)
     command.add_argument(
@@ -56,11 +63,7 @@ def audit(command: argparse.ArgumentParser) -> None:
         metavar="TOKENS",
         help="tokens of a window of a plain text file (default: %(default)s)",
     )
-    command.add_argument(
-        "--cut",
-        action="store_true",
-        help="cut texts that are too long for the model (default: refuse them)",
-    )
+    cut_option(command, "the model takes")
     command.add_argument(
         "--limit",
         type=int,
@@ -108,6 +111,7 @@ def run_audit(
     from saa_core.audit.texts import TextSpool
     from saa_core.cli.bars import Bars
     from saa_core.loading import load
+    from saa_core.run.corpora import TooLong
     from saa_core.store import Store
 
     baseline = load(options.model, device=options.device) if options.adapter else None
@@ -117,11 +121,24 @@ def run_audit(
 
     new = 0
     with TextSpool() as texts, Bars("text") as bars:
-        read = (text for file in files for text in _tokenized(audit, model, file, options))
-        for number, text in enumerate(islice(read, options.limit), 1):
+        readings = {file: tables.Reading() for file in files}
+        read = (
+            (file, known, *text)
+            for file, known in readings.items()
+            for text in _tokenized(audit, model, file, options, known)
+        )
+        cut = list[str]()
+        for number, (file, known, text, whole) in enumerate(islice(read, options.limit), 1):
             texts.add(text)
+            if len(text.text) < len(whole):
+                cut.append(place(file, known))
             bars("checking", number, options.limit or 0)
         total = len(texts)
+        bars.close()
+        for file, known in readings.items():
+            say_reading(file, known)
+        if cut:
+            say(TooLong(model.max_length, total, len(cut)).sentence(cut[0]))
         for number, done in enumerate(audit.over(texts), 1):
             new += done.new
             bars("auditing", number, total)
@@ -137,16 +154,20 @@ def _name(files: list[Path]) -> str:
 
 
 def _tokenized(
-    audit: "Audit", model: "Model", file: Path, options: argparse.Namespace
-) -> Iterator["TokenizedText"]:
-    """The texts of a file as they will be run; all are checked before the first is."""
+    audit: "Audit",
+    model: "Model",
+    file: Path,
+    options: argparse.Namespace,
+    reading: tables.Reading,
+) -> Iterator[tuple["TokenizedText", str]]:
+    """The texts of a file as they will be run, and as they are; all are checked before the first is run."""
     from saa_core.run.corpora import texts_of
 
-    for number, text in enumerate(texts_of(model, file, options.column, options.length), 1):
+    for text in texts_of(model, file, options.column, options.length, reading):
         try:
-            yield audit.tokenize(text)
+            yield audit.tokenize(text), text
         except TextError as error:
-            raise TextError(f"{file}, text {number}: {error}", limit=error.limit) from error
+            raise TextError(f"{place(file, reading)}: {error}", limit=error.limit) from error
 
 
 def report(store: "Store", key: str, worst: int) -> Iterator[str]:

@@ -141,7 +141,7 @@ def _hint(error: SAAError, options: argparse.Namespace) -> str:
     """Which option helps, where one does."""
     too_long = isinstance(error, TextError) and error.limit is not None
     if too_long and getattr(options, "cut", None) is False:
-        return "; --cut does so"
+        return "; without --no-cut it is cut" if hasattr(options, "cuts") else "; --cut does so"
     return ""
 
 

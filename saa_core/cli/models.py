@@ -1,10 +1,14 @@
-"""What commands share that run a model: progress, loading it with its gates and a policy, writing gates."""
+"""What commands share that run a model: loading it with its gates and a policy, reading texts and saying what was
+read and cut, writing gates."""
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saa_core.cli.options import policy_of, refuse_beside_policy_file
+from saa_core.data import encodings, tables
+from saa_core.errors import TextError
 from saa_core.types import Policy
 
 if TYPE_CHECKING:
@@ -75,3 +79,60 @@ def write_gates(model: "Model", out: str) -> None:
 
     name = model.spec.gate if model.spec.trained else None
     print(f"gates: {save_gates(model, out, name=name, training=model.spec.training)}")
+
+
+def read_one(file: str) -> str:
+    """The text of a file, or of standard input, which "-" stands for, in whatever encoding it is.
+
+    Raises:
+        TextError: it cannot be read, or is no text.
+    """
+    if file != "-":
+        try:
+            return encodings.read_text(file)
+        except TextError as error:
+            raise TextError(f"FILE={file!r}: {error}") from error
+    if sys.stdin is None:
+        raise TextError("FILE='-': there is no standard input")
+    raw = getattr(sys.stdin, "buffer", None)
+    return sys.stdin.read() if raw is None else encodings.decode(raw.read(), "standard input")
+
+
+def say(sentence: str) -> None:
+    """A remark beside the results."""
+    print(f"saa: {sentence}", file=sys.stderr)
+
+
+def say_reading(file: str | Path, reading: tables.Reading, outcome: str = tables.LEFT_OUT) -> None:
+    """What was recognized in a file, and which rows of it are not used."""
+    for sentence in reading.sentences(file, outcome):
+        say(sentence)
+
+
+def place(file: str | Path, reading: tables.Reading, number: int | None = None) -> str:
+    """A text by its file and row; by default the one that was read last."""
+    return f"{Path(file).name}, {reading.what} {reading.rows if number is None else number:,}"
+
+
+def check_lengths(
+    model: "Model", texts: list[str], places: list[str], limit: int, *, cut: bool
+) -> list[int]:
+    """Says how many texts are longer than a limit; returns their indices.
+
+    Raises:
+        TextError: one is, and ``cut`` is False.
+    """
+    from saa_core.run.corpora import TooLong, longer_than
+
+    found = longer_than(model, texts, limit)
+    if not found:
+        return []
+    (index, length), *_ = found.items()
+    if not cut:
+        raise TextError(
+            f"{places[index]} has {length:,} tokens, and {limit:,} is the limit",
+            limit=limit,
+            length=length,
+        )
+    say(TooLong(limit, len(texts), len(found)).sentence(places[index]))
+    return list(found)

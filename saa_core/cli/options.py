@@ -96,11 +96,27 @@ def seed_option(command: argparse.ArgumentParser) -> None:
 
 def column_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
+        "--text",
         "--column",
+        dest="column",
         default="text",
-        metavar="NAME",
+        metavar="COLUMN",
         help="column of a table that holds the texts (default: %(default)s)",
     )
+
+
+def cut_option(command: argparse.ArgumentParser, limit: str, where: str = "that") -> None:
+    """Long texts are cut, which is counted and said; ``where`` says to which length, if not to ``limit``."""
+    command.add_argument(
+        "--no-cut",
+        dest="cut",
+        action="store_false",
+        help=f"refuse texts longer than {limit} (default: cut to {where}, and say how many)",
+    )
+    command.add_argument(
+        "--cut", action="store_true", help="cut them (default: this, unless --no-cut is given)"
+    )
+    command.set_defaults(cut=True, cuts=True)
 
 
 def policy_options(command: argparse.ArgumentParser) -> None:

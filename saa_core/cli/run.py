@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saa_core.cli.models import load_model_and_policy
+from saa_core.cli.models import load_model_and_policy, read_one
 from saa_core.cli.options import model_options, policy_options, store_option
 from saa_core.errors import PolicyError, TextError
 from saa_core.types import Timing, quartiles
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def run(command: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    command.add_argument("file", metavar="FILE", help="UTF-8 text, or - for standard input")
+    command.add_argument("file", metavar="FILE", help="a text, or - for standard input")
     model_options(command)
     command.add_argument(
         "--dense", action="store_true", help="plain dense attention (default: the policy)"
@@ -49,10 +49,7 @@ def run(command: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    try:
-        text = sys.stdin.read() if options.file == "-" else Path(options.file).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TextError(f"FILE={options.file!r} cannot be read as UTF-8 text: {error}") from error
+    text = read_one(options.file)
     model, policy = load_model_and_policy(options)
     from saa_core.run.text import run
     from saa_core.store import Store

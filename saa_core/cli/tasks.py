@@ -4,12 +4,13 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from saa_core.cli.options import column_option, device_option, seed_option
+from saa_core.cli.models import check_lengths, read_one, say_reading
+from saa_core.cli.options import column_option, cut_option, device_option, seed_option
 from saa_core.data import labelled, tables
 from saa_core.errors import PolicyError, TextError, choice
 from saa_core.files import replacing
@@ -28,7 +29,7 @@ def classify(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "file",
         metavar="FILE",
-        help="one UTF-8 text, or a table of texts (.csv, .jsonl, .parquet); - is standard input",
+        help=f"one text, or a table of texts ({tables.ENDINGS}); - is standard input",
     )
     command.add_argument(
         "--task", required=True, metavar="NAME", help="shipped task or folder; required"
@@ -53,15 +54,11 @@ def classify(command: argparse.ArgumentParser) -> None:
         help="policy file, as saa tune writes it, in place of both (default: none)",
     )
     column_option(command)
-    command.add_argument(
-        "--cut",
-        action="store_true",
-        help="cut texts to what the task was made for (default: refuse those too long for the model)",
-    )
+    cut_option(command, "the model takes", "what the task was made for")
     command.add_argument(
         "--out",
         metavar="FILE",
-        help="write the labels of a table as .csv or .jsonl (default: print them)",
+        help="write the labels of a table, row by row, as .csv or .jsonl (default: print them)",
     )
     command.set_defaults(run=_classify)
 
@@ -82,7 +79,8 @@ def train_task(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "data",
         metavar="DATA",
-        help=f"{', '.join(sorted(labelled.TASKS))}, or a table with the columns text and label",
+        help=f"{', '.join(sorted(labelled.TASKS))}, or a table ({tables.ENDINGS}) with a "
+        "column of texts and one of labels",
     )
     command.add_argument(
         "--out", required=True, metavar="FOLDER", help="where to write the task; required"
@@ -112,6 +110,14 @@ def train_task(command: argparse.ArgumentParser) -> None:
             metavar=metavar,
             help=f"{what} (default: %(default)s)",
         )
+    column_option(command)
+    command.add_argument(
+        "--label",
+        default="label",
+        metavar="COLUMN",
+        help="column of a table that holds the labels (default: %(default)s)",
+    )
+    cut_option(command, "--longest")
     command.add_argument(
         "--teacher",
         metavar="FOLDER",
@@ -132,8 +138,12 @@ def train_task(command: argparse.ArgumentParser) -> None:
 
 
 def _classify(options: argparse.Namespace) -> None:
-    texts = list(_texts(options.file, options.column))
-    table = tables.is_table(Path(options.file))
+    table = options.file != "-" and tables.is_table(Path(options.file))
+    rows = _rows(options.file, options.column) if table else [read_one(options.file)]
+    texts = [text for text in rows if text is not None]
+    unit = "row" if table else "text"
+    places = [f"{unit} {number:,}" for number, text in enumerate(rows, 1) if text is not None]
+    check_texts(texts, places)
     own = options.tokens is not None or options.margin is not None
     if options.policy is not None and own:
         raise PolicyError(
@@ -144,7 +154,7 @@ def _classify(options: argparse.Namespace) -> None:
     from saa_core.certify.policy_file import load_policy
     from saa_core.cli.bars import Bars
     from saa_core.loading import load
-    from saa_core.run.classify import classify
+    from saa_core.run.classify import classify, task_of
 
     stored = None if options.policy is None else load_policy(options.policy)
     side: Literal["auto", "sparse", "dense"] = "auto"
@@ -161,6 +171,8 @@ def _classify(options: argparse.Namespace) -> None:
         stored.check(model)
         policy = stored.policy or Policy(mass=1.0)
         print(f"policy file: {stored.promise or stored.policy or 'dense'}", file=sys.stderr)
+    limit = task_of(model).longest if options.cut else model.max_length
+    check_lengths(model, texts, places, limit, cut=options.cut)
     found = []
     with Bars("text") as bars:
         for prediction in classify(model, texts, policy, batch=BATCH, cut=options.cut):
@@ -168,10 +180,11 @@ def _classify(options: argparse.Namespace) -> None:
             if len(texts) > 1:
                 bars("classifying", len(found), len(texts))
     if options.out:
-        print(f"labels: {_write(Path(options.out), texts, found)}")
+        print(f"labels: {_write(Path(options.out), rows, found)}")
     elif table:
-        for prediction in found:
-            print(f"{prediction.label}\t{max(prediction.probabilities.values()):.4f}")
+        for _, answer in _by_row(rows, found):
+            shown = "" if answer is None else f"{max(answer.probabilities.values()):.4f}"
+            print(f"{'' if answer is None else answer.label}\t{shown}")
     else:
         for name, probability in sorted(found[0].probabilities.items(), key=lambda x: -x[1]):
             print(f"{name:28} {100 * probability:6.2f} %")
@@ -181,31 +194,58 @@ def _classify(options: argparse.Namespace) -> None:
     print(f"work done: {100 * work:.1f} % of dense (operations, per token){again}", file=sys.stderr)
 
 
-def _texts(file: str, column: str) -> Iterator[str]:
-    """The one text of a file or of standard input, or those of a table's column."""
-    if file == "-":
-        yield sys.stdin.read()
-        return
-    path = Path(file)
-    try:
-        if tables.is_table(path):
-            yield from tables.read_column(path, column)
-        else:
-            yield path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TextError(f"FILE={file!r} cannot be read: {error}") from error
+def _rows(file: str, column: str) -> list[str | None]:
+    """The texts of a table's column; None for a row without one, which gets no label.
+
+    Raises:
+        TextError: see :func:`saa_core.data.tables.read_column`.
+    """
+    reading = tables.Reading()
+    rows = list[str | None]()
+    for text in tables.read_column(file, column, reading):
+        rows += [None] * (reading.rows - 1 - len(rows))
+        rows.append(text)
+    rows += [None] * (reading.rows - len(rows))
+    say_reading(file, reading, "no label either")
+    return rows
 
 
-def _write(out: Path, texts: list[str], found: "list[Prediction]") -> Path:
-    """Text, label, probability and work per line, as CSV or JSONL."""
+def check_texts(texts: Sequence[str], places: Sequence[str]) -> None:
+    """That each text can be encoded.
+
+    Raises:
+        TextError: one holds half of a character or is empty; it says which.
+    """
+    for text, where in zip(texts, places, strict=True):
+        if not text.strip():
+            raise TextError(f"{where} is empty; give at least one word")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise TextError(
+                f"{where} has an invalid character (a lone surrogate) at position {error.start}"
+            ) from error
+
+
+def _by_row(
+    rows: "Sequence[str | None]", found: "list[Prediction]"
+) -> "Iterator[tuple[str | None, Prediction | None]]":
+    """Each row with its answer; None where it has no text."""
+    answers = iter(found)
+    for text in rows:
+        yield text, None if text is None else next(answers)
+
+
+def _write(out: Path, texts: "Sequence[str | None]", found: "list[Prediction]") -> Path:
+    """Text, label, probability and work per row, as CSV or JSONL; of a row without a text they are empty."""
     rows = [
         {
             "text": text,
-            "label": prediction.label,
-            "probability": round(max(prediction.probabilities.values()), 6),
-            "flops_share": round(prediction.flops_share, 4),
+            "label": answer and answer.label,
+            "probability": answer and round(max(answer.probabilities.values()), 6),
+            "flops_share": answer and round(answer.flops_share, 4),
         }
-        for text, prediction in zip(texts, found, strict=True)
+        for text, answer in _by_row(texts, found)
     ]
     with replacing(out) as part, part.open("w", encoding="utf-8", newline="") as stream:
         if out.suffix.lower() == ".jsonl":
@@ -230,9 +270,12 @@ def _train_task(options: argparse.Namespace) -> None:
     from saa_core.loading import load
     from saa_core.train.task import TaskTraining
 
-    examples = labelled.read(options.data)
+    examples = read_examples(options)
     name = options.name or Path(options.out).name
     model = load(options.model, device=options.device)
+    texts = [example.text for example in examples]
+    where = [f"row {example.row:,}" if example.row else example.text[:30] for example in examples]
+    check_lengths(model, texts, where, config.longest, cut=options.cut)
     training = TaskTraining(
         model, name, examples, config, limit=options.limit, teacher=options.teacher
     )
@@ -244,6 +287,18 @@ def _train_task(options: argparse.Namespace) -> None:
     for line in quality_lines(rows):
         print(line)
     print(f"task: {options.out}")
+
+
+def read_examples(options: argparse.Namespace) -> list[labelled.LabelledText]:
+    """The labelled texts of ``train-task``; says what was recognized, and what was left out.
+
+    Raises:
+        TextError, FetchError: see :func:`saa_core.data.labelled.read`.
+    """
+    reading = tables.Reading()
+    examples = labelled.read(options.data, options.column, options.label, reading)
+    say_reading(options.data, reading)
+    return examples
 
 
 def quality_lines(rows: "list[TaskQuality]") -> Iterator[str]:

@@ -3,13 +3,15 @@
 import argparse
 import hashlib
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saa_core.certify.limits import QUANTITIES, RiskLimit
 from saa_core.certify.tune_config import TuneConfig
-from saa_core.cli.models import warn_untrained
-from saa_core.cli.options import column_option, device_option, seed_option
+from saa_core.cli.models import check_lengths, place, say_reading, warn_untrained
+from saa_core.cli.options import column_option, cut_option, device_option, seed_option
+from saa_core.data import tables
 from saa_core.errors import PolicyError, TextError, choice
 
 if TYPE_CHECKING:
@@ -25,8 +27,8 @@ def tune(command: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="FILE",
-        help="tables with a column of texts (.csv, .jsonl, .parquet; labels are not needed), or plain "
-        "text files, which are cut into windows; required",
+        help=f"tables with a column of texts ({tables.ENDINGS}; labels are not needed), or plain text "
+        "files, which are cut into windows; required",
     )
     command.add_argument(
         "--sla",
@@ -88,6 +90,7 @@ def tune(command: argparse.ArgumentParser) -> None:
         help="shipped adapter or folder, merged into the weights (default: none)",
     )
     column_option(command)
+    cut_option(command, "the model, or the task, takes")
     command.add_argument(
         "--length",
         type=int,
@@ -125,7 +128,6 @@ def _tune(options: argparse.Namespace) -> None:
     from saa_core.certify.tune_files import write_results
     from saa_core.cli.bars import Bars
     from saa_core.loading import load
-    from saa_core.run.corpora import texts_of
 
     name = options.model or ("smollm2" if options.task is None else "minilm")
     model = load(
@@ -138,9 +140,7 @@ def _tune(options: argparse.Namespace) -> None:
     )
     if not model.spec.trained and options.task is None:
         warn_untrained(name)
-    texts = [
-        text for file in files for text in texts_of(model, file, options.column, options.length)
-    ][: options.texts]
+    texts = _texts(model, files, sla, options)
     folder = Path(options.out)
     baseline = _baseline(name, options)
     with Bars("s") as bars:
@@ -162,6 +162,29 @@ def _tune(options: argparse.Namespace) -> None:
         for line in _rare(model, baseline, tuned):
             print(line)
     print(f"policy: {file}")
+
+
+def _texts(
+    model: "Model", files: list[Path], sla: RiskLimit, options: argparse.Namespace
+) -> list[str]:
+    """The first texts of the files; long ones are cut to what is measured."""
+    from saa_core.run.corpora import cut_to_fit, texts_of
+
+    texts, places = list[str](), list[str]()
+    for file in files:
+        known = tables.Reading()
+        read = texts_of(model, file, options.column, options.length, known)
+        for text in islice(read, max(0, options.texts - len(texts))):
+            texts.append(text)
+            places.append(place(file, known))
+        say_reading(file, known)
+    if sla.quantity == "label_change" and model.task is not None:
+        # Their token ids are cut where they are measured.
+        check_lengths(model, texts, places, model.task.longest, cut=options.cut)
+        return texts
+    for index in check_lengths(model, texts, places, model.max_length, cut=options.cut):
+        texts[index] = cut_to_fit(model, texts[index])
+    return texts
 
 
 def _sla(options: argparse.Namespace) -> RiskLimit:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from saa_core.data import fetch
+from saa_core.data import encodings, fetch, tables
 from saa_core.data.recall import recall
 from saa_core.errors import TextError
 from saa_core.types import StepProgress
@@ -70,13 +70,20 @@ def documents(sources: Iterable[str], progress: StepProgress | None = None) -> l
             evaluate = fetch.datasets()[source].use == "evaluate"
             found += _split(source, named, evaluate)
         elif Path(source).is_file():
-            found += _split(source, [(Path(source).name, fetch.read_text(Path(source)))], False)
+            found += _split(source, _own(Path(source)), False)
         else:
             raise TextError(
                 f"data={source!r} is neither a file nor a known source; "
                 f"known sources: {', '.join(sorted((*READERS, RECALL)))}"
             )
     return found
+
+
+def _own(file: Path) -> list[tuple[str, str]]:
+    """A user's file: the texts of a table, or one text in whatever encoding it is."""
+    if tables.is_table(file):
+        return [(f"{file.name} {n}", text) for n, text in enumerate(tables.read_column(file), 1)]
+    return [(file.name, encodings.read_text(file))]
 
 
 def _recall(progress: StepProgress | None) -> list[Document]:

@@ -14,8 +14,9 @@ import json
 import re
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ SEPARATOR = " [SEP] "
 SPLITS = ("train",) * 8 + ("validation", "test")
 """Ten equally likely shares; the hash chooses one."""
 LEAST_ROWS = 20
-COLUMNS = ("text", "label")
+ONLY_ONE = "a label that no other text has"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class LabelledText:
     text: str
     label: str
     split: str
+    row: int = field(default=0, compare=False)
+    """Of the user's file, counted from 1; 0 where there is none."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Row:
     label: str
     group: str = ""
     twins: tuple[str, ...] = ()
+    number: int = field(default=0, compare=False)
 
 
 def examples(task: str, progress: StepProgress | None = None) -> list[LabelledText]:
@@ -72,36 +76,57 @@ def examples(task: str, progress: StepProgress | None = None) -> list[LabelledTe
     return _examples(read(fetch.fetch_data(source, progress)))
 
 
-def from_file(path: str | Path) -> list[LabelledText]:
-    """A user's own CSV (comma-separated), JSONL or Parquet file with the columns text and label.
+def from_file(
+    path: str | Path,
+    text: str = "text",
+    label: str = "label",
+    reading: tables.Reading | None = None,
+) -> list[LabelledText]:
+    """A user's own table with a column of texts and one of labels; see data/tables.py.
 
-    Duplicates, order and split as in :func:`examples`. Of a short file a split may be empty.
+    Rows without a text or a label are left out, then texts that came with two labels, then labels that only one
+    text has. Duplicates, order and split as in :func:`examples`. Of a short file a split may be empty.
+
+    Args:
+        text, label: names of the columns.
+        reading: takes what was recognized and left out.
 
     Raises:
-        TextError: the file cannot be read, lacks a column, a text or a label, has only one class,
-            or fewer than LEAST_ROWS different texts.
+        TextError: the file cannot be read, lacks a column, has a text or label that is none, has only one
+            class, or fewer than LEAST_ROWS different texts.
     """
-    file = Path(path)
-    found = _examples(_rows(file))
+    file, known = Path(path), tables.Reading() if reading is None else reading
+    found = _examples(_rows(file, text, label, known))
+    count = Counter(example.label for example in found)
+    for example in found:
+        if count[example.label] == 1 and len(count) > 1:
+            known.leave_out(ONLY_ONE, example.row)
+    found = [example for example in found if count[example.label] > 1 or len(count) == 1]
+    left_out = "".join(f"; {omission}" for omission in known.omissions())
     if len(found) < LEAST_ROWS:
         raise TextError(
-            f"{file}: {len(found)} different texts with one label each; {LEAST_ROWS} are needed"
+            f"{file}: {len(found)} different texts with one label each; {LEAST_ROWS} are needed{left_out}"
         )
     classes = sorted({example.label for example in found})
     if len(classes) < 2:
         raise TextError(
-            f"{file}: column 'label' has only one class, {classes[0]!r}; two are needed"
+            f"{file}: column {label!r} has only one class, {classes[0]!r}; two are needed{left_out}"
         )
     return found
 
 
-def read(source: str) -> list[LabelledText]:
+def read(
+    source: str,
+    text: str = "text",
+    label: str = "label",
+    reading: tables.Reading | None = None,
+) -> list[LabelledText]:
     """The examples of a task of TASKS, by its name, or of a user's file.
 
     Raises:
         TextError, FetchError: see :func:`examples` and :func:`from_file`.
     """
-    return examples(source) if source in TASKS else from_file(source)
+    return examples(source) if source in TASKS else from_file(source, text, label, reading)
 
 
 def normalise(text: str) -> str:
@@ -126,7 +151,12 @@ def _examples(rows: Iterable[Row]) -> list[LabelledText]:
         if not same:
             kept.append(row)
     return [
-        LabelledText(row.text, row.label, SPLITS[int(_digest(row.group or row.text)[:8], 16) % 10])
+        LabelledText(
+            row.text,
+            row.label,
+            SPLITS[int(_digest(row.group or row.text)[:8], 16) % 10],
+            row.number,
+        )
         for row in sorted(kept, key=lambda row: _digest(row.text))
         if row not in disputed
     ]
@@ -284,10 +314,13 @@ def _own_words(body: str) -> str:
     return re.sub(r"[^\S\n]+", " ", re.sub(r"[\x00-\x08\x0e-\x1f\x7f]", "", text)).strip()
 
 
-def _rows(file: Path) -> Iterator[Row]:
-    for number, row in enumerate(tables.read_rows(file, COLUMNS), 1):
-        text, label = tables.text_of(file, number, row, "text"), row["label"]
-        # NaN, which pandas writes for a missing label, is the only value that differs from itself.
-        if label is None or label != label or not str(label).strip():
-            raise TextError(f"{file}: row {number} has label={label!r}; a label is needed")
-        yield Row(text.strip(), str(label).strip())
+def _rows(file: Path, text: str, label: str, reading: tables.Reading) -> Iterator[Row]:
+    for number, row in enumerate(tables.read_rows(file, (text, label), reading), 1):
+        said = tables.text_of(file, number, row, text)
+        kind = tables.label_of(file, number, row, label)
+        if said is None:
+            reading.leave_out(tables.NO_TEXT)
+        elif kind is None:
+            reading.leave_out(tables.NO_LABEL)
+        else:
+            yield Row(said.strip(), kind, number=number)

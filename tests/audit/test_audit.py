@@ -260,8 +260,11 @@ def test_the_command_prints_slices_and_worst_cases_of_a_task(tmp_path, capsys) -
         (["{file}", "--name", "a/b"], "name='a/b'"),
         (["{file}", "--model", "minilm"], "is an encoder and has no perplexity"),
         (["{file}", "--mass", "0.9", "--budget", "0.4"], "exclude each other"),
-        (["{long}"], "takes at most 8192; cut it after character"),
-        (["{empty}"], "row 1 has text=''"),
+        (
+            ["{long}", "--no-cut"],
+            "l.jsonl, row 1: text has 9001 tokens, and smollm2 takes at most 8192;",
+        ),
+        (["{empty}"], "e.jsonl: column 'text' is empty in each of its 1 rows"),
         (["{dense}", "--policy", "{dense}"], "stays dense; there is nothing to audit"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -306,12 +309,14 @@ def test_a_file_is_read_once_and_a_text_is_tokenized_once(
     counting = CountingTokenizer(little.tokenizer)
     model, read = replace(little, tokenizer=counting), list[Path]()
 
+    real = corpora.texts_of
+
     def texts_of(model: saa.Model, file: Path, *options: Any) -> Iterator[str]:
         read.append(file)
-        return corpora.texts_of(model, file, *options)
+        return real(model, file, *options)
 
-    monkeypatch.setattr("saa_core.cli.models.load", lambda name, **given: model)
-    monkeypatch.setattr("saa_core.cli.audit.texts_of", texts_of)
+    monkeypatch.setattr("saa_core.loading.load", lambda name, **given: model)
+    monkeypatch.setattr(corpora, "texts_of", texts_of)
     file, folder = table(tmp_path, kind), str(tmp_path / "store")
     given = ["audit", str(file), "--mass", "0.7", "--store", folder]
     for stored in (0, len(TEXTS)):
@@ -331,10 +336,21 @@ def test_a_text_that_cannot_be_used_stops_an_audit_before_it_runs_any(
     file = tmp_path / "texts.jsonl"
     last = json.dumps({"text": "word " * 2000})
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS) + last, "utf-8")
-    monkeypatch.setattr("saa_core.cli.models.load", lambda name, **given: little)
-    assert main(["audit", str(file), "--mass", "0.7", "--store", str(store.folder)]) == 1
-    assert "text 5: " in capsys.readouterr().err
+    monkeypatch.setattr("saa_core.loading.load", lambda name, **given: little)
+    given = ["audit", str(file), "--mass", "0.7", "--store", str(store.folder)]
+    assert main([*given, "--no-cut"]) == 1
+    refused = capsys.readouterr().err
+    assert "saa: texts.jsonl, row 5: " in refused
+    assert refused.endswith("; without --no-cut it is cut\n")
     assert store.ids() == []
+    assert main(given) == 0
+    said = capsys.readouterr().err
+    assert "saa: texts.jsonl: UTF-8, one JSON object a line, 5 rows\n" in said
+    assert (
+        "saa: 1 of 5 texts is longer than 1,024 tokens and cut there; the first is texts.jsonl, row 5\n"
+        in said
+    )
+    assert len(store.ids()) == 10
 
 
 def test_long_texts_are_cut_where_that_is_asked_for(little, store) -> None:

@@ -9,6 +9,8 @@ import pytest
 import saa_core as saa
 from saa_core.certify.tune import STUDY, TuneConfig, TuneTrial, candidates, split, tune
 from saa_core.cli.main import main as cli
+from saa_core.cli.main import parser_for
+from saa_core.cli.tune import _texts
 from saa_core.run.corpora import cut_windows
 
 THINGS = ("mill", "bridge", "hall", "lighthouse", "station", "library", "harbour", "theatre")
@@ -184,3 +186,22 @@ def test_refusals_are_one_sentence(arguments, sentence, table, tmp_path, capsys,
     errors = capsys.readouterr().err
     assert sentence in errors
     assert "Traceback" not in errors
+
+
+def test_long_texts_of_a_table_are_cut_and_said(little, tmp_path, capsys):
+    """The command's reading: what the search gets."""
+    file = tmp_path / "mine.tsv"
+    file.write_text("id\tsay\n1\tshort\n2\t\n3\t" + "word " * 2000 + "\n4\tmore\n", "utf-8")
+    given = ["tune", "--data", str(file), "--sla", "perplexity=0.1", "--out", "x", "--text", "say"]
+    options = parser_for(["tune"]).parse_args(given)
+    first, long, last = _texts(little, [file], saa.RiskLimit(perplexity=0.1), options)
+    assert (first, last) == ("short", "more")
+    assert len(little.tokenizer(long)["input_ids"]) in range(1000, 1025)
+    assert capsys.readouterr().err.splitlines() == [
+        "saa: mine.tsv: UTF-8, separated by tabs, 4 rows",
+        "saa: mine.tsv: 1 row has no text: left out (row 2)",
+        "saa: 1 of 3 texts is longer than 1,024 tokens and cut there; the first is mine.tsv, row 3",
+    ]
+    options.cut = False
+    with pytest.raises(saa.TextError, match=r"mine\.tsv, row 3 has 2,001 tokens, and 1,024 is"):
+        _texts(little, [file], saa.RiskLimit(perplexity=0.1), options)

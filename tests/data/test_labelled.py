@@ -10,6 +10,8 @@ from collections import Counter
 import pytest
 
 import saa_core as saa
+from saa_core.cli.main import parser_for
+from saa_core.cli.tasks import read_examples
 from saa_core.data import fetch, labelled, tables
 from saa_core.data.labelled import LabelledText, examples, from_file, normalise
 
@@ -296,17 +298,39 @@ def test_labels_may_be_numbers_and_a_byte_order_mark_is_no_column(tmp_path):
     ("name", "content", "words"),
     [
         ("a.csv", "review,label\nfine,1\n", r"a\.csv: column 'text' is missing.*: review, label"),
-        ("b.csv", "text;label\nfine;1\n", r"b\.csv: column 'text' is missing.*: text;label"),
+        ("b.csv", "text;label\nfine;1\n", r"b\.csv: 1 different texts"),
         ("c.jsonl", '{"text": "fine", "stars": 5}', r"c\.jsonl: column 'label'.*: text, stars"),
         ("d.jsonl", '{"text": "fine", "label": 1}\nnonsense', r"d\.jsonl: line 2 is not JSON"),
         ("e.jsonl", "[1, 2]", r"e\.jsonl: line 1 is no JSON object"),
-        ("f.csv", "text,label\nfine,1\n ,0\n", r"f\.csv: row 2 has text=' '"),
-        ("g.csv", "text,label\nfine\n", r"g\.csv: row 1 has label=None"),
-        ("h.jsonl", '{"text": "fine", "label": NaN}', r"h\.jsonl: row 1 has label=nan"),
-        ("i.csv", b"text,label\ncaf\xe9,1\n", r"i\.csv cannot be read: .*utf-8"),
+        (
+            "f.csv",
+            "text,label\nfine,1\n ,0\n",
+            r"f\.csv: 1 .*; 1 row has no text: left out \(row 2\)",
+        ),
+        ("g.csv", "text,label\nfine\n", r"g\.csv: 0 .*; 1 row has no label: left out \(row 1\)"),
+        ("h.jsonl", '{"text": "fine", "label": NaN}', r"1 row has no label: left out \(row 1\)"),
+        (
+            "i.csv",
+            "text,label\ncafé,1\n".encode() * 9 + b"\xe9",
+            r"i\.csv is UTF-8 but for the byte",
+        ),
         ("j.parquet", b"no parquet", r"j\.parquet is no Parquet file"),
-        ("k.xlsx", b"", r"k\.xlsx: format='\.xlsx'.*\.csv, \.jsonl, \.parquet"),
+        ("k.xlsx", b"", r"k\.xlsx: format='\.xlsx'.*\.csv, \.json, \.jsonl"),
         ("l.csv", "", r"l\.csv: column 'text' is missing"),
+        (
+            "m.csv",
+            "text,label\nfine, really,1\n",
+            r"m\.csv: row 1 has 3 cells and the first line 2",
+        ),
+        ("n.csv", 'text,label\n"a",1\n"b, c,0\n', r"n\.csv: row 2 cannot be read"),
+        ("o.csv", "text,text,label\na,b,1\n", r"o\.csv: 2 columns are named 'text'"),
+        ("p.json", '{"text": "fine",\n"label": 1}', r"p\.json: line 1 is not JSON"),
+        ("q.json", '"fine"', r"q\.json is no JSON array of objects with text, label"),
+        ("r.json", "[" * 100_000, r"r\.json is not JSON"),
+        ("s.json", '[{"text": "a", "label": 1}, 3]', r"s\.json: entry 2 is no JSON object"),
+        ("t.jsonl", '{"text": 5, "label": 1}', r"t\.jsonl: row 1 has text=5, which is no text"),
+        ("u.jsonl", '{"text": "a", "label": [1, 2]}', r"row 1 has label=\[1, 2\]; one label is"),
+        ("v.csv", bytes(range(256)) * 9, r"v\.csv is no text"),
     ],
 )
 def test_a_bad_file_is_refused_in_words(tmp_path, name, content, words):
@@ -347,3 +371,65 @@ def test_too_few_rows_or_classes_are_refused(tmp_path):
         from_file(write_csv(file, some_rows(19) * 2))
     with pytest.raises(saa.TextError, match=r"'label' has only one class, 'good'"):
         from_file(write_csv(file, [(text, "good") for text, _label in some_rows()]))
+
+
+def test_rows_that_cannot_be_used_are_left_out_counted_and_named(tmp_path):
+    rows = [*some_rows(), (" ", "good"), ("of one kind", "rare"), ("unlabelled", ""), ("", "bad")]
+    reading = tables.Reading()
+    found = from_file(write_csv(tmp_path / "mine.csv", rows), reading=reading)
+    assert {(each.text, each.label) for each in found} == set(some_rows())
+    assert [each.text for each in sorted(found, key=lambda each: each.row)] == [
+        text for text, _ in some_rows()
+    ]
+    assert list(reading.sentences(tmp_path / "mine.csv")) == [
+        "mine.csv: UTF-8, separated by commas, 44 rows",
+        "mine.csv: 2 rows have no text: left out (rows 41, 44)",
+        "mine.csv: 1 row has no label: left out (row 43)",
+        "mine.csv: 1 row has a label that no other text has: left out (row 42)",
+    ]
+
+
+def test_numbers_are_labels_as_they_were_meant(tmp_path):
+    """pandas writes 1 as 1.0 in a column where a value is missing."""
+    file = tmp_path / "numbers.jsonl"
+    labels = [1.0, 0.0, 2, "2", None, True, 2.5]
+    lines = [
+        json.dumps({"text": f"text {index}", "label": labels[index % 7]}) for index in range(70)
+    ]
+    file.write_text("\n".join(lines), "utf-8")
+    assert Counter(each.label for each in from_file(file)) == {
+        "1": 10, "0": 10, "2": 20, "True": 10, "2.5": 10,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.csv", "cp932"), ("a.csv", "utf-8-sig"), ("a.tsv", "utf-16"), ("a.json", "cp932")],
+)
+def test_a_table_with_japanese_columns_reaches_training(name, codec, tmp_path, capsys):
+    """The command's reading, up to where the model comes in."""
+    rows = [
+        {"本文": f"{index}番目の文章です、とても{kind}", "分類": kind}
+        for index in range(30)
+        for kind in ("良い", "悪い")
+    ]
+    if name == "a.json":
+        text = json.dumps(rows, ensure_ascii=False)
+    else:
+        made = io.StringIO()
+        writer = csv.DictWriter(made, ["本文", "分類"], delimiter=";" if "csv" in name else "\t")
+        writer.writeheader()
+        writer.writerows(rows)
+        text = made.getvalue()
+    file = tmp_path / name
+    file.write_bytes(text.encode(codec))
+    given = ["train-task", str(file), "--text", "本文", "--label", "分類", "--out", "mine"]
+    options = parser_for(["train-task"]).parse_args(given)
+    found = read_examples(options)
+    assert {(each.text, each.label) for each in found} == {(r["本文"], r["分類"]) for r in rows}
+    said = capsys.readouterr().err
+    assert said.startswith(f"saa: {name}: ")
+    assert said.endswith(", 60 rows\n")
+    assert {"cp932": "Shift-JIS (cp932)", "utf-16": "UTF-16", "utf-8-sig": "byte-order"}[
+        codec
+    ] in said
