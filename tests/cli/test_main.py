@@ -116,12 +116,11 @@ def test_warnings_of_libraries_stay_out_unless_they_are_asked_for(monkeypatch, c
 
 
 def test_the_cache_can_be_named_before_and_after_the_command(tmp_path, monkeypatch, capsys):
-    monkeypatch.delenv("SAA_CACHE", raising=False)
+    monkeypatch.setenv("SAA_CACHE", str(tmp_path))  # so that it is as it was after the test
     for arguments in (
         ["--cache", str(tmp_path / "a"), "fetch", "no-such"],
         ["fetch", "no-such", "--cache", str(tmp_path / "b")],
     ):
         assert main(arguments) == 1
         assert os.environ["SAA_CACHE"] == arguments[arguments.index("--cache") + 1]
-        monkeypatch.delenv("SAA_CACHE")
     assert "minilm, smollm2" in capsys.readouterr().err
