@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -358,13 +359,13 @@ class Store:
             waiting = sorted(files.keys() - self._indexed(manifest))
             if manifest != self._index.manifest():
                 continue  # its parts may be gone
-            found = [entry for entry in map(self._read, waiting[:BATCH]) if entry is not None]
-            if not found and len(waiting) <= BATCH:
+            readable = (entry for entry in map(self._read, waiting) if entry is not None)
+            found = list(islice(readable, BATCH))
+            if not found:
                 return manifest, []
             if self._try_to_catch_up():
                 continue
-            rest = map(self._read, waiting[BATCH:])
-            return manifest, [*found, *(entry for entry in rest if entry is not None)]
+            return manifest, [*found, *readable]
         raise StoreError(f"the store {self.folder} changes faster than it can be read; try again")
 
     def _try_to_catch_up(self) -> bool:

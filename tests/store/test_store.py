@@ -24,6 +24,7 @@ from benchmarks.records.store_faults import leftovers
 from benchmarks.synthetic import synthetic
 from saa_core.cli.main import main
 from saa_core.store import Store, index
+from saa_core.store.store import BATCH
 from saa_core.trace.check import check
 from saa_core.trace.tables import SCHEMAS
 
@@ -292,6 +293,20 @@ def test_a_damaged_trace_is_named_and_the_others_are_still_there(store: Store) -
         again.get(bad)
     again.delete(bad, "foreign")
     assert again.broken() == {}
+
+
+def test_more_damaged_traces_than_are_read_at_once_are_named_and_the_others_are_there(
+    store: Store,
+) -> None:
+    good = store.add(synthetic(1))
+    shutil.rmtree(store.folder / "tables")
+    for number in range(BATCH + 44):
+        (store.folder / f"{number}.saa").write_bytes(b"nothing")
+    again = Store(store.folder)
+    assert rows(again, "SELECT id FROM runs") == [(good,)]
+    assert len(again.broken()) == BATCH + 44
+    late = again.add(synthetic(2))
+    assert set(rows(Store(store.folder), "SELECT id FROM runs")) == {(good,), (late,)}
 
 
 @pytest.mark.parametrize("table", list(SCHEMAS))
