@@ -23,7 +23,7 @@ import saa_core as saa
 from benchmarks.records.store_faults import leftovers
 from benchmarks.synthetic import synthetic
 from saa_core.cli.main import main
-from saa_core.store import Store, index
+from saa_core.store import Store, exchange, index
 from saa_core.store.store import BATCH
 from saa_core.trace.check import check
 from saa_core.trace.tables import SCHEMAS
@@ -144,6 +144,25 @@ def test_ids_are_no_paths(store: Store, run: str) -> None:
         with pytest.raises(saa.StoreError, match="no id of a trace"):
             store.add(synthetic(0), run=run)
     assert store.ids() == []
+
+
+def test_an_id_of_more_bytes_than_a_name_may_have_is_cut(store: Store) -> None:
+    """A hundred Japanese letters are 300 bytes, and a file's name has 255 at most."""
+    trace = synthetic(1)
+    given = "記録" * 50
+    run = store.add(trace, run=given, note="long")
+    assert run == given[:83]
+    assert store.get(run).text == trace.text
+    assert store.notes()[run].note == "long"
+    assert rows(store, "SELECT id FROM runs") == [(run,)]
+    with pytest.raises(saa.StoreError, match="in the store already"):
+        store.add(trace, run=given)
+    with pytest.raises(saa.StoreError, match="251 bytes"):
+        store.add_missing({given: trace})
+    with pytest.raises(saa.StoreError, match="251 bytes"):
+        store.get(given)
+    out = store.export([run], store.folder.parent / "x.zip")
+    assert Store(store.folder.parent / "other").import_(out) == (run,)
 
 
 def test_a_link_is_no_trace(store: Store, tmp_path: Path) -> None:
@@ -410,6 +429,35 @@ def test_an_archive_larger_than_is_allowed_is_not_unpacked(
     file.write_bytes(archive(("traces/a.saa", bytes(10**6))))
     with pytest.raises(saa.StoreError, match="too large"):
         store.import_(file)
+
+
+def test_an_import_holds_nobody_up_while_it_unpacks(
+    store: Store, tmp_path: Path, monkeypatch
+) -> None:
+    """Up to 4 GiB are unpacked and checked; others write meanwhile, and import as well."""
+    run = store.add(synthetic(1))
+    file = store.export([run], tmp_path / "one.zip")
+    single = synthetic(2).save(tmp_path / "two.saa")
+    other = Store(tmp_path / "other")
+    left = other.folder / ".import-killed"
+    left.mkdir()
+    (left / "0.saa").write_bytes(b"half")
+    meanwhile = []
+    read = exchange.read
+
+    def busy(given: Path, folder: Path) -> exchange.Imported:
+        if not meanwhile:
+            meanwhile.append("begun")
+            meanwhile.append(Store(other.folder, wait=0).add(synthetic(3)))
+            meanwhile.extend(Store(other.folder, wait=0).import_(single))
+        return read(given, folder)
+
+    monkeypatch.setattr(exchange, "read", busy)
+    assert other.import_(file) == (run,)
+    assert set(other.ids()) == {run, *meanwhile[1:]}
+    assert len(meanwhile) == 3
+    assert leftovers(other.folder) == []
+    assert {row[0] for row in rows(other, "SELECT id FROM runs")} == set(other.ids())
 
 
 def test_a_second_writer_waits_and_is_then_refused(store: Store) -> None:
