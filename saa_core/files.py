@@ -1,12 +1,14 @@
 """Where SAA keeps its files, and how it writes one: whole under a temporary name, then renamed."""
 
 import json
+import math
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -84,4 +86,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    write_text(path, json.dumps(value, indent=1))
+    write_text(path, dump_json(value, indent=1))
+
+
+def dump_json(value: object, **options: Any) -> str:
+    """JSON that every reader takes: null for a number that is not finite, which JSON cannot hold.
+
+    Args:
+        options: of :func:`json.dumps`.
+    """
+    return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, (list, tuple)) else value

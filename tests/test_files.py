@@ -1,12 +1,14 @@
 """How a file is written: with the rights of any other, whatever other threads write, under names that fit."""
 
+import json
+import math
 import os
 import stat
 from collections.abc import Iterator
 
 import pytest
 
-from saa_core.files import replacing, shorten, write_text
+from saa_core.files import replacing, shorten, write_json, write_text
 
 
 @pytest.fixture
@@ -55,3 +57,20 @@ def test_what_failed_leaves_nothing(tmp_path):
 )
 def test_a_name_is_cut_between_characters(name, most, short):
     assert shorten(name, most) == short
+
+
+def test_what_is_no_number_is_null_in_json(tmp_path):
+    value = {
+        "a": math.nan,
+        "b": [1.5, (math.inf, "x")],
+        "c": {"d": -math.inf},
+        "e": True,
+        "f": None,
+    }
+    write_json(tmp_path / "a.json", value)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    found = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
+    assert found == {"a": None, "b": [1.5, [None, "x"]], "c": {"d": None}, "e": True, "f": None}

@@ -10,6 +10,7 @@ Only ``format`` and ``policy`` have to be there, so that a file can be written b
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -196,7 +197,9 @@ def _policy(about: Any) -> Policy | None:
 
 def _promise(about: dict[str, Any]) -> Certificate:
     settings = tuple(
-        Setting(**{**each, "policy": Policy(**each["policy"])}) for each in about["settings"]
+        # A figure that was no finite number is null in the file.
+        Setting(**{name: math.nan if value is None else value for name, value in each.items()})
+        for each in ({**each, "policy": Policy(**each["policy"])} for each in about["settings"])
     )
     return Certificate(
         **{

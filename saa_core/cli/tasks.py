@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from saa_core.cli.options import column_option, device_option, seed_option
 from saa_core.data import labelled, tables
 from saa_core.errors import PolicyError, TextError, choice
-from saa_core.files import replacing
+from saa_core.files import dump_json, replacing
 from saa_core.train.config import TokenConfig
 from saa_core.types import Guard, Policy
 
@@ -209,7 +208,7 @@ def _write(out: Path, texts: list[str], found: "list[Prediction]") -> Path:
     ]
     with replacing(out) as part, part.open("w", encoding="utf-8", newline="") as stream:
         if out.suffix.lower() == ".jsonl":
-            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            stream.writelines(dump_json(row, ensure_ascii=False) + "\n" for row in rows)
         else:
             writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
             writer.writeheader()

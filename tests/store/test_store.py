@@ -596,6 +596,24 @@ def test_query_prints_a_table_csv_and_json(store: Store, capsys) -> None:
     assert capsys.readouterr().err.startswith("saa: sql must be one SELECT")
 
 
+def test_a_query_as_json_is_valid_and_complete(store: Store, capsys) -> None:
+    """Numbers that JSON cannot hold are null; of two columns with one name none is lost."""
+    store.add(synthetic(1), run="one")
+    given = ["query", "--store", str(store.folder), "--format", "json"]
+    sql = "SELECT 'nan'::FLOAT AS a, 'inf'::DOUBLE AS b, [1.5, '-inf'::DOUBLE] AS c, {'x': 'nan'::DOUBLE} AS d"
+    assert main([*given, sql]) == 0
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert found == [{"a": None, "b": None, "c": [1.5, None], "d": {"x": None}}]
+    assert main([*given, "SELECT id, text AS id FROM runs"]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "two columns id, which JSON cannot hold; name them with AS" in told.err
+
+
 def test_query_writes_the_same_rows_to_a_file(store: Store, tmp_path: Path, capsys) -> None:
     store.add(synthetic(1), run="one", tags=["a", "b"])
     store.add(synthetic(2), run="two")
