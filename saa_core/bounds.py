@@ -52,6 +52,27 @@ def upper_bound(missed: "Tensor", delta: float) -> "Tensor":
     return high
 
 
+def least_samples(limit: float, delta: float) -> int:
+    """How many samples the bet needs at least to show that a mean is within the limit: so many zeros.
+
+    Args:
+        limit: in (0, 1).
+        delta: how often it may be wrong, in (0, 1).
+    """
+    gains = [math.log1p(bet * limit / (1 - limit)) for bet in BETS]
+
+    def enough(count: int) -> bool:
+        highest = count * max(gains)
+        capital = sum(math.exp(count * gain - highest) for gain in gains) / len(gains)
+        return highest + math.log(capital) >= -math.log(delta)
+
+    low, high = 0, math.ceil(math.log(len(BETS) / delta) / max(gains)) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
 def binomial_tail(events: int, total: int, rate: float) -> float:
     """Probability of at most so many events among ``total`` at this rate."""
     if events >= total or rate <= 0.0:

@@ -1,11 +1,14 @@
 """Where SAA keeps its files, and how it writes one: whole under a temporary name, then renamed."""
 
 import json
+import math
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -20,6 +23,10 @@ def store_dir() -> Path:
     return Path(os.environ.get("SAA_STORE") or Path(platformdirs.user_data_dir("saa")) / "traces")
 
 
+LONGEST_NAME = 255
+"""Bytes of a file's name that common file systems hold."""
+
+
 @contextmanager
 def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
     """A temporary file that takes the name ``path`` when the block ends without an error.
@@ -30,21 +37,36 @@ def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
         folder: where the temporary file lies, on the same disk; None is beside ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder or path.parent, prefix=f".{path.name}-")
-    os.close(handle)
-    part = Path(name)
+    part = _fresh(folder or path.parent, path.name)
+    # The rights of any file that is made here. To ask for the umask one would have to change it, for
+    # all threads of the process.
+    rights = stat.S_IMODE(part.stat().st_mode)
     try:
         yield part
-        # mkstemp is for the owner only; a finished file has the rights of any other.
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o666 & ~mask)
+        part.chmod(rights)  # who writes may have put another file in its place
         flush(part)
         os.replace(part, path)
         flush(path.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def _fresh(folder: Path, name: str) -> Path:
+    """A new empty file; as with mkstemp nobody else has its name, but its rights follow the umask."""
+    start = shorten(name, LONGEST_NAME - 18)
+    while True:
+        part = folder / f".{start}-{secrets.token_hex(8)}"
+        try:
+            os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            continue
+        return part
+
+
+def shorten(name: str, most: int) -> str:
+    """The beginning of a name, of so many bytes at most; a character is not cut in two."""
+    return os.fsencode(name)[:most].decode(errors="ignore")
 
 
 def flush(path: Path) -> None:
@@ -64,4 +86,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    write_text(path, json.dumps(value, indent=1))
+    write_text(path, dump_json(value, indent=1))
+
+
+def dump_json(value: object, **options: Any) -> str:
+    """JSON that every reader takes: null for a number that is not finite, which JSON cannot hold.
+
+    Args:
+        options: of :func:`json.dumps`.
+    """
+    return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, (list, tuple)) else value

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saa_core.bounds import log_capital, upper_bound
+from saa_core.bounds import least_samples, log_capital, upper_bound
+from saa_core.errors import PolicyError
 from saa_core.exact import PLAIN, Softmax, attention_weights, per_block
 from saa_core.gates.ood import OodDetector, features
 from saa_core.pairs import Allowed, Decision
@@ -70,6 +71,9 @@ class Checked:
 class Inspection:
     """The guard at work during one forward call.
 
+    Raises:
+        PolicyError: the guard's rows are too few for its limit, whatever they find.
+
     Attributes:
         limit: of the missed mass.
         events: what was suspected, measured and done, as plain values; ``item`` says in which text, and
@@ -83,6 +87,13 @@ class Inspection:
         self.limit = guard.missed_mass
         self.layers = layers
         self.rows = guard.rows_for(layers)
+        least = math.ceil(least_samples(self.limit, guard.delta) / layers)
+        if self.rows < least:
+            raise PolicyError(
+                f"rows={self.rows!r}: over {layers} layers so few queries can never show that "
+                f"missed_mass={self.limit:g} is kept to with delta={guard.delta:g}, so that every request "
+                f"would be computed twice; give {least} rows at least, or None to have them chosen"
+            )
         self.events: list[dict[str, Any]] = []
         self.rest = torch.zeros(batch, dtype=torch.bool)  # texts that run densely from here on
         self._counted = list[Tensor]()  # [B, rows] per layer

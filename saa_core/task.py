@@ -76,14 +76,13 @@ def margins(probabilities_BC: Tensor) -> Tensor:
 
 def add_token_gates(packing: Packing, hidden: int, width: int = 32) -> list[TokenGate]:
     """Puts a fresh gate in front of every layer but the first; the same ones each time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        gates = []
-        for index, layer in enumerate(packing.layers[1:], 1):
-            gate = TokenGate(TokenGateConfig(hidden, width), index)
-            device = next(layer.module.parameters()).device
-            layer.module.saa_token_gate = gate.requires_grad_(False).eval().to(device)
-            gates.append(gate)
+    draw = torch.Generator().manual_seed(0)
+    gates = []
+    for index, layer in enumerate(packing.layers[1:], 1):
+        gate = TokenGate(TokenGateConfig(hidden, width), index, draw)
+        device = next(layer.module.parameters()).device
+        layer.module.saa_token_gate = gate.requires_grad_(False).eval().to(device)
+        gates.append(gate)
     return gates
 
 

@@ -94,7 +94,8 @@ class Guard:
             and has to be given where whole tokens are dropped.
         delta: how often a request over the limit may pass unnoticed, in (0, 1).
         rows: queries per layer that count, half as many look for faults; None takes sixteen times
-            what the bound needs at least.
+            what the bound needs at least. Fewer than it needs are refused where the number of layers
+            is known: when a model runs.
         seed: of the draw.
         margin: classification: where the two most probable labels are less than this apart in
             probability, the task's reference model answers instead. In [0, 1]; 0 never asks it, 1 always.

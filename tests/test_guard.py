@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import saa_core as saa
-from saa_core.bounds import BETS, upper_bound
+from saa_core.bounds import BETS, least_samples, upper_bound
 from saa_core.explain.damage import KINDS, damage_gates
 from saa_core.guard import Inspection, in_full
 from saa_core.pairs import Allowed, Decision
@@ -133,8 +133,14 @@ def test_each_text_of_a_padded_batch_has_its_own_account(minilm, novel):
 
 
 def test_when_nothing_helps_the_text_is_computed_densely(smollm2, novel, monkeypatch):
+    """Nothing is noticed on the way, only in the end."""
     monkeypatch.setattr(Inspection, "_look_ahead", lambda self, layer, worst_B: None)
-    policy = saa.Policy(mass=0.8, guard=saa.Guard(missed_mass=0.01, rows=4))
+    monkeypatch.setattr(
+        Inspection,
+        "_look",
+        lambda self, layer, probe, decision, planned: (decision, torch.zeros(1)),
+    )
+    policy = saa.Policy(mass=0.8, guard=saa.Guard(missed_mass=0.05, rows=4))
     trace = saa.run(smollm2, novel[:400], policy)
     assert trace.events[-1] == {"suspected": "bound", "done": "dense", "added": 1.0}
     assert "guard" in trace.execution.reason
@@ -142,6 +148,31 @@ def test_when_nothing_helps_the_text_is_computed_densely(smollm2, novel, monkeyp
     torch.testing.assert_close(torch.tensor(trace.hidden), torch.tensor(dense.hidden))
     written = "".join(saa.generate(smollm2, novel[:400], policy, max_new_tokens=4))
     assert written == "".join(saa.generate(smollm2, novel[:400], max_new_tokens=4))
+
+
+@pytest.mark.parametrize(("limit", "delta"), [(0.05, 0.05), (0.3, 0.01), (0.9, 0.5), (0.001, 0.1)])
+def test_the_least_samples_are_the_first_that_can_show_the_limit(limit, delta):
+    least = least_samples(limit, delta)
+    assert upper_bound(torch.zeros(least), delta) <= limit
+    assert least == 1 or upper_bound(torch.zeros(least - 1), delta) > limit
+
+
+def test_rows_that_can_never_show_the_limit_are_refused(tiny):
+    """Such a guard ran every request twice."""
+    hf = tiny()
+    model = saa.attach(hf, probe=False)
+    ids = torch.arange(3, 63)[None]
+    least = math.ceil(least_samples(0.05, 0.05) / len(model.gates))
+
+    def guarded(rows):
+        return saa.Policy(mass=1.0, guard=saa.Guard(0.05, rows=rows))
+
+    with pytest.raises(saa.PolicyError, match=rf"rows=4: over 2 layers .* give {least} rows"):
+        hf(ids, saa=saa.Call(guarded(4)))
+    for enough in (least, None):
+        call = saa.Call(guarded(enough))
+        hf(ids, saa=call)
+        assert call.checked().met
 
 
 def test_heads_in_full_keep_what_is_allowed_and_nothing_else():

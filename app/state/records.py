@@ -43,8 +43,22 @@ def store() -> Store:
 
 
 def select(sql: str) -> pa.Table:
-    """What a statement of a visitor's returns. Raises StoreError."""
-    return store().query(sql, limit=LISTED, timeout=SECONDS)
+    """What a statement of a visitor's returns; of columns with one name the later ones are numbered.
+    Raises StoreError."""
+    found = store().query(sql, limit=LISTED, timeout=SECONDS)
+    return found.rename_columns(_told_apart(found.column_names))
+
+
+def _told_apart(names: list[str]) -> list[str]:
+    """``id``, ``id (2)``, ``id (3)`` for three columns of the name ``id``."""
+    found: list[str] = []
+    for name in names:
+        own, number = name, 1
+        while own in found or (number > 1 and own in names):
+            number += 1
+            own = f"{name} ({number})"
+        found.append(own)
+    return found
 
 
 def answer(ask: Callable[..., T], *arguments: object, **options: object) -> T:

@@ -9,6 +9,7 @@ import streamlit as st
 import saa_core as saa
 from app.live.values import Request, Result, Side
 from app.service import Client
+from app.state import spill
 from saa_core.explain.pair import LayerInputs
 
 RESULTS_KEPT = 6
@@ -63,9 +64,8 @@ def inputs(client: Client, result: Result, layer: int) -> LayerInputs:
 
 
 def forget_oldest(kept: dict[Any, Any]) -> None:
-    """Leaves the last few entries of what is kept."""
-    for old in list(kept)[:-RESULTS_KEPT]:
-        del kept[old]
+    """Leaves the last few entries of what is kept, and not too much of them in memory."""
+    spill.bound(kept, RESULTS_KEPT)
 
 
 def recorded_result(

@@ -22,7 +22,7 @@ import altair as alt
 import saa_core as saa
 from saa_core.certify.degradation import Degradation, DegradationMeter
 from saa_core.certify.policy_file import save_policy
-from saa_core.certify.tune import TuneConfig, tune
+from saa_core.certify.tune import TuneConfig, Tuned, tune
 from saa_core.certify.tune_files import describe_policy, write_results
 from saa_core.cli.bars import Bars
 from saa_core.data import corpus, labelled
@@ -101,20 +101,24 @@ def tune_domain(domain: Domain, folder: Path, options: argparse.Namespace) -> sa
         bars = Bars("s")
         config = TuneConfig(minutes=options.minutes, trials=options.trials)
         model, baseline = domain.model, domain.baseline
+
+        def write(found: Tuned) -> None:
+            write_results(folder, found)
+            data = {"searched": found.searched, "certified": found.certified}
+            data |= {"trials": len(found.trials), "minutes": options.minutes}
+            save_policy(
+                file, found.promise, model, data=data, command="python -m benchmarks.trust.tune"
+            )
+
         try:
-            found = tune(
+            tune(
                 *(model, domain.texts, domain.sla, folder, config),
                 baseline=baseline,
                 progress=bars,
+                write=write,
             )
         finally:
             bars.close()
-        write_results(folder, found)
-        data = {"searched": found.searched, "certified": found.certified}
-        data |= {"trials": len(found.trials), "minutes": options.minutes}
-        save_policy(
-            file, found.promise, model, data=data, command="python -m benchmarks.trust.tune"
-        )
     stored = saa.load_policy(file)
     if stored.policy is not None:
         stored.check(domain.model)

@@ -10,6 +10,7 @@ Only ``format`` and ``policy`` have to be there, so that a file can be written b
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -194,10 +195,16 @@ def _policy(about: Any) -> Policy | None:
     return None if about is None else Policy(**about)
 
 
+def _setting(about: dict[str, Any]) -> Setting:
+    """A figure that was no finite number is null in the file."""
+    found: dict[str, Any] = {
+        name: math.nan if value is None else value for name, value in about.items()
+    }
+    return Setting(**{**found, "policy": Policy(**about["policy"])})
+
+
 def _promise(about: dict[str, Any]) -> Certificate:
-    settings = tuple(
-        Setting(**{**each, "policy": Policy(**each["policy"])}) for each in about["settings"]
-    )
+    settings = tuple(_setting(each) for each in about["settings"])
     return Certificate(
         **{
             **about,

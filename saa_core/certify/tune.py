@@ -4,13 +4,17 @@ Two steps, on two parts of the texts. The search is an Optuna study with two aim
 loss, on the first part; it writes every trial into the folder and goes on from there when it is
 started again. Then settings of its front are tested against the promise on the second part, safest
 first (limits.py). Without one that passes the answer is to stay dense.
+
+What is tested is fixed once: the folder holds the settings and the number of texts before the first
+test, and each measurement as soon as there is one. Whoever is stopped in the middle goes on with
+these; a second choice, tested on the same texts, would be right more rarely than promised.
 """
 
 import hashlib
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,8 @@ HAND_SET_SHARES = (0.7, 0.5)
 HAND_SET_MARGINS = (0.0, 0.5)
 LEAST_TEXTS = 8
 STUDY = "study.log"
+PLAN, MEASURED, FINISHED = "candidates", "measured", "certified"
+"""What the study remembers of certifying: what is tested on how many texts, each measurement, its end."""
 Progress = Callable[[str, int, int, str], None]
 """Called with (step, elapsed seconds, total seconds, message); step is "search" or "certify", of which the
 latter counts settings in place of seconds."""
@@ -88,6 +94,7 @@ def tune(
     *,
     baseline: Model | None = None,
     progress: Progress | None = None,
+    write: Callable[[Tuned], object] | None = None,
 ) -> Tuned:
     """Searches and certifies; see the module.
 
@@ -95,7 +102,10 @@ def tune(
         texts: requests; each counts once.
         folder: holds the study. One of other texts, another model or promise is refused, and one that
             has come to its end: to test again what the same texts have judged would void the promise.
+            One that was stopped while it certified goes on with the settings and texts of before.
         baseline: see :class:`DegradationMeter`.
+        write: called with what was found before the study is marked as finished. Where it fails, the
+            same call finds the same again, and measures nothing twice.
 
     Raises:
         PolicyError, ModelError, TextError: an argument cannot be used.
@@ -106,33 +116,64 @@ def tune(
     report = progress or (lambda step, done, total, remark: None)
     started = time.monotonic()
     found, rest = split(texts, config)
-    meter = DegradationMeter(model, found, sla.quantity, baseline)
     study = _study(folder, config, _identity(model, found, rest, sla, config))
     half = 30.0 * config.minutes
-    per_text = _search(study, meter, sla, config, started + half, report)
+    per_text = 0.0
+    if PLAN not in study.user_attrs:
+        meter = DegradationMeter(model, found, sla.quantity, baseline)
+        per_text = _search(study, meter, sla, config, started + half, report)
     trials = _trials(study, model, sla, config)
-    chosen = candidates(trials, sla, config.candidates)
     left = max(half, 2 * half - (time.monotonic() - started))
-    affordable = int(left / max(per_text, 1e-6) / min(3, len(chosen)))
-    # Fewer than this could certify nothing, however good the setting: better a little late.
-    rest = rest[: max(LEAST_TEXTS, 2 * (sla.needed() or 0), affordable)]
-    certifier = DegradationMeter(model, rest, sla.quantity, baseline)
+    if PLAN not in study.user_attrs:
+        chosen = [trial.policy for trial in candidates(trials, sla, config.candidates)]
+        affordable = int(left / max(per_text, 1e-6) / min(3, len(chosen)))
+        # Fewer than this could certify nothing, however good the setting: better a little late.
+        count = max(LEAST_TEXTS, 2 * (sla.needed() or 0), affordable)
+        plan = {"policies": [asdict(policy) for policy in chosen], "texts": len(rest[:count])}
+        study.set_user_attr(PLAN, plan)
+    plan = study.user_attrs[PLAN]
+    rest = rest[: plan["texts"]]
     measured = list[Degradation]()
-    deadline = time.monotonic() + left
 
-    def certify() -> Any:
-        for index, trial in enumerate(chosen):
-            if measured and time.monotonic() > deadline:
-                return  # what has passed so far stays certified
-            measured.append(certifier.of(trial.policy))
-            report("certify", index + 1, len(chosen), str(trial.policy))
-            yield measured[-1]
+    def certify() -> Iterator[Degradation]:
+        for each in _measure(study, model, rest, sla, baseline, time.monotonic() + left, report):
+            measured.append(each)
+            yield each
 
     promise = certificate_from(sla, certify())
-    study.set_user_attr("certified", True)
     shown = next((each for each in measured if each.policy == promise.policy), measured[0])
     slices = by_slice(rest, shown, sla)
-    return Tuned(promise, tuple(trials), tuple(slices), len(found), len(rest))
+    tuned = Tuned(promise, tuple(trials), tuple(slices), len(found), len(rest))
+    if write is not None:
+        write(tuned)
+    study.set_user_attr(FINISHED, True)
+    return tuned
+
+
+def _measure(
+    study: Any,
+    model: Model,
+    texts: list[str],
+    sla: RiskLimit,
+    baseline: Model | None,
+    deadline: float,
+    report: Progress,
+) -> Iterator[Degradation]:
+    """The settings of the plan on the texts that certify, in their order: what the study holds is taken
+    from there, and the rest is measured and put there, before anybody judges it."""
+    policies = [Policy(**about) for about in study.user_attrs[PLAN]["policies"]]
+    meter: DegradationMeter | None = None
+    for index, policy in enumerate(policies):
+        name = f"{MEASURED} {index}"
+        if name not in study.user_attrs:
+            if index and time.monotonic() > deadline:
+                return  # what has passed so far stays certified
+            meter = meter or DegradationMeter(model, texts, sla.quantity, baseline)
+            found = meter.of(policy)
+            study.set_user_attr(name, {"losses": found.losses, "work": found.work})
+            report("certify", index + 1, len(policies), str(policy))
+        about = study.user_attrs[name]
+        yield Degradation(policy, tuple(about["losses"]), tuple(about["work"]))
 
 
 def split(texts: Sequence[str], config: TuneConfig) -> tuple[list[str], list[str]]:
@@ -205,7 +246,7 @@ def _study(folder: Path, config: TuneConfig, identity: dict[str, Any]) -> Any:
             f"folder={str(folder)!r} holds a study with other {', '.join(other)}; choose another folder"
         )
     study.set_user_attr("identity", identity)
-    if study.user_attrs.get("certified"):
+    if study.user_attrs.get(FINISHED):
         raise PolicyError(
             f"folder={str(folder)!r} is finished: its texts have certified a choice, and to ask them "
             "again would void what it promises; choose another folder, with new texts"

@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import json
 import sys
 import unicodedata
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from saa_core.cli.options import store_option
 from saa_core.errors import StoreError
-from saa_core.files import replacing
+from saa_core.files import dump_json, replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -140,14 +139,18 @@ def _present(options: argparse.Namespace) -> None:
     print(f"presentation: {write_deck(deck, Path(options.out))}, {len(deck.steps)} steps")
 
 
-def _parquet(found: "pa.Table", file: Path) -> None:
-    """Columns need names of their own there."""
+def _require_own_names(found: "pa.Table", form: str) -> None:
+    """Raises StoreError where two columns have one name."""
     names = found.column_names
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise StoreError(
-            f"sql names two columns {', '.join(twice)}, which Parquet cannot hold; name them with AS"
+            f"sql names two columns {', '.join(twice)}, which {form} cannot hold; name them with AS"
         )
+
+
+def _parquet(found: "pa.Table", file: Path) -> None:
+    _require_own_names(found, "Parquet")
     import pyarrow.parquet as pq
 
     pq.write_table(found, file, compression="zstd")
@@ -178,12 +181,14 @@ def _csv(found: "pa.Table", out: TextIO) -> None:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(found.column_names)
     for row in _rows(found):
-        writer.writerow([json.dumps(v) if isinstance(v, (list, dict)) else v for v in row])
+        writer.writerow([dump_json(v) if isinstance(v, (list, dict)) else v for v in row])
 
 
 def _json(found: "pa.Table", out: TextIO) -> None:
+    """Numbers that are not finite are null."""
+    _require_own_names(found, "JSON")
     rows = [dict(zip(found.column_names, row, strict=True)) for row in _rows(found)]
-    print(json.dumps(rows, ensure_ascii=False, indent=1, default=str), file=out)
+    print(dump_json(rows, ensure_ascii=False, indent=1, default=str), file=out)
 
 
 def _rows(found: "pa.Table") -> Iterable[list[object]]:

@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ from saa_core.cli.models import check_lengths, read_one, say_reading
 from saa_core.cli.options import column_option, cut_option, device_option, seed_option
 from saa_core.data import labelled, tables
 from saa_core.errors import PolicyError, TextError, choice
-from saa_core.files import replacing
+from saa_core.files import dump_json, replacing
 from saa_core.train.config import TokenConfig
 from saa_core.types import Guard, Policy
 
@@ -249,7 +248,7 @@ def _write(out: Path, texts: "Sequence[str | None]", found: "list[Prediction]") 
     ]
     with replacing(out) as part, part.open("w", encoding="utf-8", newline="") as stream:
         if out.suffix.lower() == ".jsonl":
-            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            stream.writelines(dump_json(row, ensure_ascii=False) + "\n" for row in rows)
         else:
             writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
             writer.writeheader()

@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from saa_core.cli.models import load_model
 from saa_core.cli.options import data_option, listed, model_options, seed_option
+from saa_core.files import dump_json
 from saa_core.train.config import CANDIDATES, JointConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _logged(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as lines, bar(config.steps, "step") as shown:
         for step in steps:
-            lines.write(json.dumps(asdict(step)) + "\n")
+            lines.write(dump_json(asdict(step)) + "\n")
             lines.flush()
             shown.n = step.step
             yield step, shown

@@ -143,25 +143,31 @@ def _tune(options: argparse.Namespace) -> None:
     texts = _texts(model, files, sla, options)
     folder = Path(options.out)
     baseline = _baseline(name, options)
+    files_used = [{"file": str(file), "sha256": _sha256(file)} for file in files]
+
+    def write(tuned: "Tuned") -> None:
+        write_results(folder, tuned)
+        data = {
+            "files": files_used,
+            "texts": len(texts),
+            "searched": tuned.searched,
+            "certified": tuned.certified,
+            "seed": options.seed,
+        }
+        save_policy(
+            folder / "policy.json", tuned.promise, model, data=data, command=options.command
+        )
+
     with Bars("s") as bars:
-        tuned = tune(model, texts, sla, folder, config, baseline=baseline, progress=bars)
-    write_results(folder, tuned)
-    data = {
-        "files": [{"file": str(file), "sha256": _sha256(file)} for file in files],
-        "texts": len(texts),
-        "searched": tuned.searched,
-        "certified": tuned.certified,
-        "seed": options.seed,
-    }
-    file = save_policy(
-        folder / "policy.json", tuned.promise, model, data=data, command=options.command
-    )
+        tuned = tune(
+            model, texts, sla, folder, config, baseline=baseline, progress=bars, write=write
+        )
     for line in _report(tuned):
         print(line)
     if sla.quantity != "label_change" and model.causal:
         for line in _rare(model, baseline, tuned):
             print(line)
-    print(f"policy: {file}")
+    print(f"policy: {folder / 'policy.json'}")
 
 
 def _texts(

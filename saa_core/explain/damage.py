@@ -20,31 +20,32 @@ SCALE = 1e4
 """What "scaled" multiplies every weight with."""
 
 
-def _random(gate: PairGate) -> None:
+def _random(gate: PairGate, draw: torch.Generator) -> None:
     for weight in gate.parameters():
-        weight.copy_(torch.randn_like(weight, device="cpu") * weight.std().cpu())
+        noise = torch.randn(weight.shape, dtype=weight.dtype, generator=draw)
+        weight.copy_(noise * weight.std().cpu())
 
 
-def _zero(gate: PairGate) -> None:
+def _zero(gate: PairGate, draw: torch.Generator) -> None:
     for weight in gate.parameters():
         weight.zero_()
 
 
-def _nan(gate: PairGate) -> None:
+def _nan(gate: PairGate, draw: torch.Generator) -> None:
     for weight in gate.parameters():
         weight.fill_(math.nan)
 
 
-def _negate(gate: PairGate) -> None:
+def _negate(gate: PairGate, draw: torch.Generator) -> None:
     gate.query.neg_()
 
 
-def _scale(gate: PairGate) -> None:
+def _scale(gate: PairGate, draw: torch.Generator) -> None:
     for weight in gate.parameters():
         weight.mul_(SCALE)
 
 
-EACH: dict[str, Callable[[PairGate], None]] = {
+EACH: dict[str, Callable[[PairGate, torch.Generator], None]] = {
     "random": _random,
     "zero": _zero,
     "nan": _nan,
@@ -76,13 +77,13 @@ def damage_gates(
     if any(not 0 <= layer < count for layer in chosen):
         raise PolicyError(f"layers={layers!r}: choose from 0 to {count - 1}")
     found = _with_own_gates(model)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
         for layer in chosen:
             if kind == "swapped":
                 found.gates[layer].load_state_dict(model.gates[count - 1 - layer].state_dict())
             else:
-                EACH[kind](found.gates[layer])
+                EACH[kind](found.gates[layer], draw)
     return found
 
 

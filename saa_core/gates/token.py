@@ -9,11 +9,13 @@ share as an input.
 Shapes: T tokens, E hidden size, W width of the predictor.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Shares of the token work for which a shift is learned; in between it is interpolated."""
@@ -30,20 +32,36 @@ class TokenGateConfig:
         return asdict(self)
 
 
+def fresh_linear(inputs: int, outputs: int, draw: torch.Generator | None) -> nn.Linear:
+    """A linear layer with the numbers that PyTorch would give it, drawn from a generator of the caller's:
+    the global one is shared by all threads, so that a seed set there promises nothing."""
+    layer = skip_init(nn.Linear, inputs, outputs)
+    assert isinstance(layer, nn.Linear)
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=draw)
+    limit = 1 / math.sqrt(inputs)
+    nn.init.uniform_(layer.bias, -limit, limit, generator=draw)
+    return layer
+
+
 class TokenGate(nn.Module):
     """Scores tokens in front of one layer; those above zero stay.
 
     Parameters: ``norm`` (LayerNorm over E), ``down`` [W, E], ``up`` [1, W], ``shift`` [len(SHARES)].
     ``layer`` is the position of the layer that follows.
+
+    Args:
+        draw: where the random numbers come from; torch's global generator by default.
     """
 
-    def __init__(self, config: TokenGateConfig, layer: int = 1) -> None:
+    def __init__(
+        self, config: TokenGateConfig, layer: int = 1, draw: torch.Generator | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.layer = layer
         self.norm = nn.LayerNorm(config.hidden)
-        self.down = nn.Linear(config.hidden, config.width)
-        self.up = nn.Linear(config.width, 1)
+        self.down = fresh_linear(config.hidden, config.width, draw)
+        self.up = fresh_linear(config.width, 1, draw)
         shares = torch.tensor(SHARES).clamp(max=0.95)
         self.shift = nn.Parameter(2 * (shares / (1 - shares)).log())
 

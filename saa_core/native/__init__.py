@@ -77,17 +77,39 @@ def structure(name: str, *fields: tuple[Iterable[str], type]) -> type[ctypes.Str
     return type(name, (ctypes.Structure,), {"_fields_": flat})
 
 
+def flags_for(compiler: str, capability: str) -> list[str]:
+    """What the compiler is told, whichever files it is given.
+
+    Args:
+        compiler: its path.
+        capability: of the CPU, in PyTorch's words.
+    """
+    flags = ["-std=c++17", "-O3", "-shared", "-fPIC", "-fno-math-errno", "-Wno-psabi", "-pthread"]
+    flags += VECTOR_FLAGS.get(capability, "").split()
+    if not _is_clang(compiler):
+        # g++'s OpenMP is the one that PyTorch brings, so both share one pool of threads. clang's
+        # would be a second pool, and Apple's has none, so there the functions start plain threads.
+        flags.append("-fopenmp")
+    return flags
+
+
+def _is_clang(compiler: str) -> bool:
+    """Asked of the compiler itself: what macOS calls g++ is clang."""
+    try:
+        asked = subprocess.run(
+            [compiler, "--version"], capture_output=True, text=True, errors="replace", timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "clang" in os.path.basename(compiler)
+    return "clang" in asked.stdout.lower()
+
+
 @functools.cache
 def _build() -> ctypes.CDLL | str:
     """The compiled library, or the reason there is none; computed once per process."""
     compiler = find_compiler()
     assert compiler is not None
-    flags = ["-std=c++17", "-O3", "-shared", "-fPIC", "-fno-math-errno", "-Wno-psabi", "-pthread"]
-    flags += VECTOR_FLAGS.get(torch.backends.cpu.get_cpu_capability(), "").split()
-    if "clang" not in compiler:
-        # g++'s OpenMP is the one that PyTorch brings, so both share one pool of threads; clang's
-        # would be a second pool, so there the functions start plain threads.
-        flags.append("-fopenmp")
+    flags = flags_for(compiler, torch.backends.cpu.get_cpu_capability())
     here = files("saa_core.native")
     text = "".join((here / name).read_text("utf-8") for name in SOURCES)
     key = hashlib.sha256(f"{text} {compiler} {flags}".encode()).hexdigest()[:16]

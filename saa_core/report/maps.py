@@ -5,7 +5,6 @@ as plain text. Scores are left out: the map of a long text would take hundreds o
 """
 
 import base64
-import json
 import zlib
 from collections.abc import Mapping
 from html import escape
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from saa_core.files import dump_json
 from saa_core.report.sentences import sentences
 from saa_core.trace.maps import Array
 from saa_core.trace.trace import Trace
@@ -83,7 +83,7 @@ def map_data(trace: Trace, words: Mapping[str, Any]) -> dict[str, Any]:
 
 def embed_json(name: str, value: object) -> str:
     """A value as JSON inside the file; nothing in it can end the element."""
-    data = json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+    data = dump_json(value, ensure_ascii=False).replace("<", "\\u003c")
     return f'<script type="application/json" id="{name}">{data}</script>'
 
 

@@ -1,18 +1,22 @@
 """Ids of traces: names of files, never paths."""
 
+import os
 import re
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
 from saa_core.errors import StoreError
+from saa_core.files import LONGEST_NAME, shorten
 
 FORM = re.compile(r"\w[\w .+-]{0,119}")
+MOST_BYTES = LONGEST_NAME - len(".saa")
 STAMP = re.compile(r"(\d{8})[T-](\d{6})(Z?)-")
 
 
 def is_id(run: object) -> bool:
-    return isinstance(run, str) and FORM.fullmatch(run) is not None
+    formed = isinstance(run, str) and FORM.fullmatch(run) is not None
+    return formed and len(os.fsencode(str(run))) <= MOST_BYTES
 
 
 def valid(run: str) -> str:
@@ -24,9 +28,18 @@ def valid(run: str) -> str:
     if not is_id(run):
         raise StoreError(
             f"run={run!r} is no id of a trace: it must begin with a letter or digit and hold only "
-            "letters, digits, spaces and . _ + -, 120 at most"
+            f"letters, digits, spaces and . _ + -, 120 at most, of {MOST_BYTES} bytes together"
         )
     return run
+
+
+def fitted(run: str) -> str:
+    """An id whose file's name the disk holds: where 120 letters are too many bytes, its beginning.
+
+    Raises:
+        StoreError: it cannot be an id whatever its length in bytes.
+    """
+    return valid(shorten(run, MOST_BYTES) if FORM.fullmatch(str(run)) else run)
 
 
 def fresh() -> str:

@@ -1,10 +1,12 @@
 """The folder of traces itself: adding, opening, noting, deleting, querying; see the package."""
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,6 +31,8 @@ SECONDS = 30.0
 """Longest time of a query, unless more is asked for."""
 BATCH = 256
 """Traces that are indexed at once where many are found."""
+UNPACKED = ".import-"
+"""Begins the names of folders into which imports unpack."""
 TRIES = 20
 """A reader starts again if a writer replaced what it was reading."""
 
@@ -85,12 +89,13 @@ class Store:
         """Writes a trace; it is stored, safe from a power cut, when this returns its id.
 
         Args:
-            run: the id; None makes one of the time and chance.
+            run: the id; None makes one of the time and chance. One of more bytes than a file's name
+                may have is cut, at the end of a letter; what is returned counts.
 
         Raises:
             StoreError: the id is taken or not valid, the disk is full, or another process writes.
         """
-        run = ids.fresh() if run is None else ids.valid(run)
+        run = ids.fresh() if run is None else ids.fitted(run)
         about = notes.make_note(note, tags)
         with self._writing():
             if run in self._files():
@@ -244,21 +249,39 @@ class Store:
         Raises:
             StoreError: the file is missing, broken, foreign or hostile; then nothing is added.
         """
-        with self._writing():
-            found = exchange.read(Path(file), self._staging)
-            taken, there, parts = self._files(), list[str](), dict[str, Path]()
-            about = dict[str, Note]()
-            for run, part in found.traces.items():
-                if run in taken and part.read_bytes() == taken[run].read_bytes():
-                    there.append(run)
-                    continue
-                own = ids.fresh() if run in taken else run
-                parts[own], about[own] = part, found.notes.get(run, Note())
-            self._write_notes(about)
-            for run, part in parts.items():
-                self._place(part, run)
-            self._catch_up({})
+        with _sentences(self.folder), self._unpacking() as folder:
+            found = exchange.read(Path(file), folder)  # may take minutes: others go on writing
+            for part in found.traces.values():
+                flush(part)
+            with self._writing():
+                taken, there, parts = self._files(), list[str](), dict[str, Path]()
+                about = dict[str, Note]()
+                for run, part in found.traces.items():
+                    if run in taken and part.read_bytes() == taken[run].read_bytes():
+                        there.append(run)
+                        continue
+                    own = ids.fresh() if run in taken else run
+                    parts[own], about[own] = part, found.notes.get(run, Note())
+                self._write_notes(about)
+                for run, part in parts.items():
+                    self._place(part, run)
+                self._catch_up({})
         return (*there, *parts)
+
+    @contextmanager
+    def _unpacking(self) -> Iterator[Path]:
+        """An empty folder on the store's disk for one import. A lock inside is held as long as it is
+        needed: what a killed import left is free, and goes with the next write."""
+        folder = self.folder / f"{UNPACKED}{secrets.token_hex(8)}"
+        own = FileLock(folder / ".lock")
+        with self._writing():  # nobody else tidies up before the lock is held
+            folder.mkdir()
+            own.acquire()
+        try:
+            yield folder
+        finally:
+            own.release()
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _files(self) -> dict[str, Path]:
         """Trace files by id; links and names that are no ids do not count."""
@@ -288,6 +311,9 @@ class Store:
                 shutil.rmtree(self._staging, ignore_errors=True)
                 self._staging.mkdir(exist_ok=True)
                 self._index.sweep()
+                for old in self.folder.glob(f"{UNPACKED}*"):
+                    if old.is_dir() and not old.is_symlink() and _free(old / ".lock"):
+                        shutil.rmtree(old, ignore_errors=True)
                 yield
             finally:
                 shutil.rmtree(self._staging, ignore_errors=True)
@@ -358,13 +384,13 @@ class Store:
             waiting = sorted(files.keys() - self._indexed(manifest))
             if manifest != self._index.manifest():
                 continue  # its parts may be gone
-            found = [entry for entry in map(self._read, waiting[:BATCH]) if entry is not None]
-            if not found and len(waiting) <= BATCH:
+            readable = (entry for entry in map(self._read, waiting) if entry is not None)
+            found = list(islice(readable, BATCH))
+            if not found:
                 return manifest, []
             if self._try_to_catch_up():
                 continue
-            rest = map(self._read, waiting[BATCH:])
-            return manifest, [*found, *(entry for entry in rest if entry is not None)]
+            return manifest, [*found, *readable]
         raise StoreError(f"the store {self.folder} changes faster than it can be read; try again")
 
     def _try_to_catch_up(self) -> bool:
@@ -383,6 +409,17 @@ class Store:
         gone = self._indexed(manifest) - files.keys()
         parts = {name: self._index.files(manifest, name) for name in SCHEMAS}
         return views.relations(parts, fresh, about, gone), views.views(with_gone=bool(gone))
+
+
+def _free(file: Path) -> bool:
+    """True if nobody holds this lock."""
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    lock.release()
+    return True
 
 
 @contextmanager

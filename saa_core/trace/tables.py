@@ -4,7 +4,6 @@ Shares are in [0, 1], times in ms. What a trace does not hold is null.
 """
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from saa_core.files import dump_json
 from saa_core.trace.recorded import Recorded
 from saa_core.types import Timing
 
@@ -247,7 +247,7 @@ def _tokens(trace: Recorded, run: str) -> pa.Table:
 def _events(trace: Recorded, run: str) -> pa.Table:
     named = [name for name in EVENTS.names if name not in ("id", "event", "details")]
     rows = [
-        {"id": run, "event": at, "details": json.dumps(dict(event))}
+        {"id": run, "event": at, "details": dump_json(dict(event))}
         | {name: event.get(name) for name in named}
         for at, event in enumerate(trace.events)
     ]

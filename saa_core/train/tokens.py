@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from saa_core.errors import PolicyError
 from saa_core.families.packing import Packing
-from saa_core.gates.token import SHARES
+from saa_core.gates.token import SHARES, fresh_linear
 from saa_core.loading import bfloat16_is_fast
 from saa_core.model import Model
 from saa_core.run.varlen import encode_all, packing_of, special_tokens
@@ -111,9 +111,10 @@ class Stages:
                 if isinstance(module, nn.Linear)
             }
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            self.heads = {side: nn.Linear(self.hidden, labels).to(model.device) for side in SIDES}
+        draw = torch.Generator().manual_seed(self.config.seed)
+        self.heads = {
+            side: fresh_linear(self.hidden, labels, draw).to(model.device) for side in SIDES
+        }
         for side, seed in zip(SIDES, (self.config.seed, self.config.seed + 1), strict=True):
             exclude = ".*(pooler|saa_).*"
             lora.add(

@@ -180,3 +180,9 @@ def test_a_live_run_is_kept_with_its_dense_side_and_opens_again(store) -> None:
     again = app(trace=row["id"]).run()
     assert figure(again, "Pairs dropped") == figure(at, "Pairs dropped")
     assert figure(again, "Time, SAA against dense") == figure(at, "Time, SAA against dense")
+
+
+def test_columns_of_one_name_are_numbered(store: Store) -> None:
+    store.add(synthetic(1), run="one")
+    found = records.select('SELECT 1 AS a, 2 AS a, 3 AS "a (2)", 4 AS a, 5 AS b')
+    assert found.to_pylist() == [{"a": 1, "a (3)": 2, "a (2)": 3, "a (4)": 4, "b": 5}]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import saa_core as saa
-from saa_core.certify.certificate import ladder_for
+from saa_core.certify.certificate import Setting, ladder_for
 from saa_core.certify.degradation import DegradationMeter
 from saa_core.certify.slices import SLICES, by_rare_slice, by_slice, rare_texts, slice_table
 from saa_core.cli.main import main as cli
@@ -284,6 +285,20 @@ def test_slices_are_reported_worst_first(smollm2):
     assert found["all"].low <= found["all"].loss <= found["all"].high
     assert found["code"].texts == 0
     assert "no such texts" in "\n".join(slice_table(list(found.values())))
+
+
+def test_a_figure_that_is_no_number_is_null_in_a_policy_file(tmp_path):
+    """A broken model's perplexity; the file is valid JSON and says the same when it is read."""
+    sla = saa.RiskLimit(perplexity=0.01)
+    setting = Setting(saa.Policy(mass=0.9), math.nan, 0.0, math.inf, 0.5, 1.0, certified=False)
+    promise = saa.Certificate(sla, None, 8, (setting,), "over the limit")
+    file = saa.save_policy(tmp_path / "p.json", promise)
+    assert not {"NaN", "Infinity"} & set(re.findall(r"\w+", file.read_text()))
+    (again,) = saa.load_policy(file).promise.settings
+    assert math.isnan(again.loss)
+    assert math.isnan(again.high)
+    assert (again.low, again.work) == (0.0, 0.5)
+    assert "stay dense" in str(saa.load_policy(file).promise)
 
 
 def test_everything_that_a_promise_rests_on_is_plain_json(smollm2, parts, tmp_path):

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 import saa_core as saa
+from saa_core.certify.degradation import DegradationMeter
 from saa_core.certify.tune import STUDY, TuneConfig, TuneTrial, candidates, split, tune
 from saa_core.cli.main import main as cli
 from saa_core.cli.main import parser_for
@@ -111,6 +112,70 @@ def test_an_interrupted_search_goes_on(little, novel, tmp_path):
     with pytest.raises(saa.PolicyError, match="is finished"):
         tune(little, texts, sla, tmp_path, config)
     assert (tmp_path / STUDY).is_file()
+
+
+@pytest.fixture
+def tested(monkeypatch):
+    """Every measurement that is made on texts, as (policy, number of texts)."""
+    found = []
+    real = DegradationMeter.of
+
+    def of(self, policy, progress=None):
+        found.append((policy, len(self)))
+        return real(self, policy, progress)
+
+    monkeypatch.setattr(DegradationMeter, "of", of)
+    return found
+
+
+def test_a_stopped_certification_goes_on_with_the_same_candidates(little, novel, tmp_path, tested):
+    """Ctrl-C in the middle of the first test, then right after it, then while the results are written."""
+    texts = cut_windows(little, novel[:24_000], 48)[:48]
+    sla = saa.RiskLimit(missed_mass=0.9, delta=0.4)
+    config = TuneConfig(minutes=5, trials=4, candidates=3, share=0.4)
+    whole = tune(little, texts, sla, tmp_path / "whole", config)
+    assert len(whole.promise.settings) == 3
+
+    folder = tmp_path / "stopped"
+    certifying = whole.certified
+
+    def interrupted(self, policy, progress=None, real=DegradationMeter.of):
+        if len(self) == certifying:
+            raise KeyboardInterrupt
+        return real(self, policy, progress)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DegradationMeter, "of", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tune(little, texts, sla, folder, config)
+
+    def stop(step, done, total, remark):
+        if step == "certify":
+            raise KeyboardInterrupt
+
+    other = TuneConfig(minutes=5, trials=4, candidates=1, share=0.4)
+    tested.clear()
+    for _ in range(2):  # one more test each time; nothing is searched
+        with pytest.raises(KeyboardInterrupt):
+            tune(little, texts, sla, folder, other, progress=stop)
+    assert [policy for policy, _ in tested] == [
+        setting.policy for setting in whole.promise.settings[:2]
+    ]
+
+    def full(tuned):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        tune(little, texts, sla, folder, other, write=full)
+    written = []
+    tuned = tune(little, texts, sla, folder, other, write=written.append)
+    assert [policy for policy, _ in tested] == [
+        setting.policy for setting in whole.promise.settings
+    ], "each candidate is measured once, whatever is in between"
+    assert {count for _, count in tested} == {whole.certified}
+    assert tuned == written[0] == whole
+    with pytest.raises(saa.PolicyError, match="is finished"):
+        tune(little, texts, sla, folder, config)
 
 
 def test_what_is_searched_reaches_every_knob(little, novel, tmp_path):

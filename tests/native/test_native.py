@@ -14,7 +14,7 @@ from saa_core.errors import KernelError
 from saa_core.files import cache_dir
 from saa_core.gates.pair import GateConfig, PairGate, grid
 from saa_core.kernels import native, reference
-from saa_core.native import find_compiler, unavailable
+from saa_core.native import find_compiler, flags_for, unavailable
 from saa_core.pairs import Allowed
 from tests.problems import mask_of, problem
 
@@ -112,7 +112,8 @@ def test_lesser_processors_and_plain_threads(
     """Without AVX-512, without AVX2, and (under clang's name) with threads instead of OpenMP."""
     if torch.backends.cpu.get_cpu_capability() == "DEFAULT" and capability == "AVX2":
         pytest.skip("this processor has no AVX2")
-    build_with(script(tmp_path / compiler, f'exec {find_compiler()} "$@"'), capability)
+    line = f'[ "$1" = --version ] && echo {compiler} || exec {find_compiler()} "$@"'
+    build_with(script(tmp_path / compiler, line), capability)
     for block, size in (((32, 16), 64), ((1, 1), 16), ((100, 32), 48)):
         p = problem(300, heads=9, key_heads=3, size=size, block=block)
         expected = reference(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
@@ -129,6 +130,26 @@ def test_lesser_processors_and_plain_threads(
             keep_torch, _ = rules.mass(score, forced, count, 0.9)
         assert (keep != keep_torch).float().mean() < 1e-3
     assert len(list((cache_dir() / "native").glob("*.so"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "threads"),
+    [
+        ("g++", "Apple clang version 15.0.0 (clang-1500.3.9.4)", "-pthread"),
+        ("clang++", "clang version 18.1.3", "-pthread"),
+        ("c++", "Ubuntu clang version 18.1.3", "-pthread"),
+        ("g++", "g++ (Debian 12.2.0-14) 12.2.0", "-fopenmp"),
+        ("g++-13", "g++-13 (Homebrew GCC 13.2.0) 13.2.0", "-fopenmp"),
+    ],
+)
+def test_only_a_compiler_that_has_openmp_is_asked_for_it(name, told, threads, tmp_path):
+    """What macOS calls g++ is clang, and stops at -fopenmp."""
+    folder = tmp_path / "clang-tools"  # a path says nothing of what is there
+    folder.mkdir()
+    compiler = script(folder / name, f"echo '{told}'")
+    flags = flags_for(str(compiler), "DEFAULT")
+    assert threads in flags
+    assert ("-fopenmp" in flags) == (threads == "-fopenmp")
 
 
 @pytest.mark.parametrize("line", ["echo 'cannot find cc1plus' >&2; exit 1", "exit 0"])

@@ -13,6 +13,7 @@ from benchmarks.page.browser import ARGUMENTS, CHROMIUM
 from benchmarks.synthetic import synthetic
 from saa_core.cli.main import main
 from saa_core.report import report, write_report
+from saa_core.report.maps import embed_json
 from saa_core.report.sentences import LANGUAGES, sentences
 
 HOSTILE = (
@@ -148,3 +149,7 @@ def test_the_command_takes_a_file_or_an_id(tmp_path: Path, capsys) -> None:
         out.unlink()
     assert main(["report", "nothing", "-o", "x.html", "--store", str(store.folder)]) == 1
     assert "is not in the store" in capsys.readouterr().err
+
+
+def test_what_is_embedded_is_valid_json() -> None:
+    assert ">[null, 0.5]</script>" in embed_json("x", [float("nan"), 0.5])

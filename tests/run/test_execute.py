@@ -15,7 +15,7 @@ from saa_core.run.timing import measure
 
 IDS = list(range(3, 63))
 TEXT = " ".join(f"w{number}" for number in IDS)
-GUARDED = saa.Policy(mass=0.5, local=1, sink=0, guard=saa.Guard(missed_mass=0.001, rows=2))
+GUARDED = saa.Policy(mass=0.5, local=1, sink=0, guard=saa.Guard(missed_mass=0.05, rows=40))
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ import saa_core as saa
 from benchmarks.records.store_faults import leftovers
 from benchmarks.synthetic import synthetic
 from saa_core.cli.main import main
-from saa_core.store import Store, index
+from saa_core.store import Store, exchange, index
+from saa_core.store.store import BATCH
 from saa_core.trace.check import check
 from saa_core.trace.tables import SCHEMAS
 
@@ -143,6 +144,25 @@ def test_ids_are_no_paths(store: Store, run: str) -> None:
         with pytest.raises(saa.StoreError, match="no id of a trace"):
             store.add(synthetic(0), run=run)
     assert store.ids() == []
+
+
+def test_an_id_of_more_bytes_than_a_name_may_have_is_cut(store: Store) -> None:
+    """A hundred Japanese letters are 300 bytes, and a file's name has 255 at most."""
+    trace = synthetic(1)
+    given = "記録" * 50
+    run = store.add(trace, run=given, note="long")
+    assert run == given[:83]
+    assert store.get(run).text == trace.text
+    assert store.notes()[run].note == "long"
+    assert rows(store, "SELECT id FROM runs") == [(run,)]
+    with pytest.raises(saa.StoreError, match="in the store already"):
+        store.add(trace, run=given)
+    with pytest.raises(saa.StoreError, match="251 bytes"):
+        store.add_missing({given: trace})
+    with pytest.raises(saa.StoreError, match="251 bytes"):
+        store.get(given)
+    out = store.export([run], store.folder.parent / "x.zip")
+    assert Store(store.folder.parent / "other").import_(out) == (run,)
 
 
 def test_a_link_is_no_trace(store: Store, tmp_path: Path) -> None:
@@ -294,6 +314,20 @@ def test_a_damaged_trace_is_named_and_the_others_are_still_there(store: Store) -
     assert again.broken() == {}
 
 
+def test_more_damaged_traces_than_are_read_at_once_are_named_and_the_others_are_there(
+    store: Store,
+) -> None:
+    good = store.add(synthetic(1))
+    shutil.rmtree(store.folder / "tables")
+    for number in range(BATCH + 44):
+        (store.folder / f"{number}.saa").write_bytes(b"nothing")
+    again = Store(store.folder)
+    assert rows(again, "SELECT id FROM runs") == [(good,)]
+    assert len(again.broken()) == BATCH + 44
+    late = again.add(synthetic(2))
+    assert set(rows(Store(store.folder), "SELECT id FROM runs")) == {(good,), (late,)}
+
+
 @pytest.mark.parametrize("table", list(SCHEMAS))
 def test_a_damaged_index_is_made_again(store: Store, table: str) -> None:
     run = store.add(synthetic(1), note="kept")
@@ -395,6 +429,35 @@ def test_an_archive_larger_than_is_allowed_is_not_unpacked(
     file.write_bytes(archive(("traces/a.saa", bytes(10**6))))
     with pytest.raises(saa.StoreError, match="too large"):
         store.import_(file)
+
+
+def test_an_import_holds_nobody_up_while_it_unpacks(
+    store: Store, tmp_path: Path, monkeypatch
+) -> None:
+    """Up to 4 GiB are unpacked and checked; others write meanwhile, and import as well."""
+    run = store.add(synthetic(1))
+    file = store.export([run], tmp_path / "one.zip")
+    single = synthetic(2).save(tmp_path / "two.saa")
+    other = Store(tmp_path / "other")
+    left = other.folder / ".import-killed"
+    left.mkdir()
+    (left / "0.saa").write_bytes(b"half")
+    meanwhile = []
+    read = exchange.read
+
+    def busy(given: Path, folder: Path) -> exchange.Imported:
+        if not meanwhile:
+            meanwhile.append("begun")
+            meanwhile.append(Store(other.folder, wait=0).add(synthetic(3)))
+            meanwhile.extend(Store(other.folder, wait=0).import_(single))
+        return read(given, folder)
+
+    monkeypatch.setattr(exchange, "read", busy)
+    assert other.import_(file) == (run,)
+    assert set(other.ids()) == {run, *meanwhile[1:]}
+    assert len(meanwhile) == 3
+    assert leftovers(other.folder) == []
+    assert {row[0] for row in rows(other, "SELECT id FROM runs")} == set(other.ids())
 
 
 def test_a_second_writer_waits_and_is_then_refused(store: Store) -> None:
@@ -531,6 +594,24 @@ def test_query_prints_a_table_csv_and_json(store: Store, capsys) -> None:
     assert printed.splitlines()[-1] == "(2 rows)"
     assert main([*given[:-1], "DROP VIEW runs"]) == 1
     assert capsys.readouterr().err.startswith("saa: sql must be one SELECT")
+
+
+def test_a_query_as_json_is_valid_and_complete(store: Store, capsys) -> None:
+    """Numbers that JSON cannot hold are null; of two columns with one name none is lost."""
+    store.add(synthetic(1), run="one")
+    given = ["query", "--store", str(store.folder), "--format", "json"]
+    sql = "SELECT 'nan'::FLOAT AS a, 'inf'::DOUBLE AS b, [1.5, '-inf'::DOUBLE] AS c, {'x': 'nan'::DOUBLE} AS d"
+    assert main([*given, sql]) == 0
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert found == [{"a": None, "b": None, "c": [1.5, None], "d": {"x": None}}]
+    assert main([*given, "SELECT id, text AS id FROM runs"]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "two columns id, which JSON cannot hold; name them with AS" in told.err
 
 
 def test_query_writes_the_same_rows_to_a_file(store: Store, tmp_path: Path, capsys) -> None:

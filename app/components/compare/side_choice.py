@@ -14,7 +14,7 @@ from app.live.models import MODELS
 from app.live.values import Compared, Side
 from app.service import Client
 from app.state import address as link
-from app.state import session
+from app.state import session, spill
 from app.state.examples import gallery, texts
 from app.text import Words, plain
 from saa_core import Model, Policy
@@ -212,11 +212,13 @@ def outcome(sides: tuple[Side, Side] | None, client: Client, words: Words) -> Co
     if state.get("compare_pending") and sides is not None:
         bar = st.progress(0.0)
         try:
-            compared = state.compared = client.compare(
+            compared = client.compare(
                 sides,
                 lambda step, done: bar.progress(done, text=words(f"progress.{step}")),
                 session.sides(),
             )
+            compared = state.compared = spill.bounded(compared)
+            session.sides()  # what was just added counts too
         except Exception as error:
             state.pop("compared", None)
             state.compare_pending = False

@@ -64,8 +64,7 @@ def trial(result: Result, client: Client, words: Words) -> GuardTrialResult | No
             lambda step, done: bar.progress(done, text=words(f"progress.{step}")),
         )
         bar.empty()
-        for old in list(tried)[: -session.RESULTS_KEPT]:
-            del tried[old]
+        session.forget_oldest(tried)
     found: GuardTrialResult | None = tried.get(asked)
     return found
 
