@@ -69,6 +69,7 @@ class ChangedText:
         first, second: ids of its two runs.
         words: share of its next words that are other ones; None of labels.
         before, after: labels; None of a language model.
+        dense: label of the dense run; None of a language model, and where that run was deleted.
         lost: what the second run lost, less what the first did.
     """
 
@@ -79,6 +80,7 @@ class ChangedText:
     words: float | None
     before: str | None
     after: str | None
+    dense: str | None
     lost: float
 
 
@@ -160,9 +162,9 @@ def moves(
         )
     else:
         source = (
-            "SELECT before, after, count(*) AS count, count(DISTINCT one) AS texts "
+            "SELECT was AS before, became AS after, count(*) AS count, count(DISTINCT one) AS texts "
             "FROM positions JOIN both_ran USING (one) "
-            f"WHERE before <> after{_inside(part)} GROUP BY before, after"
+            f"WHERE was <> became{_inside(part)} GROUP BY was, became"
         )
     sql = (
         f"WITH {_both(first, second)} {source} "
@@ -176,10 +178,9 @@ def changed_texts(
 ) -> list[ChangedText]:
     """The texts of a slice whose label, or some of whose next words, are other ones: those with most
     other words first, and of those the ones that lost more."""
-    before, after = ("before", "after") if first.labels else ("NULL", "NULL")
     sql = (
         f"WITH {_both(first, second)} SELECT one AS first, two AS second, text, tokens, words, "
-        f"{before} AS before, {after} AS after, lost FROM both_ran WHERE changed{_inside(part)} "
+        f"before, after, dense, lost FROM both_ran WHERE changed{_inside(part)} "
         f"ORDER BY words DESC, lost DESC, first LIMIT {int(limit)}"
     )
     return [ChangedText(**row) for row in store.query(sql).to_pylist()]
@@ -201,7 +202,7 @@ def _both(first: About, second: About) -> str:
         pairs AS (
             SELECT one.id AS one, two.id AS two, one.text AS text, one.tokens AS tokens,
                 one.slices AS slices, two.lost - one.lost AS lost,
-                one.label AS before, two.label AS after
+                one.label AS before, two.label AS after, one.dense_label AS dense
             FROM runs AS one JOIN runs AS two USING (text_sha256)
             WHERE one.audit = {quoted(first.key)} AND two.audit = {quoted(second.key)}
                 AND one.tokens = two.tokens
@@ -214,7 +215,7 @@ def _both(first: About, second: About) -> str:
     # A text counts only where both runs saw the same tokens, so that ids mean the same words.
     return f"""{pairs},
         positions AS (
-            SELECT one, tokens_a.next_token_id AS before, tokens_b.next_token_id AS after
+            SELECT one, tokens_a.next_token_id AS was, tokens_b.next_token_id AS became
             FROM pairs
             JOIN tokens AS tokens_a ON tokens_a.id = one
             JOIN tokens AS tokens_b ON tokens_b.id = two
@@ -222,11 +223,11 @@ def _both(first: About, second: About) -> str:
                 AND tokens_b.token_id = tokens_a.token_id
         ),
         moved AS (
-            SELECT one, count(*) AS positions, avg((before <> after)::INTEGER) AS words
+            SELECT one, count(*) AS positions, avg((was <> became)::INTEGER) AS words
             FROM positions GROUP BY one
         ),
         both_ran AS (
-            SELECT pairs.one, two, text, tokens, slices, lost, words > 0 AS changed, words
+            SELECT pairs.*, words > 0 AS changed, words
             FROM pairs JOIN moved USING (one) WHERE positions = tokens
         )"""
 

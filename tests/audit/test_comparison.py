@@ -79,6 +79,7 @@ def test_labels_are_counted_by_slice_with_their_interval(store: Store) -> None:
     p, n = "positive", "negative"
     first = labelled(store, "one", [p, p, n, n, p], SLICES)
     second = labelled(store, "two", [n, p, n, p, None], SLICES)
+    store.add(synthetic(0, policy=None, label=p, text="Text 0.", tokens=TOKENS))
     rows = {row.name: row for row in changes_by_slice(store, first, second)}
     assert list(rows) == ["all", "numbers", "names"], "all first, then as SLICES are ordered"
     counts = {name: (row.texts, row.changed) for name, row in rows.items()}
@@ -92,7 +93,9 @@ def test_labels_are_counted_by_slice_with_their_interval(store: Store) -> None:
     assert moves(store, first, second) == [Move(n, p, 1, 1), Move(p, n, 1, 1)]
     assert moves(store, first, second, "numbers") == [Move(p, n, 1, 1)]
     found = changed_texts(store, first, second, "numbers")
-    assert found == [ChangedText("audit-one-0", "audit-two-0", "Text 0.", TOKENS, None, p, n, 0.0)]
+    assert found == [
+        ChangedText("audit-one-0", "audit-two-0", "Text 0.", TOKENS, None, p, n, p, 0.0)
+    ]
     assert len(changed_texts(store, first, second)) == 2
     assert len(changed_texts(store, first, second, limit=1)) == 1
 
