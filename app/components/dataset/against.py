@@ -185,7 +185,7 @@ def _moves(
         # One label per text: how many texts is what the number of times says already.
         "texts": None if which.labels else words("dataset.texts"),
     }
-    st.dataframe(rows, hide_index=True, column_config=config, key="moves", height="content")
+    st.dataframe(rows, hide_index=True, column_config=config, key="moves", width="content")
     export("moves", words("against.header"), words, about, rows=pd.DataFrame(rows))
 
 
