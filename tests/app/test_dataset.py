@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlparse
 
 import numpy as np
@@ -12,11 +13,13 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import saa_core as saa
-from app import text
-from app.components.dataset import audits
+from app import service, text
+from app.components.dataset import against, audits
 from app.components.dataset.against import compare_address
+from app.state import session
 from benchmarks.synthetic import synthetic
-from saa_core.audit.comparison import Setting
+from saa_core.audit.comparison import Move, Setting
+from saa_core.audit.figures import About
 from saa_core.bounds import binomial_interval
 from saa_core.store import Store
 from saa_core.trace.audited import Audited
@@ -310,3 +313,16 @@ def test_what_an_address_cannot_say_is_not_addressed(other: Setting) -> None:
     assert compare_address("A text.", SIDE, SIDE, words) is not None
     assert compare_address("A text.", SIDE, other, words) is None
     assert compare_address("A" * 1501, SIDE, SIDE, words) is None
+
+
+def test_next_words_are_written_as_their_model_writes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = {1: " the", 2: "\N{REPLACEMENT CHARACTER}", 3: "\n"}
+    monkeypatch.setattr(service.Client, "spell", lambda _, __, ids: [written[each] for each in ids])
+    model = SimpleNamespace(spec=SimpleNamespace(name="smollm2"))
+    choice = session.Choice("smollm2 + saa-joint", model, saa.Policy())
+    found = [Move(1, 2, 3, 1), Move(3, 1, 1, 1)]
+    which = About("key", "smollm2 + saa-joint", "mass 0.9", 4, False)
+    names = against._names(found, which, choice, service.Client(), text.load("en"))
+    assert names == {1: "␣the", 2: "part of a character (token 2)", 3: r"\n"}
+    other = replace(which, model="somebody/else")
+    assert against._names(found, other, choice, service.Client(), text.load("en")) is None

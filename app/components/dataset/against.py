@@ -165,7 +165,7 @@ def _moves(
     if not found:
         st.caption(words("against.same_here"))
         return
-    names = _names(found, which, choice, client)
+    names = _names(found, which, choice, client, words)
     if names is None:
         st.caption(words("against.spell", model=plain(which.model)))
         return
@@ -190,7 +190,7 @@ def _moves(
 
 
 def _names(
-    found: Sequence[Move], which: About, choice: session.Choice, client: Client
+    found: Sequence[Move], which: About, choice: session.Choice, client: Client, words: Words
 ) -> dict[str | int, str] | None:
     """Labels by themselves; next words as the model in the sidebar writes them, None if it is another."""
     sides = list(dict.fromkeys(side for move in found for side in (move.before, move.after)))
@@ -199,9 +199,13 @@ def _names(
     if choice.model is None or choice.model.spec.name != which.model.partition(" + ")[0]:
         return None
     written = client.spell(choice.name, [int(side) for side in sides])
-    # What is white alone could not be seen.
-    shown = (word if word.strip() else repr(word)[1:-1] for word in written)
-    return dict(zip(sides, (word.replace(" ", "␣") for word in shown), strict=True))
+    shown = {}
+    for side, word in zip(sides, written, strict=True):
+        if "\N{REPLACEMENT CHARACTER}" in word:  # some bytes of a character
+            shown[side] = words("against.piece", token=side)
+        else:  # a space could not be seen, nor told from none
+            shown[side] = (word if word.strip() else repr(word)[1:-1]).replace(" ", "␣")
+    return shown
 
 
 def _texts(which: About, other: About, part: str, about: dict[str, object], words: Words) -> None:
