@@ -5,14 +5,19 @@ backend would have the same methods.
 """
 
 import functools
-from collections.abc import Collection, Iterator, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 import saa_core as saa
 from app.live.models import REGISTRY, ModelRegistry
 from app.live.passes import StepReport, agreement, flops_share, lay_together, read
 from app.live.values import Compared, GuardTrial, GuardTrialResult, Request, Result, Side
+from saa_core.audit.audit import Audit, Done
+from saa_core.audit.table import ROWS, ColumnTexts
+from saa_core.audit.texts import CheckedTexts, check_texts
 from saa_core.certify.degradation import Degradation
 from saa_core.certify.slices import Rare, one_by_one
 from saa_core.data import fetch
@@ -20,12 +25,16 @@ from saa_core.explain.damage import damage_gates
 from saa_core.explain.effects import Effect, effects
 from saa_core.explain.pair import LayerInputs
 from saa_core.explain.tradeoff import MASSES, Point, tradeoff
+from saa_core.run.corpora import texts_of
 from saa_core.run.text import compare_and_fill, encode
 from saa_core.run.timing import rounds
+from saa_core.store import Store
 from saa_core.types import StepProgress
 
 REPEATS = 3
 LATENCY_REPEATS = 5
+AUDIT_SECONDS = 0.5
+"""Time after which what an audit ran is stored: what a cancelled one loses at most."""
 WARM_UP = {"short": 60, "long": 620}
 """Tokens of the texts that are run once before the first real one. Above 512 tokens the block
 kernel runs, and its first run compiles."""
@@ -210,6 +219,41 @@ class Client:
         """What a policy costs on each of these texts, one after the other."""
         steps = one_by_one(texts, self.model(name), policy, quantity, self.original(name))
         return self._in_turn(steps, name)
+
+    def windows(self, name: str, file: Path, length: int) -> ColumnTexts:
+        """A plain text file in windows of so many tokens of a model, the first ones if there are many."""
+        found = list(islice(texts_of(self.model(name), file, length=length), ROWS + 1))
+        texts = tuple(found[:ROWS])
+        return ColumnTexts(texts, len(texts), 0, len(found) > ROWS)
+
+    def check_texts(self, name: str, texts: Sequence[str], cut: bool) -> CheckedTexts:
+        """Texts as a model will run them; see :func:`saa_core.audit.texts.check_texts`."""
+        return check_texts(self.model(name), texts, cut=cut)
+
+    def audit(
+        self, name: str, policy: saa.Policy, store: Store, corpus: str, texts: Iterable[str]
+    ) -> Iterator[Done]:
+        """Dense against a policy, text by text, into the store; others may run in between. What is stored
+        already is not run again.
+
+        Args:
+            corpus: name of the audit, for people.
+            texts: those that :meth:`check_texts` gave.
+        """
+        audit = Audit(
+            self.model(name),
+            policy,
+            store,
+            corpus,
+            baseline=self.original(name),
+            digests_of=self.registry.digests,
+        )
+        return self._in_turn(audit.over(texts, seconds=AUDIT_SECONDS), name)
+
+    def spell(self, name: str, tokens: Sequence[int]) -> list[str]:
+        """Tokens of a model as they are written."""
+        tokenizer = self.model(name).tokenizer
+        return [tokenizer.decode([token]) for token in tokens]
 
     def compare(
         self,

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
-from app.charts.palette import palette
+from app.charts.palette import Palette, palette
 from app.text import Words
+from saa_core.audit.comparison import SliceChange
 from saa_core.audit.figures import Bar, SliceFigures
 
 
@@ -35,7 +36,60 @@ def by_slice(
             for row in rows
         ]
     )
+    tooltip = [
+        alt.Tooltip("name:N", title=words("dataset.slice")),
+        alt.Tooltip("texts:Q", title=words("dataset.texts"), format=","),
+        alt.Tooltip("moved:Q", title=moved, format=".1%"),
+        alt.Tooltip("density:Q", title=words("dataset.density"), format=".1%"),
+        alt.Tooltip("lost:Q", title=words("dataset.lost"), format=".2%"),
+    ]
     point = alt.selection_point(name="slice", fields=["slice"], empty=False, toggle=False)
+    return _slices(frame, moved, tooltip, colours, point)
+
+
+def changed_by_slice(
+    rows: Sequence[SliceChange], labels: bool, chosen: str, words: Words, dark: bool
+) -> alt.LayerChart:
+    """Share of labels, or next words, that are other ones in a second audit, with its spread."""
+    moved = words("against.labels_share" if labels else "against.words_moved")
+    frame = pd.DataFrame(
+        [
+            {
+                "slice": row.name,
+                "name": words(f"slice.{row.name.replace(' ', '_')}"),
+                "moved": row.share if labels else row.words,
+                "low": row.low if labels else row.words_low,
+                "high": row.high if labels else row.words_high,
+                "texts": row.texts,
+                "changed": row.changed,
+                "chosen": row.name == chosen,
+            }
+            for row in rows
+        ]
+    )
+    changed = words("against.labels_changed" if labels else "against.texts_changed")
+    tooltip = [
+        alt.Tooltip("name:N", title=words("dataset.slice")),
+        alt.Tooltip("texts:Q", title=words("dataset.texts"), format=","),
+        alt.Tooltip("changed:Q", title=changed, format=","),
+        alt.Tooltip("moved:Q", title=moved, format=".1%"),
+    ]
+    return _slices(frame, moved, tooltip, palette(dark), None)
+
+
+def _slices(
+    frame: pd.DataFrame,
+    title: str,
+    tooltip: list[alt.Tooltip],
+    colours: Palette,
+    point: alt.Parameter | None,
+) -> alt.LayerChart:
+    """A bar and the line of its spread for each row.
+
+    Args:
+        frame: name, moved, low, high, chosen, and what the tooltip shows.
+        point: what a click on a row sets.
+    """
     y = alt.Y(
         "name:N",
         title=None,
@@ -46,7 +100,7 @@ def by_slice(
     bars = base.mark_bar().encode(
         x=alt.X(
             "moved:Q",
-            title=moved,
+            title=title,
             axis=alt.Axis(format=_format(frame.high.max() / 5), tickCount=5),
         ),
         y=y,
@@ -56,22 +110,16 @@ def by_slice(
         x=alt.X("low:Q"), x2=alt.X2("high:Q"), y=y
     )
     # What is clicked is the whole row, since the bar of a slice in which nothing moved has no width.
-    rows_clicked = (
-        base.mark_bar(cursor="pointer", opacity=0)
-        .encode(
-            x=alt.value(0),
-            x2=alt.value("width"),
-            y=y,
-            tooltip=[
-                alt.Tooltip("name:N", title=words("dataset.slice")),
-                alt.Tooltip("texts:Q", title=words("dataset.texts"), format=","),
-                alt.Tooltip("moved:Q", title=moved, format=".1%"),
-                alt.Tooltip("density:Q", title=words("dataset.density"), format=".1%"),
-                alt.Tooltip("lost:Q", title=words("dataset.lost"), format=".2%"),
-            ],
-        )
-        .add_params(point)
+    rows_clicked = base.mark_bar(
+        cursor="default" if point is None else "pointer", opacity=0
+    ).encode(
+        x=alt.value(0),
+        x2=alt.value("width"),
+        y=y,
+        tooltip=tooltip,
     )
+    if point is not None:
+        rows_clicked = rows_clicked.add_params(point)
     return (bars + spread + rows_clicked).properties(height=32 * len(frame) + 70)
 
 

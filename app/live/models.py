@@ -1,12 +1,15 @@
 """The models that can be chosen, and those that are loaded: shared by all visitors of this process."""
 
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import saa_core as saa
+from saa_core.audit.audit import digests
 from saa_core.data import fetch
 from saa_core.types import StepProgress
 
@@ -52,6 +55,7 @@ class ModelRegistry:
         self._models: dict[str, saa.Model] = {}
         self._warm: dict[str, set[str]] = {}
         self._in_use = Counter[str]()
+        self._digests = weakref.WeakKeyDictionary[Any, tuple[str, str]]()
         self._tables, self._loading, self._running = (threading.Lock() for _ in range(3))
 
     @property
@@ -112,6 +116,17 @@ class ModelRegistry:
         model = self.get(name)
         with self._loading:
             return model.reference_model
+
+    def digests(self, model: saa.Model) -> tuple[str, str]:
+        """See :func:`saa_core.audit.audit.digests`; a loaded model stays as it is, so that its weights are
+        read once, and not at each step of an audit."""
+        with self._tables:
+            found = self._digests.get(model.hf)
+        if found is None:
+            found = digests(model)
+            with self._tables:
+                self._digests[model.hf] = found
+        return found
 
     @contextmanager
     def run(self, *names: str) -> Iterator[None]:

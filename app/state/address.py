@@ -21,7 +21,7 @@ LETTERS = {"L": "layer", "H": "head", "Q": "query", "K": "key"}
 MOST_FORCES = 50
 AIMS = {"mass": (0.5, 1.0), "budget": (0.01, 1.0)}
 """What a rule can aim at on the page: lowest and highest."""
-PLACES = ("audit", "slice")
+PLACES = ("audit", "slice", "against")
 """Where on the Dataset page; what does not exist is ignored there."""
 WHOLE = ("layer", "head", "q", "k", "window")
 

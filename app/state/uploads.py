@@ -2,7 +2,9 @@
 
 import hashlib
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import streamlit as st
 
@@ -11,6 +13,8 @@ from app.live.values import Result
 from app.state.session import recorded_result
 from saa_core.certify.policy_file import read_policy
 from saa_core.trace.check import check
+
+T = TypeVar("T")
 
 
 def open_trace(name: str, content: bytes) -> Result:
@@ -51,3 +55,18 @@ def open_policy(content: bytes, name: str, _model: saa.Model) -> saa.StoredPolic
     if stored.policy is not None:
         stored.check(_model)
     return stored
+
+
+def from_file(name: str, content: bytes, read: Callable[[Path], T]) -> T:
+    """What a reader of files makes of an uploaded one. Where it lay is nobody's business.
+
+    Raises:
+        TextError: see ``read``.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / Path(name).name
+        copy.write_bytes(content)
+        try:
+            return read(copy)
+        except saa.TextError as error:
+            raise saa.TextError(str(error).replace(f"{folder}/", "")) from error

@@ -1,23 +1,29 @@
 """Dataset: what an audit of many texts found, by slice and spread out, and from a bar to its texts.
 
-A script that is read from top to bottom. It reads the store, never a model.
+A script that is read from top to bottom. It reads the store; only a table that a visitor brings is run.
 """
 
 import streamlit as st
 
 from app import text
-from app.components.dataset import audits
+from app.components.dataset import against, audits
+from app.components.dataset.upload import upload
 from app.components.shared.message import failure
+from app.service import Client
 from app.state import address as link
-from app.state import records
+from app.state import records, session
 from app.state.ending import end_page
+from saa_core.audit.figures import audits as all_audits
 from saa_core.audit.figures import by_slice
 
 words = text.load(st.session_state.lang)
+choice: session.Choice = st.session_state.choice
+client = Client()
 
 st.title(words("page.dataset"))
 st.caption(words("dataset.tagline"))
 try:
+    upload(choice, client, not records.answer(all_audits), words)
     which = audits.choose_audit(words)
     if which is None:
         st.info(words("dataset.nothing"))
@@ -32,6 +38,9 @@ try:
     with right:
         measure, bar = audits.spread(which, part, words)
     audits.texts(which, part, measure, bar, words)
-    link.write(lang=words.lang, audit=which.key, slice=part)
+    against.compare(which, choice, client, words)
+    link.write(
+        lang=words.lang, audit=which.key, slice=part, against=st.session_state.get("against")
+    )
 except Exception as error:
     failure(error, words)

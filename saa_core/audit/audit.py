@@ -9,14 +9,14 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 
 from saa_core.audit.outcome import compare_with_dense
-from saa_core.audit.texts import TokenizedText
+from saa_core.audit.texts import TokenizedText, tokenize
 from saa_core.certify.degradation import baseline_for
 from saa_core.certify.slices import slices_of
-from saa_core.errors import PolicyError, TextError
+from saa_core.errors import PolicyError
 from saa_core.model import Model, fingerprint
 from saa_core.run.execute import execute
 from saa_core.run.text import encode, trace_of
@@ -26,7 +26,8 @@ from saa_core.types import Policy
 
 BATCH, SECONDS = 64, 5.0
 """Texts, and time, after which what was run is stored at the latest: at most this is lost."""
-NAME = re.compile(r"\w[\w.-]{0,39}")
+LONGEST_NAME = 40
+NAME = re.compile(rf"\w[\w.-]{{0,{LONGEST_NAME - 1}}}")
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class Done:
     Args:
         run, dense: ids of its two runs.
         new: False if both were in the store already.
+        audit: key of the audit.
     """
 
     run: str
     dense: str
     new: bool
+    audit: str
 
 
 class Audit:
@@ -51,6 +54,7 @@ class Audit:
         name: of the audit, for people; together with model and policy it is the ``key``.
         baseline: the dense model to compare with; needed where ``model`` has an adapter.
         cut: cut texts to what the model takes, in place of refusing them.
+        digests_of: :func:`digests`, or what remembers its answers.
 
     Raises:
         ModelError: the model is an encoder without a task, or needs another baseline.
@@ -66,6 +70,7 @@ class Audit:
         *,
         baseline: Model | None = None,
         cut: bool = False,
+        digests_of: Callable[[Model], tuple[str, str]] | None = None,
     ) -> None:
         if NAME.fullmatch(name) is None:
             raise PolicyError(
@@ -75,9 +80,10 @@ class Audit:
         quantity = "perplexity" if model.task is None else "label_change"
         self.baseline = baseline_for(model, quantity, baseline)
         self.model, self.policy, self.store, self.cut = model, policy, store, cut
-        decided, dense = _ran(model)
+        known = digests if digests_of is None else digests_of
+        decided, dense = known(model)
         if self.baseline is not model:
-            _, dense = _ran(self.baseline)
+            _, dense = known(self.baseline)
         asked = json.dumps(asdict(policy), sort_keys=True)
         self.key = f"{name}-{_digest(asked, decided, dense)[:8]}"
         self._dense = dense[:8]
@@ -93,18 +99,16 @@ class Audit:
         Raises:
             TextError: it is empty, not valid Unicode, or too long and is not to be cut.
         """
-        try:
-            return TokenizedText(text, encode(self.model, text))
-        except TextError as error:
-            if self.cut and error.cut_at:
-                return self.tokenize(text[: error.cut_at])
-            raise
+        return tokenize(self.model, text, self.cut)
 
-    def over(self, texts: Iterable[str | TokenizedText]) -> Iterator[Done]:
+    def over(
+        self, texts: Iterable[str | TokenizedText], *, seconds: float = SECONDS
+    ) -> Iterator[Done]:
         """Runs texts, in their order; each is stored when it comes out.
 
         Args:
             texts: those that :meth:`tokenize` has seen are not tokenized again.
+            seconds: time after which what was run is stored and comes out, at the latest.
 
         Raises:
             TextError: see :meth:`tokenize`.
@@ -113,7 +117,7 @@ class Audit:
         waiting, done, since = dict[str, Trace](), list[Done](), time.monotonic()
         for text in texts:
             done.append(self._both(self.tokenize(text) if isinstance(text, str) else text, waiting))
-            if len(done) >= BATCH or time.monotonic() - since > SECONDS:
+            if len(done) >= BATCH or time.monotonic() - since > seconds:
                 self._keep(waiting)
                 yield from done
                 waiting, done, since = {}, [], time.monotonic()
@@ -132,7 +136,7 @@ class Audit:
             trace = self._run(self.model, found, self.policy)
             audited = compare_with_dense(self.key, slices_of(found.text), dense, trace)
             waiting[run_id] = replace(trace, hidden=None, audited=audited)
-        return Done(run_id, dense_id, bool(missing))
+        return Done(run_id, dense_id, bool(missing), self.key)
 
     def _run(self, model: Model, found: TokenizedText, policy: Policy | None) -> Trace:
         same = model.tokenizer is self.model.tokenizer
@@ -151,9 +155,14 @@ def _digest(*parts: str) -> str:
     ).hexdigest()
 
 
-def _ran(model: Model) -> tuple[str, str]:
-    """Digests of all that a figure depends on, with gates and, of a dense run, without: name, weights,
-    and how they are executed."""
+def audit_name(*stems: str) -> str:
+    """A name of an audit from those of its files, without what cannot be part of one."""
+    return re.sub(r"[^\w.-]|^[.-]+", "", "_".join(stems))[:LONGEST_NAME] or "texts"
+
+
+def digests(model: Model) -> tuple[str, str]:
+    """Of all that a figure depends on, with gates and, of a dense run, without: name, weights, and how
+    they are executed. Reads every weight once."""
     found = fingerprint(model)
     dense = _digest(model.spec.title, found.dtype, model.device.type, found.weights)
     return _digest(dense, found.gates), dense

@@ -6,9 +6,13 @@ anything was run, and however many there are, one is in memory at a time.
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from saa_core.errors import TextError
+from saa_core.model import Model
+from saa_core.run.text import encode
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,59 @@ class TokenizedText:
 
     text: str
     encoded: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CheckedTexts:
+    """Texts as a model will run them, each once, and what became of the others.
+
+    Args:
+        long: texts that are longer than the model takes; cut, or left out where that was asked for.
+        twice: texts that are the same as an earlier one, also once they are cut.
+        invalid: texts that no model takes: empty, or not valid Unicode. Left out.
+    """
+
+    texts: tuple[str, ...]
+    long: int
+    twice: int
+    invalid: int
+
+
+def tokenize(model: Model, text: str, cut: bool) -> TokenizedText:
+    """A text as it will be run.
+
+    Args:
+        cut: cut it to what the model takes, in place of refusing it.
+
+    Raises:
+        TextError: it is empty, not valid Unicode, or too long and is not to be cut.
+    """
+    try:
+        return TokenizedText(text, encode(model, text))
+    except TextError as error:
+        if cut and error.cut_at:
+            return tokenize(model, text[: error.cut_at], cut)
+        raise
+
+
+def check_texts(model: Model, texts: Iterable[str], *, cut: bool = True) -> CheckedTexts:
+    """Looks at every text before the first is run, so that no text ends an audit in its middle.
+
+    Args:
+        cut: False leaves texts out that are too long.
+    """
+    found, long, twice, invalid = dict[str, None](), 0, 0, 0
+    for text in texts:
+        try:
+            used = tokenize(model, text, cut).text
+        except TextError as error:
+            long += error.limit is not None
+            invalid += error.limit is None
+            continue
+        long += used != text
+        twice += used in found
+        found[used] = None
+    return CheckedTexts(tuple(found), long, twice, invalid)
 
 
 class TextSpool:

@@ -1,7 +1,6 @@
 """The command ``audit``: a corpus, dense and with SAA, into the store. Reads arguments, calls, prints."""
 
 import argparse
-import re
 import unicodedata
 from collections.abc import Iterator
 from itertools import islice
@@ -107,7 +106,7 @@ def run_audit(
     """Runs what is missing and prints what was found."""
     if policy is None:
         raise PolicyError(f"--policy={options.policy!r} stays dense; there is nothing to audit")
-    from saa_core.audit.audit import Audit
+    from saa_core.audit.audit import Audit, audit_name
     from saa_core.audit.texts import TextSpool
     from saa_core.cli.bars import Bars
     from saa_core.loading import load
@@ -116,7 +115,7 @@ def run_audit(
 
     baseline = load(options.model, device=options.device) if options.adapter else None
     store = Store(options.store)
-    name = options.name or _name(files)
+    name = options.name or audit_name(*(file.stem for file in files))
     audit = Audit(model, policy, store, name, baseline=baseline, cut=options.cut)
 
     new = 0
@@ -146,11 +145,6 @@ def run_audit(
     if total:
         for line in report(store, audit.key, options.worst):
             print(line)
-
-
-def _name(files: list[Path]) -> str:
-    """Of the audit, from those of its files."""
-    return re.sub(r"[^\w.-]|^[.-]+", "", "_".join(file.stem for file in files))[:40] or "texts"
 
 
 def _tokenized(

@@ -3,13 +3,24 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import parse_qs, urlparse
 
+import numpy as np
+import pandas as pd
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from app.components.dataset import audits
+import saa_core as saa
+from app import service, text
+from app.components.dataset import against, audits
+from app.components.dataset.against import compare_address
+from app.state import session
 from benchmarks.synthetic import synthetic
+from saa_core.audit.comparison import Move, Setting
+from saa_core.audit.figures import About
+from saa_core.bounds import binomial_interval
 from saa_core.store import Store
 from saa_core.trace.audited import Audited
 from tests.app.recorded import no_model
@@ -170,3 +181,148 @@ def test_the_version_of_a_store_changes_with_every_write(store: Store) -> None:
     assert len(set(seen)) == 4
     store.query("SELECT * FROM runs")
     assert store.version() == seen[-1]
+
+
+def compared(store: Store) -> Store:
+    """Two audits of five texts: two labels of numbers are other ones, and one text only the first ran."""
+    p, n = "positive", "negative"
+    sides = {"first": (p, p, n, p, p), "second": (n, p, n, n, None)}
+    slices = (("numbers",), ("numbers",), ("names",), ("numbers", "names"), ())
+    runs = {}
+    for audit, labels in sides.items():
+        for at, label in enumerate(labels):
+            if label is not None:
+                content = HOSTILE if at == 0 else f"Text number {at}."
+                trace = synthetic(at, label=label, text=content, policy=saa.Policy(mass=0.9))
+                mark = Audited(audit, slices[at], 1.0, 0.1)
+                runs[f"audit-{audit}-{at}"] = replace(trace, layers=None, audited=mark)
+    store.add_missing(runs)
+    return store
+
+
+@pytest.mark.parametrize("lang", ["en", "ja"])
+def test_two_audits_are_compared_by_kind_of_text(store: Store, lang: str) -> None:
+    compared(store)
+    at = dataset(audit="first", against="second", lang=lang)
+    words = text.load(lang)
+    assert not at.exception
+    low, high = binomial_interval(2, 4, 0.05)
+    verdict = words(
+        "against.verdict_labels",
+        texts=4,
+        changed=2,
+        share=words.percent(0.5, 1),
+        low=words.percent(low, 1),
+        high=words.percent(high, 1),
+    )
+    assert verdict in page_text(at)
+    kinds = table_with(at, words("against.share"))
+    assert list(kinds[words("dataset.slice")]) == [
+        words(f"slice.{name}") for name in ("all", "numbers", "names")
+    ]
+    assert list(kinds[words("dataset.texts")]) == [4, 3, 2]
+    assert list(kinds[words("against.labels_changed")]) == [2, 2, 1]
+    (move,) = table_with(at, "count").to_dict("records")
+    assert (move["before"], move["after"], move["count"]) == ("positive", "negative", 2)
+    changed = table_with(at, "a")
+    assert set(changed["text"]) == {HOSTILE, "Text number 3."}
+    assert HOSTILE not in page_text(at), "a text is never taken for Markdown"
+    assert set(changed["both"]) == {None}, "a gate that no list has cannot be named in an address"
+    assert at.query_params["against"] == "second"
+    at.selectbox(key="against_slice").set_value("names").run()
+    assert list(table_with(at, "a")["text"]) == ["Text number 3."]
+    at.selectbox(key="against").set_value(None).run()
+    assert not at.exception
+    assert "against" not in at.query_params
+
+
+def table_with(at: AppTest, column: str) -> pd.DataFrame:
+    return next(each.value for each in at.dataframe if column in each.value)
+
+
+def test_what_opens_in_explore_is_the_run(store: Store) -> None:
+    compared(store)
+    first = table_with(dataset(audit="first", against="second"), "a")["a"][0]
+    asked = parse_qs(urlparse(first).query)
+    at = app(trace=asked["trace"][0]).run()
+    assert not at.exception
+    assert "recorded then" in page_text(at)
+
+
+def test_next_words_are_compared_without_a_model_and_said_how_to_read_them(store: Store) -> None:
+    for audit, other in (("first", 2), ("second", 7)):
+        trace = synthetic(1, tokens=3, text="Three words here.")
+        tops = np.array([[1, 99], [other, 99], [3, 99]])
+        mark = Audited(audit, (), 1.0, 0.0)
+        probs = np.full((3, 2), 0.5)
+        store.add(
+            replace(trace, layers=None, top_ids=tops, top_probs=probs, audited=mark),
+            run=f"audit-{audit}",
+        )
+    at = dataset(audit="first", against="second")
+    assert not at.exception
+    assert "33.3 % of the next words are other ones" in spoken(page_text(at))
+    assert text.load("en")("against.spell", model="synthetic") in page_text(at)
+    assert table_with(at, "a")["words"][0] == pytest.approx(1 / 3)
+
+
+def test_an_audit_of_other_texts_is_not_offered(audited: Store) -> None:
+    at = dataset(against="<b>")
+    assert not at.exception
+    assert text.load("en")("against.nothing") in page_text(at)
+
+
+def test_without_a_model_no_table_is_asked_for(store: Store) -> None:
+    at = dataset()
+    assert text.load("en")("upload.no_model") in page_text(at)
+    assert not [each for each in at.get("file_uploader") if each.key == "table"]
+
+
+SIDE = Setting("minilm + sentences", "gate", True, "mass", 0.95, 0.5)
+
+
+def test_the_compare_page_is_addressed_with_both_settings() -> None:
+    words = text.load("ja")
+    address = compare_address("Ein Text & mehr", SIDE, replace(SIDE, aim=0.8, tokens=None), words)
+    asked = {name: value for name, (value,) in parse_qs(urlparse(address).query).items()}
+    assert asked == {
+        "lang": "ja",
+        "text": "Ein Text & mehr",
+        "model": "minilm + sentences",
+        "mass": "0.95",
+        "tokens": "0.50",
+        "b_how": "saa",
+        "b_mass": "0.80",
+    }
+    other = replace(SIDE, model="minilm + reviews", gate="another")
+    assert "b_model=minilm" in compare_address("A", SIDE, other, words)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(SIDE, gate="another"),
+        replace(SIDE, model="somebody/model"),
+        replace(SIDE, trained=False),
+        replace(SIDE, rule=None),
+        replace(SIDE, aim=0.2),
+    ],
+)
+def test_what_an_address_cannot_say_is_not_addressed(other: Setting) -> None:
+    words = text.load("en")
+    assert compare_address("A text.", SIDE, SIDE, words) is not None
+    assert compare_address("A text.", SIDE, other, words) is None
+    assert compare_address("A" * 1501, SIDE, SIDE, words) is None
+
+
+def test_next_words_are_written_as_their_model_writes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = {1: " the", 2: "\N{REPLACEMENT CHARACTER}", 3: "\n"}
+    monkeypatch.setattr(service.Client, "spell", lambda _, __, ids: [written[each] for each in ids])
+    model = SimpleNamespace(spec=SimpleNamespace(name="smollm2"))
+    choice = session.Choice("smollm2 + saa-joint", model, saa.Policy())
+    found = [Move(1, 2, 3, 1), Move(3, 1, 1, 1)]
+    which = About("key", "smollm2 + saa-joint", "mass 0.9", 4, False)
+    names = against._names(found, which, choice, service.Client(), text.load("en"))
+    assert names == {1: "␣the", 2: "part of a character (token 2)", 3: r"\n"}
+    other = replace(which, model="somebody/else")
+    assert against._names(found, other, choice, service.Client(), text.load("en")) is None

@@ -38,6 +38,8 @@ def resumable(
     if st.session_state.get(f"{name}_running") == wanted:
         _turn(name, wanted, found, total, rest, words)
     elif len(found) < total:
+        if (failed := st.session_state.get(f"{name}_failed")) and failed[0] == wanted:
+            failure(failed[1], words)
         st.button(
             words(f"{name}.{'resume' if found else 'start'}", **about),
             on_click=_set_running,
@@ -48,6 +50,7 @@ def resumable(
 
 def _set_running(name: str, wanted: object) -> None:
     st.session_state[f"{name}_running"] = wanted
+    st.session_state.pop(f"{name}_failed", None)
 
 
 @st.fragment(run_every=PAUSE)
@@ -76,6 +79,7 @@ def _turn(
             if passed > TURN:
                 return
     except Exception as error:
-        failure(error, words)
-    _set_running(name, None)
+        # Shown by the run of the page that follows, which draws this part anew.
+        st.session_state[f"{name}_failed"] = wanted, error
+    st.session_state[f"{name}_running"] = None
     st.rerun()
