@@ -19,6 +19,7 @@ from app.charts.head import head_values, measures
 from app.charts.pair import Frame, frame_around, window_rows
 from app.charts.token_labels import CONTINUED, labels
 from app.components.shared.maps import choose_pair, choose_token, pieces, shade, start_pair
+from app.live import passes
 from app.live.models import ModelRegistry
 from app.live.passes import NEW_TOKENS
 from app.live.values import Request
@@ -585,7 +586,9 @@ def test_a_model_with_an_adapter_is_compared_with_the_original(model) -> None:
     (result,) = at.session_state["results"].values()
     assert result.trace.model.name == "smollm2 + saa-joint"
     assert result.dense.model.name == "smollm2"
-    assert result.dense_words == "".join(saa.generate(model, TEXT, max_new_tokens=NEW_TOKENS))
+    assert result.dense_words == "".join(
+        saa.generate(model, TEXT, max_new_tokens=passes.NEW_TOKENS)
+    )
     assert figure(at, "Pairs dropped") == text.load("en").percent(result.trace.sparsity, 1)
 
 

@@ -12,7 +12,7 @@ from app.charts import trust as trust_charts
 from app.components.trust import trust
 from app.live.models import REGISTRY
 from app.live.values import GuardTrial, GuardTrialResult
-from app.state import session, uploads
+from app.state import session
 from saa_core.certify import slices
 from saa_core.certify.certificate import Setting
 from saa_core.certify.degradation import DegradationMeter
@@ -202,7 +202,7 @@ def test_a_promise_stands_beside_what_the_rare_texts_show(monkeypatch: pytest.Mo
     setting = Setting(policy, 0.031, 0.02, 0.04, 0.5, 0.01, True)
     promise = saa.Certificate(saa.RiskLimit(missed_mass=0.06), policy, 90, (setting,), "certified")
     stored = saa.StoredPolicy(policy, promise=promise)
-    monkeypatch.setattr(uploads, "open_policy", lambda *_: stored)
+    monkeypatch.setattr("app.components.sidebar.choice.open_policy", lambda *_: stored)
     at = trust_page()
     at.file_uploader(key="policy_file").set_value(("policy.json", b"{}", "application/json"))
     at.run()
