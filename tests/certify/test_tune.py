@@ -179,7 +179,7 @@ def test_a_stopped_certification_goes_on_with_the_same_candidates(little, novel,
 
 
 def test_what_is_searched_reaches_every_knob(little, novel, tmp_path):
-    texts = cut_windows(little, novel[:12_000], 48)[:16]
+    texts = cut_windows(little, novel[:12_000], 48)[:28]
     config = TuneConfig(minutes=5, trials=40, candidates=1)
     tuned = tune(little, texts, saa.RiskLimit(missed_mass=0.4, delta=0.4), tmp_path, config)
     drawn = [trial.policy for trial in tuned.trials if not trial.hand_set]
