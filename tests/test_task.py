@@ -343,7 +343,8 @@ def test_texts_that_are_not_clear_go_to_the_dense_side(folder, tone):
     assert trace.label_probs == pytest.approx(saa.run(dense, texts[0]).label_probs, abs=1e-5)
     assert not saa.run(tone, texts[0], bare).events
     read = []
-    hook = tone.reference_model.hf.register_forward_hook(lambda *_: read.append(1))
+    query = tone.reference_model.hf.encoder.layer[0].attention.self.query
+    hook = query.register_forward_hook(lambda *_: read.append(1))
     saa.measure(tone, (), (bare, always), text=texts[0], repeats=2, warm_up=False)
     hook.remove()
     assert len(read) == 2, "what the dense side takes is timed where it is asked"
