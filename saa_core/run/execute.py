@@ -16,7 +16,7 @@ from torch import Tensor
 
 from saa_core.attention import Call
 from saa_core.model import Model
-from saa_core.run.varlen import encode
+from saa_core.run.varlen import encode, mean_by_text
 from saa_core.task import margins
 from saa_core.types import Policy
 
@@ -58,13 +58,9 @@ class Executed:
     @property
     def means(self) -> Tensor:
         """Mean of the final states of each text, [B, E]."""
-        states = self.states.float()
         if len(self.lengths) == 1:
-            return states.mean(0, keepdim=True)
-        lengths = torch.tensor(self.lengths, device=states.device)
-        text = torch.arange(len(lengths), device=states.device).repeat_interleave(lengths)
-        sums = torch.zeros(len(lengths), states.shape[1], device=states.device)
-        return sums.index_add(0, text, states) / lengths[:, None]
+            return self.states.float().mean(0, keepdim=True)
+        return mean_by_text(self.states, torch.tensor(self.lengths, device=self.states.device))
 
     @property
     def events(self) -> tuple[dict[str, Any], ...]:

@@ -57,14 +57,18 @@ class Encoded:
     @property
     def means(self) -> Tensor:
         """Mean of the final states of each text, dropped tokens included, [B, E]."""
-        sums = torch.zeros(len(self.lengths), self.states.shape[1], device=self.states.device)
-        text = torch.arange(len(self.lengths), device=sums.device).repeat_interleave(self.lengths)
-        sums = sums.index_add(0, text, self.states.float())
-        return sums / self.lengths[:, None]
+        return mean_by_text(self.states, self.lengths)
 
     def split(self) -> list[Tensor]:
         """Final states per text, [N, E] each."""
         return list(self.states.split(self.lengths.tolist()))
+
+
+def mean_by_text(states_TE: Tensor, lengths_B: Tensor) -> Tensor:
+    """Mean of the states of each of the texts that stand behind each other, float32 [B, E]."""
+    sums = torch.zeros(len(lengths_B), states_TE.shape[1], device=states_TE.device)
+    text_T = torch.arange(len(lengths_B), device=sums.device).repeat_interleave(lengths_B)
+    return sums.index_add(0, text_T, states_TE.float()) / lengths_B[:, None]
 
 
 def packing_of(model: Model) -> Packing:
