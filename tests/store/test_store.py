@@ -24,7 +24,7 @@ from benchmarks.records.store_faults import leftovers
 from benchmarks.synthetic import synthetic
 from saa_core.cli.main import main
 from saa_core.store import Store, exchange, index
-from saa_core.store.store import BATCH
+from saa_core.store.contents import BATCH
 from saa_core.trace.check import check
 from saa_core.trace.tables import SCHEMAS
 
@@ -237,7 +237,7 @@ def test_deleted_is_gone_from_every_table(store: Store) -> None:
 def test_many_adds_leave_few_parts(store: Store) -> None:
     for seed in range(20):
         store.add(synthetic(seed))
-    assert len(store._index.manifest().parts) < 2 * index.FAN
+    assert len(store._contents.index.manifest().parts) < 2 * index.FAN
     assert len(list((store.folder / "tables").iterdir())) < 3 * index.FAN
     assert rows(Store(store.folder), "SELECT count(*), count(DISTINCT id) FROM runs") == [(20, 20)]
     store.delete(*store.ids()[:15])
