@@ -5,6 +5,7 @@ bit-equal, and under a policy that keeps everything, which has to be equal but f
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,7 +54,9 @@ class Outcome:
     """What became of a case.
 
     Args:
-        kind: "equal", "refused" (in words), "not run" (by the model itself), or a fault: "wrong", "raw".
+        kind: "equal"; "equal by layer", where in half precision the model's own rounding, or its choice of
+            experts, is larger than any difference at the end; "refused" (in words); "not run" (by the
+            model itself); or a fault: "wrong", "raw".
         says: the reason, or how far apart it was.
     """
 
@@ -201,24 +204,32 @@ def run(case: Case) -> Outcome:
                 return Outcome("wrong", "attached without a policy is not bit-equal")
             experts = EXPERTS.items() <= DECODERS.get(case.name, {}).items()
             judged = case.dtype != torch.float32 and (experts or case.name in JUDGED)
-            kind = Judge if judged else Call
-            calls = [kind(case.policy, case.record) for _ in range(2)]
+            calls: Any = [(Judge if judged else Call)(case.policy, case.record) for _ in range(2)]
             found = forward(hf, case, *calls)
     except saa.SAAError as error:
         return Outcome("refused", str(error))
     except Exception as error:  # whatever it is, it is a fault
         return Outcome("raw", f"{type(error).__name__}: {error}")
     _, real = inputs(case)
-    by_layer = [call.difference for call in calls if isinstance(call, Judge)]
-    apart = max(by_layer) if judged else _distance(found, expected, real)
+    if judged:
+        return _judged(calls, case)
+    apart = _distance(found, expected, real)
     if apart <= LIMITS[case.dtype]:
         return Outcome("equal", f"{apart:.2g}")
-    if case.dtype != torch.float32 and not judged:
-        truth = _in_float32(case)
-        own, ours = _distance(expected, truth, real), _distance(found, truth, real)
-        if ours <= own and own > LIMITS[case.dtype]:
-            return Outcome("equal", f"{apart:.2g}, nearer to float32 than the model itself")
+    if case.dtype != torch.float32 and _distance(expected, _in_float32(case), real) > apart:
+        # The model's own rounding is larger: its end says nothing about ours.
+        calls = [Judge(case.policy, case.record) for _ in range(2)]
+        with torch.no_grad():
+            forward(hf, case, *calls)
+        return _judged(calls, case)
     return Outcome("wrong", f"{apart:.2g} apart")
+
+
+def _judged(calls: Sequence[Judge], case: Case) -> Outcome:
+    """By the layers, each of which was given what the model itself had."""
+    apart = max(call.difference for call in calls)
+    kind = "equal by layer" if apart <= LIMITS[case.dtype] else "wrong"
+    return Outcome(kind, f"{apart:.2g} apart in a layer")
 
 
 def _distance(found: Tensor, expected: Tensor, real: Tensor) -> float:
