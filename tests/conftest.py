@@ -68,12 +68,10 @@ MARKED_BY_FIXTURE = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        for name in getattr(item, "fixturenames", ()):
-            if name in MARKED_BY_FIXTURE:
-                item.add_marker(MARKED_BY_FIXTURE[name])
+def pytest_itemcollected(item: pytest.Item) -> None:
+    fixtures = getattr(item, "fixturenames", ())
+    for name in MARKED_BY_FIXTURE.keys() & set(fixtures):
+        item.add_marker(MARKED_BY_FIXTURE[name])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -109,6 +107,15 @@ def _many_graphs() -> None:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Work is shared out, also where tests run side by side with a thread each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from benchmarks.page.animation import film
 from benchmarks.publish import publish
 from benchmarks.publish.tables_readme import headline_table
 from saa_core.cli.main import main
+from tests.seam.models import DECODERS, ENCODERS
 
 ROOT = Path(__file__).parent.parent
 READMES = ("README.md", "README.ja.md")
@@ -183,6 +184,14 @@ def test_commands_run(line, monkeypatch, capsys, tmp_path):
     if demo is not None:
         made = (tmp_path / "demo.html").read_text("utf-8")
         assert made == demo.read_text("utf-8"), f"{demo.name} is out of date; run: {line}"
+
+
+def test_the_models_that_are_named_are_those_of_the_tests():
+    listed = read("docs/python.md").split("## Which models")[1]
+    tested = {*DECODERS, *ENCODERS}
+    assert {name for name in tested if f"`{name}`" not in listed} == set()
+    for readme in READMES:
+        assert re.search(rf"{len(tested)} (model types|種類)", read(readme)), readme
 
 
 def test_every_demo_has_its_command():

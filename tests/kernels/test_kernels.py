@@ -19,6 +19,7 @@ from saa_core.native import compile_seconds, find_compiler, unavailable
 from saa_core.pairs import Allowed
 from tests.problems import SHAPES, problem
 
+pytestmark = pytest.mark.usefixtures("two_threads")
 needs_native = pytest.mark.skipif(bool(unavailable("cpu")), reason=unavailable("cpu"))
 
 

@@ -18,6 +18,7 @@ from saa_core.native import find_compiler, flags_for, unavailable
 from saa_core.pairs import Allowed
 from tests.problems import mask_of, problem
 
+pytestmark = pytest.mark.usefixtures("two_threads")
 needs_native = pytest.mark.skipif(bool(unavailable("cpu")), reason=unavailable("cpu"))
 TEXTS = {
     "causal": {"queries": 333},
