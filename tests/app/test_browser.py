@@ -273,7 +273,7 @@ def unfolded(page) -> str:
 @pytest.mark.parametrize(
     ("name", "lang", "scheme", "width"),
     [
-        ("dark-en-1440", "en", "dark", 1440),
+        pytest.param("dark-en-1440", "en", "dark", 1440, marks=pytest.mark.long),
         pytest.param("light-ja-1440", "ja", "light", 1440, marks=pytest.mark.long),
         pytest.param("light-en-390", "en", "light", 390, marks=pytest.mark.long),
         ("dark-ja-390", "ja", "dark", 390),

@@ -66,7 +66,7 @@ def test_parts_make_the_score(smollm2, trace):
     np.testing.assert_allclose(found, expected, rtol=5e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("over", ["layer", "call"])
+@pytest.mark.parametrize("over", ["layer", pytest.param("call", marks=pytest.mark.long)])
 def test_a_budget_turns_where_it_says(smollm2, novel, over):
     policy = saa.Policy(budget=0.4, budget_over=over, granularity="block")
     trace = saa.run(smollm2, novel[:1500], policy)

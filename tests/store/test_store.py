@@ -519,7 +519,7 @@ def test_a_reader_whose_part_was_replaced_reads_the_one_that_replaced_it(
     """Parts are merged and swept after the reader has seen the list and before it opens them."""
     store.add(synthetic(0))
     reader, seen = Store(store.folder), list[object]()
-    known = reader._known
+    known = reader._contents.known
 
     def overtaken() -> object:
         found = known()
@@ -529,7 +529,7 @@ def test_a_reader_whose_part_was_replaced_reads_the_one_that_replaced_it(
         seen.append(found)
         return found
 
-    monkeypatch.setattr(reader, "_known", overtaken)
+    monkeypatch.setattr(reader._contents, "known", overtaken)
     assert rows(reader, "SELECT count(*) FROM heads") == [((index.FAN + 1) * 24,)]
     assert len(seen) == 2
 
