@@ -53,10 +53,10 @@ def examine(device: str = "auto") -> Iterator[Finding]:
         here = fetch.present(fetch.model_dir(alias))
         hint = "present" if here else f"missing; saa fetch {alias}"
         yield Finding("models", alias, hint, here)
-    for source in fetch.datasets():
+    for source, entry in fetch.datasets().items():
         here = fetch.present(fetch.data_dir(source))
         hint = "present" if here else f"missing; saa fetch --data {source}"
-        yield Finding("texts", source, hint, here)
+        yield Finding("texts", source, f"{entry.kind or entry.use}: {hint}", here)
     for folder in sorted((fetch.assets() / "gates").glob("*/gates.json")):
         try:
             stored = read_gates(folder.parent)

@@ -73,14 +73,15 @@ def store_option(command: argparse.ArgumentParser) -> None:
     )
 
 
-def data_option(command: argparse.ArgumentParser, use: str) -> None:
-    """Training texts; ``use`` says what becomes of their parts."""
+def data_option(command: argparse.ArgumentParser, use: str, default: str = "required") -> None:
+    """Training texts; ``use`` says what becomes of their parts, ``default`` what happens without."""
     command.add_argument(
         "--data",
         nargs="+",
-        required=True,
+        required=default == "required",
         metavar="NAME",
-        help=f"pinned texts (saa doctor lists them) or text files; {use}; required",
+        help="pinned texts (saa doctor lists them), kind:NAME for all of a kind, or text files; "
+        f"{use}{'; required' if default == 'required' else f' (default: {default})'}",
     )
 
 

@@ -2,29 +2,43 @@
 
 import argparse
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from saa_core.cli.models import load_model
 from saa_core.cli.options import data_option, listed, model_options, seed_option
+from saa_core.errors import TextError
 from saa_core.files import dump_json
 from saa_core.train.config import CANDIDATES, JointConfig, TrainConfig
 
 if TYPE_CHECKING:
+    from saa_core.data.corpus import Document
     from saa_core.model import Model
     from saa_core.train.distil import TrainStep
     from saa_core.train.evaluate import EncoderQuality
     from saa_core.train.joint import JointStep
 
+RECENT = 20
+"""Windows of a kind over which its loss is averaged."""
 Step = TypeVar("Step", "TrainStep", "JointStep")
 
 
 def train(command: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     model_options(command)
-    data_option(command, "the training part trains, the held-out part is evaluated on")
+    data_option(
+        command, "the training part trains, the held-out part is evaluated on", "every kind"
+    )
+    command.add_argument(
+        "--leave-out",
+        nargs="+",
+        default=[],
+        metavar="KIND",
+        help="kinds of text that are not trained on, only evaluated on; a file is a kind of its own "
+        "(default: none)",
+    )
     _shared(command, TrainConfig(), "the trained gates")
     command.add_argument(
         "--fresh",
@@ -36,7 +50,7 @@ def train(command: argparse.ArgumentParser) -> None:
         type=int,
         default=4,
         metavar="N",
-        help="held-out windows per text to evaluate on (default: %(default)s)",
+        help="held-out windows per kind to evaluate on (default: %(default)s)",
     )
     command.set_defaults(run=_train)
 
@@ -139,19 +153,25 @@ def _train(options: argparse.Namespace) -> None:
 
     torch.manual_seed(options.seed)
     with Bars() as bars:
-        documents = corpus.documents(options.data, bars)
+        sources = options.data or corpus.default_sources()
+        documents = corpus.documents(sources, bars, options.leave_out)
+    texts = corpus.join_documents(documents, "train", by="kind")
+    if not texts:
+        raise TextError("data: nothing is left to train on; name a text that is not left out")
     model = load_model(options, training=True)
     if options.fresh:
         fresh = attach(detach(model), model.tokenizer)
         named = replace(fresh.spec, name=options.model, adapter=model.spec.adapter)
         model = replace(fresh, spec=named)
-    texts = corpus.join_documents(documents, "train")
+    losses: dict[str, list[float]] = {}
     for step, bar in _logged(train_gates(model, texts, config), config):
         bar.set_postfix(loss=f"{step.loss:.3f}", density=f"{step.density:.2f}")
-    evaluation = _evaluated(
-        model, corpus.join_documents(documents, "heldout"), config, options.windows
-    )
-    training = _provenance(model, options.command, config, texts)
+        losses.setdefault(step.source, []).append(step.loss)
+    for line in loss_by_kind(losses):
+        print(line)
+    held_out = corpus.join_documents(documents, "heldout", by="kind")
+    evaluation = _evaluated(model, held_out, config, options.windows)
+    training = _provenance(model, options.command, config, documents)
     folder = save_gates(model, options.out, training=training, evaluation={"quality": evaluation})
     print(f"gates: {folder}")
 
@@ -174,11 +194,12 @@ def _joint(options: argparse.Namespace) -> None:
     from saa_core.train.joint import save_adapter, train_joint
 
     with Bars() as bars:
-        texts = corpus.join_documents(corpus.documents(options.data, bars), "train")
+        documents = corpus.documents(options.data, bars)
+    texts = corpus.join_documents(documents, "train", by="kind")
     model = load_model(options)
     for step, bar in _logged(train_joint(model, texts, config), config):
         bar.set_postfix(divergence=f"{step.divergence:.4f}", gate=f"{step.gate_loss:.3f}")
-    training = _provenance(model, options.command, config, texts)
+    training = _provenance(model, options.command, config, documents)
     print(f"adapter: {save_adapter(model, options.out, training=training)}")
 
 
@@ -197,6 +218,16 @@ def _logged(
             lines.flush()
             shown.n = step.step
             yield step, shown
+
+
+def loss_by_kind(losses: Mapping[str, Sequence[float]]) -> Iterator[str]:
+    """A table: of each kind of text the windows, and the mean loss of the first and last RECENT."""
+    if losses:
+        width = max(map(len, ("kind", *losses)))
+        yield f"{'kind':{width}}  windows  loss at first  at last (nats, means of {RECENT})"
+        for kind, found in sorted(losses.items()):
+            first, last = (sum(part) / len(part) for part in (found[:RECENT], found[-RECENT:]))
+            yield f"{kind:{width}}  {len(found):7}  {first:13.3f}  {last:7.3f}"
 
 
 def _evaluated(
@@ -226,9 +257,15 @@ def _evaluated(
 
 
 def _provenance(
-    model: "Model", command: str, config: TrainConfig | JointConfig, texts: dict[str, str]
+    model: "Model",
+    command: str,
+    config: TrainConfig | JointConfig,
+    documents: "Sequence[Document]",
 ) -> dict[str, Any]:
-    """How gates came about: stored with them."""
+    """How gates came about, with the hash of each source's training part: stored with them."""
+    from saa_core.data.corpus import join_documents
+
+    texts = join_documents(documents, "train")
     found: dict[str, Any] = {
         "command": command,
         "config": asdict(config) | {"checkpoint": None},

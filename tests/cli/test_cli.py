@@ -1,12 +1,14 @@
 """The saa command, run in process: what it prints and what it leaves behind."""
 
 import json
+from pathlib import Path
 
 import huggingface_hub
 import pytest
 
 import saa_core as saa
 from saa_core.cli.main import main
+from saa_core.cli.train import loss_by_kind
 
 
 @pytest.mark.model
@@ -68,6 +70,9 @@ def test_run_goes_to_the_store_by_default(text_file, tmp_path):
         (["run", "--device", "abacus", "{text}"], "device='abacus'"),
         (["fetch", "gpt9"], "minilm, smollm2"),
         (["train", "--data", "nothing", "--out", "x"], "known sources"),
+        (["train", "--data", "kind:poems", "--out", "x"], "kind:fiction, kind:japanese"),
+        (["train", "--leave-out", "poems", "--out", "x"], "leave_out='poems'"),
+        (["train", "--data", "{text}", "--leave-out", "{text}", "--out", "x"], "nothing is left"),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
@@ -154,6 +159,36 @@ def test_train_writes_gates_that_load(tiny, tmp_path, novel, capsys, smollm2):
     assert main([*arguments, "--fresh", "--out", str(tmp_path / "fresh")]) == 0
     fresh = json.loads((tmp_path / "fresh" / "gates.json").read_text())
     assert "continues" not in fresh["training"]
+
+
+def test_a_kind_that_is_left_out_is_evaluated_on_and_not_trained_on(
+    tiny, tmp_path, novel, capsys, smollm2
+):
+    folder, out = tmp_path / "own-model", tmp_path / "gates"
+    tiny(vocab_size=len(smollm2.tokenizer)).save_pretrained(folder)
+    smollm2.tokenizer.save_pretrained(folder)
+    known, new = (str(tmp_path / name) for name in ("known.txt", "new.txt"))
+    for place, file in enumerate((known, new)):
+        Path(file).write_text(novel[20_000 * place :][:20_000], encoding="utf-8")
+    arguments = ["train", "--model", str(folder), "--data", known, new, "--leave-out", new]
+    arguments += ["--out", str(out), "--steps", "4", "--lengths", "64", "--windows", "2"]
+    assert main(arguments) == 0
+    steps = (out / "checkpoint" / "log.jsonl").read_text().splitlines()
+    assert {json.loads(step)["source"] for step in steps} == {known}
+    about = json.loads((out / "gates.json").read_text())
+    assert set(about["training"]["data_sha256"]) == {known}
+    assert {row["text"] for row in about["evaluation"]["quality"]} == {known, new}
+    (row,) = (
+        line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{known}  ")
+    )
+    assert row.split()[1] == "4"
+
+
+def test_the_loss_of_each_kind_is_that_of_its_first_and_last_windows():
+    head, code, mail = loss_by_kind({"mail": [1.0] * 30 + [0.5] * 20, "code": [2.0]})
+    assert head.split()[:2] == ["kind", "windows"]
+    assert code.split() == ["code", "1", "2.000", "2.000"]
+    assert mail.split() == ["mail", "50", "1.000", "0.500"]
 
 
 def test_run_cuts_a_text_that_is_too_long(tiny, tmp_path, capsys, smollm2):
