@@ -1,4 +1,4 @@
-"""Labelled texts for training and evaluating classifiers: five tasks and a user's own file.
+"""Labelled texts for training and evaluating classifiers: the tasks, and a user's own file.
 
 The split follows from the text alone, so that a test text is a test text for everybody.
 The labels are as good as their sources: people disagreed about questions, and the two kinds of
@@ -15,13 +15,14 @@ import re
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from email.message import Message
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from saa_core.data import fetch, tables
+from saa_core.data import documents, fetch, tables
 from saa_core.errors import TextError, choice
 from saa_core.types import StepProgress
 
@@ -29,6 +30,8 @@ SEPARATOR = " [SEP] "
 """Between the two parts of a text: question and answer, claim and evidence."""
 SPLITS = ("train",) * 8 + ("validation", "test")
 """Ten equally likely shares; the hash chooses one."""
+SPLITS_OF_DOCUMENTS = ("train",) * 5 + ("validation",) * 2 + ("test",) * 3
+"""The same where there are few documents, so that there are some 500 test texts of the fewest."""
 LEAST_ROWS = 20
 ONLY_ONE = "a label that no other text has"
 
@@ -73,7 +76,8 @@ def examples(task: str, progress: StepProgress | None = None) -> list[LabelledTe
     if task not in TASKS:
         raise TextError(choice("task", task, TASKS))
     source, read = TASKS[task]
-    return _examples(read(fetch.fetch_data(source, progress)))
+    splits = SPLITS_OF_DOCUMENTS if task in OF_DOCUMENTS else SPLITS
+    return _examples(read(fetch.fetch_data(source, progress)), splits)
 
 
 def from_file(
@@ -138,7 +142,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(normalise(text).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _examples(rows: Iterable[Row]) -> list[LabelledText]:
+def _examples(rows: Iterable[Row], splits: Sequence[str] = SPLITS) -> list[LabelledText]:
     owner: dict[str, Row] = {}
     kept: list[Row] = []
     disputed: set[Row] = set()
@@ -154,7 +158,7 @@ def _examples(rows: Iterable[Row]) -> list[LabelledText]:
         LabelledText(
             row.text,
             row.label,
-            SPLITS[int(_digest(row.group or row.text)[:8], 16) % 10],
+            splits[int(_digest(row.group or row.text)[:8], 16) % len(splits)],
             row.number,
         )
         for row in sorted(kept, key=lambda row: _digest(row.text))
@@ -218,14 +222,32 @@ def _marks(mail: str) -> Iterator[str]:
         yield longest
 
 
+def _of_documents(
+    read: Callable[[Path], Iterator[documents.Passage]],
+) -> Callable[[Path], Iterator[Row]]:
+    """Passages as rows; a document lies in one split."""
+
+    def rows(file: Path) -> Iterator[Row]:
+        for passage in read(file):
+            yield Row(passage.text, passage.label, group=passage.document)
+
+    return rows
+
+
 TASKS: dict[str, tuple[str, Callable[[Path], Iterator[Row]]]] = {
     "facts": ("vitaminc", _facts),
+    "help-en": ("help-en", _of_documents(partial(documents.help_pages, japanese=False))),
+    "help-ja": ("help-ja", _of_documents(partial(documents.help_pages, japanese=True))),
+    "manpages-ja": ("manpages-ja", _of_documents(documents.manual_pages)),
     "questions": ("questions", _questions),
     "reviews": ("long-reviews", _films("imdb")),
     "sentences": ("sentences", _films("rotten_tomatoes")),
     "spam": ("spam", _mails),
 }
 """Name of a task: the name of its source in assets/data.toml, and the reader of that file."""
+OF_DOCUMENTS = ("help-en", "help-ja", "manpages-ja")
+"""Tasks of passages. A page of the help lies in the same split in both languages, so that a classifier trained
+in one can be tested in the other."""
 
 PAGE = re.compile(r"<(?:html|body|table|font|center|div)\b|<a\s+href", re.IGNORECASE)
 """Marks a web page that is declared as plain text."""
