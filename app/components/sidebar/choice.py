@@ -71,7 +71,8 @@ def _model(client: Client, words: Words) -> tuple[str, saa.Model | None]:
     except Exception as error:
         failure(error, words, model=name)
         return name, None
-    bar.empty()
+    finally:
+        bar.empty()
     st.caption(words("sidebar.gate"))
     if model.spec.trained:
         st.badge(words("sidebar.trained", gate=text.plain(model.spec.gate)), color="green")
