@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 
 from saa_core.attach import attach
 from saa_core.data import fetch
+from saa_core.data.gguf import quiet_transformers
 from saa_core.errors import ModelError, choice
 from saa_core.families import family_named
 from saa_core.gates.files import read_gates
@@ -72,8 +73,10 @@ def load(
     pinned = fetch.models().get(name)
     source = str(fetch.fetch_model(name, progress)) if pinned else name
     try:
-        with fetch.quiet_transformers():
+        with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(source)
+            if pinned and pinned.prefix:
+                put_prefix(tokenizer, pinned.prefix)
             family = family_named(AutoConfig.from_pretrained(source).model_type, f"model={name!r}")
             kind = AutoModelForCausalLM if family.causal else AutoModel
             hf: Any = kind.from_pretrained(source, dtype=dtype)
@@ -104,6 +107,7 @@ def load(
         name=name,
         licence=pinned.licence if pinned else "unknown",
         note=pinned.note if pinned else "",
+        prefix=pinned.prefix if pinned else "",
         adapter=None if lora is None else lora.name,
         task=None if found is None else found.name,
         policy=model.spec.policy if found is None else found.policy,
@@ -117,6 +121,28 @@ def load(
             return load(name, device=str(target), dtype=dtype, task=folder, side="dense")
 
     return replace(model, spec=described, task=found, load_reference=reference)
+
+
+def put_prefix(tokenizer: Any, prefix: str) -> None:
+    """Has a tokenizer put a prefix in front of every text, in place of the one that it put there before.
+
+    Its tokens are added ones, as the special tokens are: they stand for no characters of the text, and
+    a text that is cut keeps them. So nobody who tokenizes a text has to think of the prefix.
+
+    Args:
+        tokenizer: a fast one of an encoder.
+    """
+    from tokenizers.processors import TemplateProcessing
+
+    ids = tokenizer(prefix.strip(), add_special_tokens=False)["input_ids"]
+    added = {"id": "prefix", "ids": ids, "tokens": tokenizer.convert_ids_to_tokens(ids)}
+    first, last = tokenizer.cls_token, tokenizer.sep_token
+    named = [(name, tokenizer.convert_tokens_to_ids(name)) for name in dict.fromkeys((first, last))]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=[first, "prefix", "$A", last],
+        pair=[first, "prefix", "$A", last, last, "$B", last],
+        special_tokens=[*named, added],
+    )
 
 
 MARKS = {"adapter": "adapter_config.json", "task": "task.json"}

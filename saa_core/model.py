@@ -30,6 +30,7 @@ class Spec:
         family: key in FAMILIES.
         licence: of the model's weights, if known.
         note: what a user should know about the weights.
+        prefix: what the tokenizer puts in front of every text; the model was made for texts that have it.
         gate: id of the trained gates, or "untrained".
         adapter: name of the low-rank adapter that was merged into the weights, if any.
         task: name of the classification task that the weights were tuned for, if any.
@@ -52,6 +53,7 @@ class Spec:
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
     reliability: tuple[Reliability, ...] = ()
+    prefix: str = ""
 
     @property
     def title(self) -> str:
@@ -118,14 +120,23 @@ class Model:
         found = self.tokenizer(text, verbose=False, add_special_tokens=self.causal)["input_ids"]
         return list(found)
 
-    def frame(self, ids: Sequence[int]) -> list[int]:
-        """A window of token ids as the model takes it: an encoder's between its special tokens.
-
-        The frame takes the place of the first and last token, so that lengths stay what they are.
-        """
+    @cached_property
+    def added_tokens(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids that an encoder has before and behind every text: special tokens, and a prefix if it has one."""
         if self.causal or self.tokenizer.cls_token_id is None:
-            return list(ids)
-        return [self.tokenizer.cls_token_id, *ids[1:-1], self.tokenizer.sep_token_id]
+            return (), ()
+        found = self.tokenizer("a", return_special_tokens_mask=True, verbose=False)
+        ids, mask = found["input_ids"], found["special_tokens_mask"]
+        first, last = mask.index(0), mask[::-1].index(0)
+        return tuple(ids[:first]), tuple(ids[len(ids) - last :])
+
+    def frame(self, ids: Sequence[int]) -> list[int]:
+        """A window of token ids as the model takes it: an encoder's between the tokens that are added.
+
+        The frame takes the place of the first and last tokens, so that lengths stay what they are.
+        """
+        first, last = self.added_tokens
+        return [*first, *ids[len(first) : len(ids) - len(last)], *last]
 
     def framed(self, ids: Sequence[int]) -> list[int]:
         """Deprecated name of ``frame``."""

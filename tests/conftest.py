@@ -64,6 +64,7 @@ ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert", "modernbert")
 MARKED_BY_FIXTURE = {
     "smollm2": "model",
     "minilm": "model",
+    "e5": "model",
     "chromium": "browser",
 }
 
@@ -128,6 +129,12 @@ def smollm2() -> saa.Model:
 def minilm() -> saa.Model:
     """MiniLM-L6 with real weights; fetched once if it is not in the cache yet."""
     return saa.load("minilm", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def e5() -> saa.Model:
+    """multilingual-e5-small with real weights; fetched once if it is not in the cache yet."""
+    return saa.load("e5", device="cpu")
 
 
 @pytest.fixture(scope="session")

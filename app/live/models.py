@@ -14,7 +14,7 @@ from saa_core.data import fetch
 from saa_core.types import StepProgress
 
 TASKS = tuple(fetch.list_shipped("tasks", "minilm"))
-MODELS = ("smollm2", "smollm2 + saa-joint", "minilm", *(f"minilm + {task}" for task in TASKS))
+MODELS = ("smollm2", "smollm2 + saa-joint", "minilm", *(f"minilm + {task}" for task in TASKS), "e5")
 """What can be chosen from the list; any hub id or folder can be typed."""
 MODELS_KEPT = 4
 

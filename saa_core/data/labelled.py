@@ -1,4 +1,4 @@
-"""Labelled texts for training and evaluating classifiers: five tasks and a user's own file.
+"""Labelled texts for training and evaluating classifiers: the tasks, and a user's own file.
 
 The split follows from the text alone, so that a test text is a test text for everybody.
 The labels are as good as their sources: people disagreed about questions, and the two kinds of
@@ -12,11 +12,12 @@ import json
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from saa_core.data import fetch, mails, tables
+from saa_core.data import documents, fetch, mails, tables
 from saa_core.errors import TextError, choice
 from saa_core.types import StepProgress
 
@@ -24,6 +25,8 @@ SEPARATOR = " [SEP] "
 """Between the two parts of a text: question and answer, claim and evidence."""
 SPLITS = ("train",) * 8 + ("validation", "test")
 """Ten equally likely shares; the hash chooses one."""
+SPLITS_OF_DOCUMENTS = ("train",) * 5 + ("validation",) * 2 + ("test",) * 3
+"""The same where there are few documents, so that there are some 500 test texts of the fewest."""
 LEAST_ROWS = 20
 ONLY_ONE = "a label that no other text has"
 
@@ -68,7 +71,8 @@ def examples(task: str, progress: StepProgress | None = None) -> list[LabelledTe
     if task not in TASKS:
         raise TextError(choice("task", task, TASKS))
     source, read = TASKS[task]
-    return _examples(read(fetch.fetch_data(source, progress)))
+    splits = SPLITS_OF_DOCUMENTS if task in OF_DOCUMENTS else SPLITS
+    return _examples(read(fetch.fetch_data(source, progress)), splits)
 
 
 def from_file(
@@ -141,7 +145,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(normalise(text).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _examples(rows: Iterable[Row]) -> list[LabelledText]:
+def _examples(rows: Iterable[Row], splits: Sequence[str] = SPLITS) -> list[LabelledText]:
     owner: dict[str, Row] = {}
     kept: list[Row] = []
     disputed: set[Row] = set()
@@ -157,7 +161,7 @@ def _examples(rows: Iterable[Row]) -> list[LabelledText]:
         LabelledText(
             row.text,
             row.label,
-            SPLITS[int(_digest(row.group or row.text)[:8], 16) % 10],
+            splits[int(_digest(row.group or row.text)[:8], 16) % len(splits)],
             row.number,
         )
         for row in sorted(kept, key=lambda row: _digest(row.text))
@@ -209,14 +213,32 @@ def _mails(file: Path) -> Iterator[Row]:
         yield Row(mail.text, mail.folder.split("-")[-1], twins=tuple(marks(mail.text)))
 
 
+def _of_documents(
+    read: Callable[[Path], Iterator[documents.Passage]],
+) -> Callable[[Path], Iterator[Row]]:
+    """Passages as rows; a document lies in one split."""
+
+    def rows(file: Path) -> Iterator[Row]:
+        for passage in read(file):
+            yield Row(passage.text, passage.label, group=passage.document)
+
+    return rows
+
+
 TASKS: dict[str, tuple[str, Callable[[Path], Iterator[Row]]]] = {
     "facts": ("vitaminc", _facts),
+    "help-en": ("help-en", _of_documents(partial(documents.help_pages, japanese=False))),
+    "help-ja": ("help-ja", _of_documents(partial(documents.help_pages, japanese=True))),
+    "manpages-ja": ("manpages-ja", _of_documents(documents.manual_pages)),
     "questions": ("questions", _questions),
     "reviews": ("long-reviews", _films("imdb")),
     "sentences": ("sentences", _films("rotten_tomatoes")),
     "spam": ("spam", _mails),
 }
 """Name of a task: the name of its source in assets/data.toml, and the reader of that file."""
+OF_DOCUMENTS = ("help-en", "help-ja", "manpages-ja")
+"""Tasks of passages. A page of the help lies in the same split in both languages, so that a classifier trained
+in one can be tested in the other."""
 
 
 def _rows(file: Path, text: str, label: str, reading: tables.Reading) -> Iterator[Row]:

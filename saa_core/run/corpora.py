@@ -86,7 +86,7 @@ def split_windows(model: Model, text: str, length: int) -> tuple[list[str], str]
         text, return_offsets_mapping=True, add_special_tokens=False, verbose=False
     )
     offsets = known["offset_mapping"]
-    step = length - (2 if model.tokenizer.cls_token_id is not None and not model.causal else 0)
+    step = length - sum(map(len, model.added_tokens))
     starts = range(0, len(offsets) - step + 1, step)
     found = [text[offsets[at][0] : offsets[at + step - 1][1]] for at in starts]
     end = offsets[starts[-1] + step - 1][1] if starts else 0

@@ -14,6 +14,7 @@ from saa_core.errors import ModelError, TextError
 from saa_core.model import Model
 from saa_core.run.execute import Executed, execute
 from saa_core.run.flops import flops_against_dense
+from saa_core.run.spans import last_whole, spans
 from saa_core.task import margins
 from saa_core.trace.compare import Comparison, compare
 from saa_core.trace.maps import Array
@@ -102,7 +103,7 @@ def _spent(model: Model, found: Executed) -> float:
 
 
 def encode(model: Model, text: str) -> dict[str, Any]:
-    """Token ids and offsets of a text that the model can take.
+    """Token ids of a text that the model can take, and where they stand in it (:mod:`saa_core.run.spans`).
 
     Raises:
         TextError, ModelError: see :func:`run`.
@@ -133,6 +134,10 @@ def encode(model: Model, text: str) -> dict[str, Any]:
             text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False
         )
     )
+    tokens = model.tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+    special = encoded["special_tokens_mask"]
+    places = spans(text, tokens, encoded["offset_mapping"], special)
+    encoded["offset_mapping"] = places
     length, known = len(encoded["input_ids"]), model.hf.get_input_embeddings().weight.shape[0]
     highest = max(encoded["input_ids"], default=0)
     if highest >= known:
@@ -141,11 +146,8 @@ def encode(model: Model, text: str) -> dict[str, Any]:
             f"has embeddings for {known}; call hf.resize_token_embeddings(len(tokenizer))"
         )
     if length > model.max_length:
-        special = encoded["special_tokens_mask"]
-        ends = [
-            end for (_, end), s in zip(encoded["offset_mapping"], special, strict=True) if not s
-        ]
-        cut = ends[model.max_length - sum(special) - 1]
+        own = [place for place, extra in zip(places, special, strict=True) if not extra]
+        cut = last_whole(own, model.max_length - sum(special))
         raise TextError(
             f"text has {length} tokens, and {model.spec.name} takes at most {model.max_length}; "
             f"cut it after character {cut}",

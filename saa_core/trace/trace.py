@@ -40,7 +40,10 @@ class Trace:
     Args:
         text: the text, or None for a call on token ids; likewise ``tokens`` and ``offsets``.
         tokens: token strings as the tokenizer writes them.
-        offsets: (start, end) of each token in characters of ``text``.
+        offsets: (start, end) of each token in characters of ``text``; of no two tokens do they overlap.
+            Empty where a token only goes on with a character that the one before has begun, or marks
+            the start of a word; (0, 0) where it was added to the text. In runs that were recorded
+            before, tokens that share a character all have it.
         token_ids: int64 [N].
         model, policy, execution, versions: what ran; policy None is plain dense attention.
         block: (queries, keys) per decided block in tokens; (1, 1) is pair by pair.

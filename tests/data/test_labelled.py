@@ -96,13 +96,16 @@ def some_rows(count=40):
 
 
 def test_every_task_has_a_pinned_source_for_tasks():
-    assert set(labelled.TASKS) == {"facts", "questions", "reviews", "sentences", "spam"}
+    english = {"facts", "help-en", "questions", "reviews", "sentences", "spam"}
+    assert set(labelled.TASKS) == english | {"help-ja", "manpages-ja"}
     for name, _read in labelled.TASKS.values():
         assert fetch.datasets()[name].use == "task"
 
 
 def test_an_unknown_task_lists_the_known_ones():
-    with pytest.raises(saa.TextError, match=r"task='poems'.*facts, questions, reviews"):
+    with pytest.raises(
+        saa.TextError, match=r"task='poems'.*facts, help-en, help-ja, manpages-ja, questions"
+    ):
         examples("poems")
 
 

@@ -1,6 +1,7 @@
 """The sidebar: language, model, policy and files, as one choice that every page reads."""
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 import saa_core as saa
 from app import text
@@ -13,6 +14,9 @@ from app.state import records
 from app.state.session import Choice
 from app.state.uploads import open_policy
 from app.text import Words
+
+STEPS = ("downloading", "converting")
+"""First words of what fetching a model reports."""
 
 
 def sidebar(client: Client, words: Words) -> Choice:
@@ -60,18 +64,32 @@ def _model(client: Client, words: Words) -> tuple[str, saa.Model | None]:
     listed = st.selectbox(words("sidebar.model"), MODELS, key="model")
     custom, gates = (st.session_state.get(key, "").strip() for key in ("custom", "gates"))
     name = client.registry.identify(custom or listed, gates)
+    bar = st.empty()
     try:
         with st.spinner(words("load.starting")):
-            model = client.model(name)
+            model = client.model(name, lambda *step: _show_step(bar, words, *step))
     except Exception as error:
         failure(error, words, model=name)
         return name, None
+    finally:
+        bar.empty()
     st.caption(words("sidebar.gate"))
     if model.spec.trained:
         st.badge(words("sidebar.trained", gate=text.plain(model.spec.gate)), color="green")
     else:
         st.badge(words("sidebar.untrained"), color="red")
+    if model.spec.prefix:
+        st.caption(words("sidebar.prefix", prefix=text.plain(model.spec.prefix.strip())))
     return name, model
+
+
+def _show_step(bar: DeltaGenerator, words: Words, what: str, done: int, total: int) -> None:
+    """What is downloaded or converted because the model is not on this machine yet, and how far it is."""
+    step, _, name = what.partition(" ")
+    if step in STEPS:
+        share = min(done / max(total, 1), 1.0)
+        shown = words(f"load.{step}", name=text.plain(name), share=words.percent(share))
+        bar.progress(share, text=shown)
 
 
 def _policy_from_file(
