@@ -24,6 +24,8 @@ HELD_OUT_SHARE = fetch.Pinned.held_out
 HELD_OUT_NOVEL = "Persuasion"
 LONG_LINE = 200
 """Characters above which a line must not stand in both parts of a source."""
+ASKED_FOR = ("japanese",)
+"""Kinds of another language than English: trained on where they are named."""
 KIND = "kind:"
 """Before the name of a kind, where names of sources are expected: some kinds are called like a source."""
 RECALL = "recall"
@@ -63,9 +65,9 @@ def kinds() -> dict[str, tuple[str, ...]]:
 
 
 def default_sources() -> list[str]:
-    """The sources of every kind that may be trained on, those that are wholly held out included."""
+    """The sources of every English kind that may be trained on, those that are wholly held out included."""
     every = fetch.datasets()
-    trained = {entry.kind for entry in every.values() if entry.use == "train"}
+    trained = {entry.kind for entry in every.values() if entry.use == "train"} - set(ASKED_FOR)
     return [name for name, entry in every.items() if entry.kind in trained]
 
 

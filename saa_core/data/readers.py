@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from saa_core.data import dialogues, fetch, labelled, mails
+from saa_core.data.documents import is_japanese
 from saa_core.data.packages import (
     Named,
     members,
@@ -239,6 +240,22 @@ def _essays(file: Path) -> Named:
     yield from mixed(without_repetitions(pages))
 
 
+def _picture_manual(file: Path) -> Named:
+    """The pages that are translated, without the links to their neighbours."""
+    pages = (
+        (Path(name).stem, plain(_without_links(page))) for name, page in members(file, "*.html")
+    )
+    translated = ((name, text) for name, text in pages if is_japanese(text))
+    yield from mixed(without_repetitions(translated, shortest=300))
+
+
+def _without_links(page: str) -> str:
+    body = page[page.find("<body") :]
+    return re.sub(
+        r'(?s)<div class="nav(?:header|footer)".*?</table>|<[^>]*"indexterm".*?>', "", body
+    )
+
+
 READERS: dict[str, Callable[[Path], Named]] = {
     "austen": _novels,
     "bash-guide": _bash_guide,
@@ -250,6 +267,7 @@ READERS: dict[str, Callable[[Path], Named]] = {
     "dictionary": _dictionary,
     "endless-sky": dialogues.endless_sky,
     "essays": _essays,
+    "gimp-ja": _picture_manual,
     "jargon": _jargon,
     "licences": _licences,
     "mails": _mails,
