@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from saa_core.errors import PolicyError, choice
 
@@ -16,6 +16,11 @@ BUDGET_CHOICES = ("layer", "call")
 DEFAULT_MASS = 0.95
 PAIR_LIMIT = 512
 """Texts up to this many tokens are decided pair by pair under ``granularity="auto"``."""
+DEFAULT_TAIL = 64
+"""Last queries of a longer text that see every key, in a language model: what is lost where a prompt is read
+sparsely is lost in the rows that ask (docs/decisions.md)."""
+BEFORE_DEFAULTS = {"tail": 0}
+"""What a stored policy that lacks these fields meant when it was written."""
 
 REASONS = (
     *("not allowed", "below", "gate", "sink", "local", "dense", "forced", "excluded"),
@@ -163,7 +168,9 @@ class Policy:
         tokens: share of the token work that an encoder with token gates aims at on average over
             texts, in (0, 1]; an easy text may need less and a hard one more. None drops no token.
         tail: number of last queries that see every key, in tokens: the end of a prompt, where the
-            question stands from which a reply is written.
+            question stands from which a reply is written. None is ``DEFAULT_TAIL`` in language models
+            where a text has more than ``PAIR_LIMIT`` tokens, and else 0. What is read in parts, over a
+            cache, ends in each of them; a single token that is written later is such an end.
         guard: checks and corrects every request; None trusts the gate.
 
     Raises:
@@ -184,7 +191,7 @@ class Policy:
     fallback: Literal["never", "dense"] = "never"
     crossover: int = 1024
     tokens: float | None = None
-    tail: int = 0
+    tail: int | None = None
     guard: Guard | None = None
 
     def __post_init__(self) -> None:
@@ -220,7 +227,8 @@ class Policy:
         object.__setattr__(self, "block", tuple(self.block))
         for name, least in (("sink", 0), ("local", 1), ("crossover", 0), ("tail", 0)):
             value = getattr(self, name)
-            if not (isinstance(value, int) and value >= least):
+            unset = name == "tail" and value is None
+            if not unset and not (isinstance(value, int) and value >= least):
                 raise PolicyError(f"{name}={value!r} must be a whole number of tokens >= {least}")
         guard: object = self.guard
         if isinstance(guard, Mapping):  # as stored with a trace
@@ -247,9 +255,33 @@ class Policy:
             )
 
     def __str__(self) -> str:
-        """The rule and what it aims at, for example "mass 0.95" or "mass 1, tokens 0.5"."""
+        """The rule, what it aims at, and a tail, for example "mass 0.95, tail 64" or "mass 1, tokens
+        0.5"."""
         tokens = "" if self.tokens is None else f", tokens {self.tokens:g}"
-        return f"{self.rule_name} {self.aim:g}{tokens}{'' if self.guard is None else self.guard}"
+        tail = f", tail {self.tail}" if self.tail else ""
+        guard = "" if self.guard is None else str(self.guard)
+        return f"{self.rule_name} {self.aim:g}{tokens}{tail}{guard}"
+
+    @classmethod
+    def stored(cls, about: Mapping[str, Any]) -> "Policy":
+        """A policy as a file holds it. It keeps its meaning: fields that the file lacks are what they were
+        before there were such fields.
+
+        Raises:
+            PolicyError, TypeError: a value or a name cannot be used.
+        """
+        return cls(**{**BEFORE_DEFAULTS, **about})
+
+    def resolved(self, length: int, *, causal: bool) -> "Policy":
+        """The same policy with numbers for what is left to a default.
+
+        Args:
+            length: of the text that is read, in tokens, with what a cache holds of it.
+            causal: the model is a language model.
+        """
+        if self.tail is not None:
+            return self
+        return replace(self, tail=DEFAULT_TAIL if causal and length > PAIR_LIMIT else 0)
 
     @property
     def rule_name(self) -> str:

@@ -54,7 +54,8 @@ class Call:
         layers: what was recorded, by layer index.
         seconds: wall time by stage ("gate", "rule", "kernel", or "dense"), if ``clock``.
         kernel: name of the kernel that ran, with the reason for the choice in ``kernel_reason``.
-        used: the policy that was followed: None also where it fell back to dense.
+        used: the policy that was followed, with numbers for its defaults: None also where it fell back to
+            dense.
         met: layers whose attention this call reached.
     """
 
@@ -239,6 +240,8 @@ class Call:
                     "policy falls back to dense there"
                 )
                 self.used = policy = None
+            if policy is not None:
+                self.used = policy = gate.resolve(policy, view.keys)
             plan = self._plans[id(view)] = Plan(allowed, policy, as_is=self.policy is None)
             if policy is not None:
                 plan.kernel, plan.kernel_reason = choose_kernel(

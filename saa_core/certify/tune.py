@@ -161,7 +161,7 @@ def _measure(
 ) -> Iterator[Degradation]:
     """The settings of the plan on the texts that certify, in their order: what the study holds is taken
     from there, and the rest is measured and put there, before anybody judges it."""
-    policies = [Policy(**about) for about in study.user_attrs[PLAN]["policies"]]
+    policies = [Policy.stored(about) for about in study.user_attrs[PLAN]["policies"]]
     meter: DegradationMeter | None = None
     for index, policy in enumerate(policies):
         name = f"{MEASURED} {index}"

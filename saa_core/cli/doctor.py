@@ -76,7 +76,7 @@ def try_kernel(kernel: str, device: torch.device) -> str:
     block = (32, 16)
     count = allowed.count(block)
     score = (count > 0).float().expand(1, 2, -1, -1)
-    forced = rules.forced(allowed, Policy(), block, count)
+    forced = rules.forced(allowed, Policy(tail=0), block, count)
     keep, threshold = rules.mass(score, forced, count, 1.0)
     decision = Decision(block, keep, score, threshold, forced, count)
     with torch.inference_mode():

@@ -74,7 +74,7 @@ def _out(command: argparse.ArgumentParser, written: str) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> None:
-    policy = Policy(mass=options.mass, granularity="block")
+    policy = Policy(mass=options.mass, granularity="block", tail=0)
     from saa_core.attach import save_gates
     from saa_core.cli.bars import Bars
     from saa_core.data import corpus

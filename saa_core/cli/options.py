@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from saa_core.errors import PolicyError
-from saa_core.types import FALLBACKS, GRANULARITIES, Guard, Policy
+from saa_core.types import DEFAULT_TAIL, FALLBACKS, GRANULARITIES, PAIR_LIMIT, Guard, Policy
 
 KERNELS = ("native", "flex", "gather", "reference")
 """Keys of ``saa_core.kernels.KERNELS``, which needs PyTorch."""
@@ -158,9 +158,15 @@ def policy_options(command: argparse.ArgumentParser) -> None:
     for name, what in (
         ("sink", "first tokens that are always kept"),
         ("local", "nearest tokens that are always kept, from 1"),
-        ("tail", "last tokens, as queries, that see every key"),
     ):
         group.add_argument(f"--{name}", type=int, metavar="TOKENS", help=f"{what} ({shipped})")
+    group.add_argument(
+        "--tail",
+        type=int,
+        metavar="TOKENS",
+        help=f"last tokens, as queries, that see every key ({shipped}: {DEFAULT_TAIL} in language models "
+        f"for texts over {PAIR_LIMIT} tokens, else 0)",
+    )
     group.add_argument(
         "--fallback",
         choices=FALLBACKS,

@@ -127,6 +127,10 @@ class PairGate(nn.Module):
         """False where a weight is not finite; the scores can be finite nevertheless."""
         return all(bool(weight.isfinite().all()) for weight in self.parameters())
 
+    def resolve(self, policy: Policy, length: int) -> Policy:
+        """The policy with numbers for what it leaves to a default, for a text of ``length`` tokens."""
+        return policy.resolved(length, causal=not self.config.directed)
+
     def target(self, policy: Policy, block: tuple[int, int]) -> float:
         """Target of the policy's rule in this layer, calibration included (a mass or a density)."""
         fits = self.calibration.pairwise == (block == (1, 1))

@@ -164,7 +164,7 @@ class GateDistiller:
             loss.backward()
         self.loss += float(loss.detach())
         count = allowed.count(self.block)
-        forced = rules.forced(allowed, Policy(), self.block, count)[:, :, chosen]
+        forced = rules.forced(allowed, Policy(tail=0), self.block, count)[:, :, chosen]
         keep, _ = rules.mass(predicted.detach(), forced, count[:, :, chosen], 0.95)
         kept = (keep * count[:, :, chosen]).sum((2, 3)).float()
         self.density += float((kept / count[:, :, chosen].sum((2, 3))).mean())

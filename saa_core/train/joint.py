@@ -98,7 +98,7 @@ def train_joint(
             tokens = torch.tensor([ids], device=model.device)
             places = torch.tensor(draw.sample(range(len(ids)), len(ids)), device=model.device)
             drawn, others = places[: config.positions], places[config.positions :][:CANDIDATES]
-            policy = Policy(mass=mass, granularity="block", block=BLOCK)
+            policy = Policy(mass=mass, granularity="block", block=BLOCK, tail=0)
             call = Call(policy, observe=lesson.layer)
             divergence = _divergence(model, tokens, drawn, others, config.hard, call)
             divergence.backward()

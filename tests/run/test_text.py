@@ -283,7 +283,9 @@ def test_the_format_of_stored_traces_stays_readable(version, tmp_path):
     """Files written by each version of the format; see tests/golden/make.py for their contents."""
     trace = saa.Trace.load(GOLDEN / f"{version}.saa")
     assert trace.text == "abcdefghij"
-    assert trace.policy == saa.Policy(mass=0.6, sink=1, local=2, block=(4, 2), granularity="block")
+    assert trace.policy == saa.Policy(
+        mass=0.6, sink=1, local=2, block=(4, 2), granularity="block", tail=0
+    )
     assert trace.shape == (2, 4)
     kept = "\n".join(
         "".join(".#"[cell] for cell in row) for row in trace.keep_map(1, 3).astype(int)

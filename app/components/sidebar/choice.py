@@ -45,6 +45,7 @@ def _live(client: Client, words: Words) -> Choice:
         model.spec.policy if model else saa.Policy(),
         model.task.shares if model and model.task else None,
         words,
+        causal=model is not None and model.causal,
     )
     promise = None
     if model is not None:

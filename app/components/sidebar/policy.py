@@ -9,6 +9,7 @@ from app.components.shared.outcome import ask
 from app.state.address import AIMS
 from app.text import Words
 from saa_core import Policy
+from saa_core.types import DEFAULT_TAIL, PAIR_LIMIT
 
 START = {"mass": 0.95, "budget": 0.4}
 """Where the slider of a rule begins that is not the default's."""
@@ -17,13 +18,19 @@ OF_MODEL = ("rule", *AIMS, "tokens", "forces", "guard", "margin")
 
 
 def policy_choice(
-    name: str, default: Policy, shares: tuple[float, float] | None, words: Words
+    name: str,
+    default: Policy,
+    shares: tuple[float, float] | None,
+    words: Words,
+    *,
+    causal: bool = False,
 ) -> Policy:
     """Draws the widgets.
 
     Args:
         name: of the model.
         shares: lowest and highest share of the token work that a task's gates know; None without.
+        causal: the model is a language model, in which the end of a prompt is read densely.
     """
     state = st.session_state
     if state.get("policy_of", name) != name:
@@ -35,6 +42,10 @@ def policy_choice(
         state.rule = default.rule_name
     policy = aim_choice(default, state.rule, state.rule, words)
     st.caption(words(f"sidebar.default_{default.rule_name}", aim=default.aim))
+    if causal and default.tail is None:
+        st.caption(words("sidebar.default_tail", tail=DEFAULT_TAIL, limit=PAIR_LIMIT))
+    elif default.tail:
+        st.caption(words("sidebar.tail", tail=default.tail))
     with st.expander(words("sidebar.advanced")):
         st.selectbox(
             words("sidebar.rule"),
