@@ -11,7 +11,7 @@ from typing import Any, Literal
 from saa_core.errors import PolicyError, choice
 
 GRANULARITIES = ("auto", "block", "pair")
-FALLBACKS = ("never", "dense")
+FALLBACKS = ("auto", "dense", "never")
 BUDGET_CHOICES = ("layer", "call")
 DEFAULT_MASS = 0.95
 PAIR_LIMIT = 512
@@ -19,7 +19,7 @@ PAIR_LIMIT = 512
 DEFAULT_TAIL = 64
 """Last queries of a longer text that see every key, in a language model: what is lost where a prompt is read
 sparsely is lost in the rows that ask (docs/decisions.md)."""
-BEFORE_DEFAULTS = {"tail": 0}
+BEFORE_DEFAULTS: Mapping[str, Any] = {"tail": 0, "fallback": "never"}
 """What a stored policy that lacks these fields meant when it was written."""
 
 REASONS = (
@@ -162,8 +162,10 @@ class Policy:
             that works here.
         rule: what turns scores into a decision, a key of ``rules.RULES``; "auto" is the one named
             like the value that is set, "mass" or "budget".
-        fallback: "dense" computes texts of fewer than ``crossover`` tokens densely, because nothing
-            is gained there; the trace says so. "never" always decides.
+        fallback: "auto" computes a text densely where this machine was measured to gain nothing at its
+            length (``saa measure --profile``), of calls that record nothing: what is to be looked at is
+            decided. "dense" computes texts of fewer than ``crossover`` tokens densely; the trace says
+            so. "never" always decides.
         crossover: length in tokens from which deciding is faster than dense attention, as measured.
         tokens: share of the token work that an encoder with token gates aims at on average over
             texts, in (0, 1]; an easy text may need less and a hard one more. None drops no token.
@@ -188,7 +190,7 @@ class Policy:
     budget_over: Literal["layer", "call"] = "layer"
     force: tuple[Force, ...] = ()
     rule: str = "auto"
-    fallback: Literal["never", "dense"] = "never"
+    fallback: Literal["auto", "dense", "never"] = "auto"
     crossover: int = 1024
     tokens: float | None = None
     tail: int | None = None
@@ -313,8 +315,12 @@ class Policy:
         named = self.rule if rule == self.rule_name else "auto"
         return replace(self, mass=values["mass"], budget=values["budget"], rule=named)
 
+    def decided(self) -> "Policy":
+        """The same policy, which decides every text: what a figure of its decisions is measured with."""
+        return replace(self, fallback="never") if self.fallback == "auto" else self
+
     def falls_back(self, length: int) -> bool:
-        """True where a text of ``length`` tokens is computed densely instead."""
+        """True where ``fallback="dense"`` computes a text of ``length`` tokens densely."""
         return self.fallback == "dense" and length < self.crossover
 
     def block_for(self, length: int) -> tuple[int, int]:

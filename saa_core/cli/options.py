@@ -170,7 +170,8 @@ def policy_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--fallback",
         choices=FALLBACKS,
-        help=f"dense: compute texts shorter than --crossover densely ({shipped})",
+        help="auto: compute densely what this machine was measured to gain nothing on, where no decision is "
+        f"asked for; dense: texts shorter than --crossover; never: decide every text ({shipped})",
     )
     group.add_argument(
         "--crossover",
@@ -225,10 +226,12 @@ def refuse_beside_policy_file(options: argparse.Namespace) -> None:
     Raises:
         PolicyError: ``--policy`` came with an option that would change it.
     """
+    refuse_policy_options(options, "--policy", "what a file promises holds for it as it is")
+
+
+def refuse_policy_options(options: argparse.Namespace, beside: str, why: str) -> None:
+    """Raises PolicyError where an option that changes the policy came with one that says all of it."""
     names = (*POLICY_OPTIONS, "guard", "delta")
     given = [f"--{name}" for name in names if getattr(options, name, None) is not None]
     if given:
-        raise PolicyError(
-            f"--policy and {', '.join(given)} exclude each other: what a file promises holds for it as "
-            "it is"
-        )
+        raise PolicyError(f"{beside} and {', '.join(given)} exclude each other: {why}")

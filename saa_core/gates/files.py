@@ -68,7 +68,7 @@ class StoredGates:
                 gate.load_state_dict(state)
             except RuntimeError as error:
                 raise GateError(f"gates={str(self.folder)!r}: layer {index}: {error}") from error
-            gate.config = self.layers[index]
+            gate.config, gate.id = self.layers[index], self.id
             if self.calibration:
                 gate.calibration = self.calibration[index]
             gate.mass_calibrators = {

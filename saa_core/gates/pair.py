@@ -103,6 +103,8 @@ class PairGate(nn.Module):
             bool, MassCalibrator
         ] = {}  # pair by pair (True) and in blocks (False)
         self.ood_detector: OodDetector | None = None  # of the first layer's gate
+        self.id = "untrained"
+        self.damaged = False  # on purpose (explain/damage.py)
         H, G, D, R = config.heads, config.key_heads, config.head_size, config.rank
         self.query = nn.Parameter(torch.randn(H, 2 * D, R, generator=draw) * 0.02)
         self.key = nn.Parameter(torch.randn(G, 3 * D, R, generator=draw) * 0.02)
@@ -121,6 +123,12 @@ class PairGate(nn.Module):
     def pooled(self) -> int:
         """Neighbouring queries that share one score row."""
         return self.config.pooled
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(layers, query heads, key heads, head size): what its model's attention costs depends on."""
+        config = self.config
+        return self.layers, config.heads, config.key_heads, config.head_size
 
     @property
     def sound(self) -> bool:

@@ -194,6 +194,11 @@ def encode_all(
     return means, needed
 
 
+def check_tokens(model: Model, policy: Policy) -> None:
+    """Raises PolicyError where a policy cannot be followed by the packed driver."""
+    _share(model, policy, token_gates(packing_of(model)))
+
+
 def _resolve(packing: Packing, policy: Policy | None, length: int) -> Policy:
     """What one text's pairs are decided by; of a dense run, whose record keeps every pair."""
     gate: PairGate = packing.layers[0].attention.saa_gate  # type: ignore[assignment]
@@ -215,9 +220,9 @@ def _share(model: Model, policy: Policy | None, gates: Sequence[TokenGate | None
             raise PolicyError(
                 f"{name}={getattr(policy, name)!r} cannot be used where tokens are packed; leave it out"
             )
-    if policy.fallback != "never":
+    if policy.fallback == "dense":
         raise PolicyError(
-            f"fallback={policy.fallback!r} cannot be used where tokens are packed; choose 'never'"
+            f"fallback={policy.fallback!r} cannot be used where tokens are packed; choose 'auto' or 'never'"
         )
     share = 1.0 if policy.tokens is None else policy.tokens
     if share < 1 and not any(gates):

@@ -284,7 +284,7 @@ def test_the_format_of_stored_traces_stays_readable(version, tmp_path):
     trace = saa.Trace.load(GOLDEN / f"{version}.saa")
     assert trace.text == "abcdefghij"
     assert trace.policy == saa.Policy(
-        mass=0.6, sink=1, local=2, block=(4, 2), granularity="block", tail=0
+        mass=0.6, sink=1, local=2, block=(4, 2), granularity="block", tail=0, fallback="never"
     )
     assert trace.shape == (2, 4)
     kept = "\n".join(
