@@ -99,6 +99,7 @@ def load(
         found = put_task(family.pack(model.hf), hidden, folder, side, about)
         for gate in model.gates:
             gate.mass_calibrators, gate.ood_detector = {}, None  # measured with other weights
+            gate.defaults = None
     described = replace(
         model.spec,
         name=name,

@@ -3,12 +3,13 @@ they are made; they need no PyTorch.
 """
 
 import math
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from saa_core.errors import PolicyError, choice
+from saa_core.timings import Timing as Timing
+from saa_core.timings import quartiles as quartiles
 
 GRANULARITIES = ("auto", "block", "pair")
 FALLBACKS = ("auto", "dense", "never")
@@ -149,7 +150,8 @@ class Policy:
     Args:
         mass: share of the predicted attention mass to keep in each row, in (0, 1]; 1.0 keeps all.
             It is meant on average over the layers: a calibrated gate gives sensitive layers more.
-            Exactly one of ``mass`` and ``budget`` is set; mass 0.95 if neither is given.
+            With ``budget`` it is set at most once. Where neither is, the gates say a mass for the text's
+            length (:class:`saa_core.gates.defaults.MassTable`), and 0.95 where they hold none.
         budget: share of the allowed pairs to compute at most, in (0, 1], sink and local included.
         budget_over: "layer" gives every layer the same budget, "call" gives each layer what the
             gate's calibration says that it needs, with the budget as their mean.
@@ -174,6 +176,7 @@ class Policy:
             where a text has more than ``PAIR_LIMIT`` tokens, and else 0. What is read in parts, over a
             cache, ends in each of them; a single token that is written later is such an end.
         guard: checks and corrects every request; None trusts the gate.
+        default_at: where the gates said the mass (:meth:`resolved`): for which length in tokens.
 
     Raises:
         PolicyError: a value is outside its range. Names of kernels and rules are checked when a
@@ -195,10 +198,9 @@ class Policy:
     tokens: float | None = None
     tail: int | None = None
     guard: Guard | None = None
+    default_at: int | None = None
 
     def __post_init__(self) -> None:
-        if self.mass is None and self.budget is None:
-            object.__setattr__(self, "mass", DEFAULT_MASS)
         if self.mass is not None and self.budget is not None:
             raise PolicyError(
                 f"mass={self.mass!r} and budget={self.budget!r} exclude each other; set one, and the "
@@ -262,7 +264,14 @@ class Policy:
         tokens = "" if self.tokens is None else f", tokens {self.tokens:g}"
         tail = f", tail {self.tail}" if self.tail else ""
         guard = "" if self.guard is None else str(self.guard)
-        return f"{self.rule_name} {self.aim:g}{tokens}{tail}{guard}"
+        default = "" if self.default_at is None else f" (default at {self.default_at:,} tokens)"
+        aim = f"{self.rule_name} {self.aim:g}{default}" if self.aims else "default mass"
+        return f"{aim}{tokens}{tail}{guard}"
+
+    @property
+    def asked(self) -> str:
+        """The same of what was asked for, whatever the gates said for a text's length."""
+        return str(self if self.default_at is None else replace(self, mass=None, default_at=None))
 
     @classmethod
     def stored(cls, about: Mapping[str, Any]) -> "Policy":
@@ -272,18 +281,25 @@ class Policy:
         Raises:
             PolicyError, TypeError: a value or a name cannot be used.
         """
-        return cls(**{**BEFORE_DEFAULTS, **about})
+        aimed = "mass" in about or about.get("budget") is not None
+        return cls(**{**BEFORE_DEFAULTS, **({} if aimed else {"mass": DEFAULT_MASS}), **about})
 
-    def resolved(self, length: int, *, causal: bool) -> "Policy":
+    def resolved(self, length: int, *, causal: bool, mass: float | None = None) -> "Policy":
         """The same policy with numbers for what is left to a default.
 
         Args:
             length: of the text that is read, in tokens, with what a cache holds of it.
             causal: the model is a language model.
+            mass: what the gates say for this length; None where they say nothing.
         """
-        if self.tail is not None:
-            return self
-        return replace(self, tail=DEFAULT_TAIL if causal and length > PAIR_LIMIT else 0)
+        found = self
+        if self.tail is None:
+            tail = DEFAULT_TAIL if causal and length > PAIR_LIMIT else 0
+            found = replace(found, tail=tail)
+        if not self.aims:
+            at = None if mass is None else length
+            found = replace(found, mass=DEFAULT_MASS if mass is None else mass, default_at=at)
+        return found
 
     @property
     def rule_name(self) -> str:
@@ -293,10 +309,22 @@ class Policy:
         return "mass" if self.budget is None else "budget"
 
     @property
+    def aims(self) -> bool:
+        """False where what the rule aims at is left to the gates and the text's length."""
+        return self.mass is not None or self.budget is not None
+
+    @property
     def aim(self) -> float:
-        """What the rule aims at: the mass, or the budget."""
+        """What the rule aims at: the mass, or the budget.
+
+        Raises:
+            PolicyError: it is left to the gates' default.
+        """
         value = self.mass if self.budget is None else self.budget
-        assert value is not None
+        if value is None:
+            raise PolicyError(
+                "mass=None is left to the default of the gates and a text; resolve it"
+            )
         return value
 
     def with_aim(self, rule: str, aim: float) -> "Policy":
@@ -313,7 +341,8 @@ class Policy:
             raise PolicyError(choice("rule", rule, ("mass", "budget")))
         values: dict[str, float | None] = {"mass": None, "budget": None} | {rule: aim}
         named = self.rule if rule == self.rule_name else "auto"
-        return replace(self, mass=values["mass"], budget=values["budget"], rule=named)
+        aimed = replace(self, mass=values["mass"], budget=values["budget"], rule=named)
+        return replace(aimed, default_at=None)
 
     def decided(self) -> "Policy":
         """The same policy, which decides every text: what a figure of its decisions is measured with."""
@@ -329,59 +358,3 @@ class Policy:
             self.granularity == "auto" and length <= PAIR_LIMIT
         )
         return (1, 1) if pairwise else self.block
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Measured wall times of one policy at one length; raw samples, never only their mean.
-
-    Args:
-        name: "dense" or a description of the policy.
-        length: tokens.
-        samples_ms: whole forward pass, ms, one per round; rounds are interleaved with the others'.
-        attention_ms: attention in all layers, gate and rule included, ms, one per round.
-        stages_ms: median ms per stage of the attention ("gate", "rule", "kernel" or "dense").
-        device, dtype, threads, kernel, versions: what ran.
-        compile_ms: time spent compiling before the rounds, not part of any sample.
-        peak_bytes: highest memory of the process (CPU) or the device during the rounds, if known.
-        density: kept / allowed pairs in the warm-up, 1.0 for dense; None without a warm-up.
-    """
-
-    name: str
-    length: int
-    samples_ms: tuple[float, ...]
-    attention_ms: tuple[float, ...]
-    stages_ms: dict[str, float]
-    device: str
-    dtype: str
-    threads: int
-    kernel: str
-    compile_ms: float
-    peak_bytes: int | None
-    versions: dict[str, str]
-    density: float | None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "samples_ms", tuple(self.samples_ms))
-        object.__setattr__(self, "attention_ms", tuple(self.attention_ms))
-
-    @property
-    def median_ms(self) -> float:
-        return quartiles(self.samples_ms)[1]
-
-    def ratio(self, dense: "Timing", what: str = "samples_ms") -> tuple[float, float, float]:
-        """How many times faster than ``dense``: quartiles of the ratios of neighbouring samples.
-
-        Args:
-            what: "samples_ms" (whole forward pass) or "attention_ms".
-        """
-        pairs = zip(getattr(dense, what), getattr(self, what), strict=True)
-        return quartiles([slow / fast for slow, fast in pairs])
-
-
-def quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median, upper quartile."""
-    if len(samples) == 1:
-        return (samples[0],) * 3
-    low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
-    return low, middle, high

@@ -237,7 +237,7 @@ def test_a_machine_measures_itself(tiny, tmp_path, monkeypatch):
         (24, 2, 2),
     ]
     about = json.loads(json.dumps(asdict(found)))
-    assert about["policy"] == "mass 0.95"
+    assert about["policy"] == "default mass"
     with pytest.raises(saa.PolicyError, match="lengths"):
         measure_profile(model, (0,))
     with pytest.raises(saa.PolicyError, match="repeats"):

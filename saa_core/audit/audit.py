@@ -85,7 +85,8 @@ class Audit:
         decided, dense = known(model)
         if self.baseline is not model:
             _, dense = known(self.baseline)
-        asked = json.dumps(asdict(policy), sort_keys=True)
+        about = {name: value for name, value in asdict(policy).items() if name != "default_at"}
+        asked = json.dumps(about, sort_keys=True)
         self.key = f"{name}-{_digest(asked, decided, dense)[:8]}"
         self._dense = dense[:8]
 

@@ -22,6 +22,7 @@ from torch.nn.functional import pad
 
 from saa_core import native
 from saa_core.errors import PolicyError
+from saa_core.gates.defaults import MassTable
 from saa_core.gates.ood import OodDetector
 from saa_core.gates.reliability import MassCalibrator
 from saa_core.native.scoring import scores
@@ -103,6 +104,7 @@ class PairGate(nn.Module):
             bool, MassCalibrator
         ] = {}  # pair by pair (True) and in blocks (False)
         self.ood_detector: OodDetector | None = None  # of the first layer's gate
+        self.defaults: MassTable | None = None
         self.id = "untrained"
         self.damaged = False  # on purpose (explain/damage.py)
         H, G, D, R = config.heads, config.key_heads, config.head_size, config.rank
@@ -137,7 +139,9 @@ class PairGate(nn.Module):
 
     def resolve(self, policy: Policy, length: int) -> Policy:
         """The policy with numbers for what it leaves to a default, for a text of ``length`` tokens."""
-        return policy.resolved(length, causal=not self.config.directed)
+        table = self.defaults
+        mass = None if table is None else table.mass(length, policy.block_for(length))
+        return policy.resolved(length, causal=not self.config.directed, mass=mass)
 
     def target(self, policy: Policy, block: tuple[int, int]) -> float:
         """Target of the policy's rule in this layer, calibration included (a mass or a density)."""

@@ -78,6 +78,7 @@ def train_gates(
     for gate in gates:
         gate.requires_grad_(True)
         gate.mass_calibrators, gate.ood_detector = {}, None  # measured of what was before
+        gate.defaults = None
     try:
         for step, (source, _, ids) in zip(range(start, config.steps), drawn, strict=False):
             for group in optimizer.param_groups:

@@ -87,6 +87,7 @@ def train_joint(
     for gate in model.gates:
         gate.requires_grad_(True)
         gate.mass_calibrators, gate.ood_detector = {}, None  # measured of what was before
+        gate.defaults = None
     try:
         for step, (source, _, ids) in zip(range(start, config.steps), stream, strict=False):
             draw = random.Random(f"{config.seed}/{step}")

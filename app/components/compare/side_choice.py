@@ -9,6 +9,7 @@ from dataclasses import replace
 import streamlit as st
 
 from app.components.shared.message import failure
+from app.components.sidebar.choice import by_length
 from app.components.sidebar.policy import aim_choice
 from app.live.models import MODELS
 from app.live.values import Compared, Side
@@ -108,7 +109,7 @@ def _side_b(
     if model is not None and how == "saa":
         default = model.spec.policy
         rule = state.b_rule or default.rule_name
-        policy = aim_choice(default, rule, f"b_{rule}", words)
+        policy = aim_choice(default, rule, f"b_{rule}", words, by_length(model))
         if model.task is not None:
             tokens = st.select_slider(
                 words("sidebar.tokens"), SHARES, format_func=words.percent, key="b_tokens"

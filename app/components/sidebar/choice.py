@@ -14,6 +14,9 @@ from app.state.session import Choice
 from app.state.uploads import open_policy
 from app.text import Words
 
+LENGTHS = (512, 1024, 2048, 4096, 8192)
+"""At which the default of a model is shown."""
+
 
 def sidebar(client: Client, words: Words) -> Choice:
     """Draws it. A stored trace that is open needs neither model nor policy."""
@@ -37,6 +40,12 @@ def _remember_language() -> None:
     link.write(lang=st.session_state.lang)
 
 
+def by_length(model: saa.Model) -> tuple[tuple[int, float], ...]:
+    """What the model's default aims at, by length of a text in tokens."""
+    lengths = [length for length in LENGTHS if length <= model.max_length] or [model.max_length]
+    return tuple((length, model.resolve(model.spec.policy, length).aim) for length in lengths)
+
+
 def _live(client: Client, words: Words) -> Choice:
     """Model, policy and an uploaded file, as the widgets say."""
     name, model = _model(client, words)
@@ -46,6 +55,7 @@ def _live(client: Client, words: Words) -> Choice:
         model.task.shares if model and model.task else None,
         words,
         causal=model is not None and model.causal,
+        by_length=() if model is None else by_length(model),
     )
     promise = None
     if model is not None:
