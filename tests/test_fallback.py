@@ -80,7 +80,7 @@ def test_what_was_never_measured_is_decided(model, measured):
     assert call(model).used is not None
     measured(profile({16: 0.5}, gate="another", shape=(30, 9, 3, 64)))
     assert call(model).used is not None
-    measured(profile({16: 0.5}, dtype="bfloat16"))
+    measured(profile({16: 0.5}, kind="tokens"))
     assert call(model).used is not None
 
 
@@ -186,6 +186,14 @@ def test_these_gates_and_blocks_count_before_others_of_their_shape():
     wide = profile({64: 0.5}, block=(128, 64))
     assert not asked(64, wide, profile({64: 2.0})).dense
     assert asked(64, wide, profile({64: 2.0}), block=(128, 64)).dense
+
+
+def test_another_number_format_counts_where_this_one_was_not_measured():
+    half = profile({64: 0.5}, dtype="bfloat16")
+    found = asked(64, half)
+    assert found.dense
+    assert "in bfloat16" in found.reason
+    assert not asked(64, half, profile({64: 2.0}, machine=OTHER)).dense
 
 
 def test_the_nearest_number_of_texts_counts():

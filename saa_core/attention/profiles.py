@@ -149,7 +149,8 @@ def verdict(
     """What was measured says whether a text of this length gains time; None where nothing was measured of
     such a model, so that it is decided.
 
-    The nearest profiles count: those of this machine; else those of machines alike (the same kind of
+    The nearest profiles count: those of this number format, if there are any, and of them those of this
+    machine; else those of machines alike (the same kind of
     device, the same features); else all of the same kind of device, of which every one has to gain. Among
     them those of these gates, else those of the same shape.
 
@@ -159,13 +160,14 @@ def verdict(
     found = [
         each
         for each in (known() if profiles is None else profiles)
-        if (each.dtype, each.kind) == (dtype, kind)
+        if each.kind == kind
         and (each.machine.device == "cpu") == (machine.device == "cpu")
         and (each.gate == gate or each.shape == tuple(shape))
     ]
     if not found:
         return None
-    here = [each for each in found if _same(each.machine, machine)]
+    found = [each for each in found if each.dtype == dtype] or found
+    here = [each for each in found if same_machine(each.machine, machine)]
     alike = [each for each in found if _alike(each.machine, machine)]
     near = here or alike or found
     near = [each for each in near if each.gate == gate] or near
@@ -181,7 +183,8 @@ def verdict(
             {each.machine.cpu if machine.device == "cpu" else each.machine.device for each in near}
         )
         where = f"on {'machines alike' if alike else 'other machines'} ({'; '.join(names)})"
-    of = "" if near[0].gate == gate else f" for {near[0].model}, which has the same shape"
+    of = "" if near[0].gate == gate else f" for {near[0].model}, which has the same shape,"
+    of += "" if near[0].dtype == dtype else f" in {near[0].dtype}"
     if len(shown) < len(gains):
         timed = sorted({t.length for each in near for t in each.times})
         longer = [each for each in timed if each > length]
@@ -194,7 +197,8 @@ def verdict(
     return Verdict(min(shown) <= 1.0, what)
 
 
-def _same(one: Machine, other: Machine) -> bool:
+def same_machine(one: Machine, other: Machine) -> bool:
+    """Whether what was measured on the one holds for the other: processor, features and threads, or the GPU."""
     if other.device != "cpu":
         return one.device == other.device
     return one == other

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterable
 from dataclasses import asdict
 
+from saa_core.data.titles import FIRST
 from saa_core.errors import PolicyError
 from saa_core.types import DEFAULT_TAIL, FALLBACKS, GRANULARITIES, PAIR_LIMIT, Guard, Policy
 
@@ -28,14 +29,19 @@ def listed(values: Iterable[object]) -> str:
     return " ".join(map(str, values))
 
 
-def model_options(command: argparse.ArgumentParser, model: str | None = "smollm2") -> None:
-    """Which model, with which gates, and where. ``model`` None: the command says its own default."""
-    default = "smollm2, or minilm with --task" if model is None else model
+def model_options(
+    command: argparse.ArgumentParser, model: str | None = "smollm2", *, tasks: bool = False
+) -> None:
+    """Which model, with which gates, and where. ``model`` None: the one that is shown first, see
+    :func:`saa_core.cli.models.name_model`; ``tasks``: the command takes ``--task``."""
+    default = f'"{FIRST}"; smollm2 with --gates or --adapter' + ", minilm with --task" * tasks
+    default = default if model is None else model
     command.add_argument(
         "--model",
         default=model,
         metavar="NAME",
-        help=f"alias, hub id or folder of a model (default: {default})",
+        help="alias (also with what ships for it, as a title says it), hub id or folder of a model "
+        f"(default: {default})",
     )
     command.add_argument(
         "--gates",

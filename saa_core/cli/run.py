@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def run(command: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     command.add_argument("file", metavar="FILE", help="a text, or - for standard input")
-    model_options(command)
+    model_options(command, None)
     command.add_argument(
         "--dense", action="store_true", help="plain dense attention (default: the policy)"
     )
@@ -153,7 +153,7 @@ def _guard_lines(trace: "Trace") -> Iterable[str]:
 
 def measure(command: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    model_options(command)
+    model_options(command, None)
     command.add_argument(
         "--lengths",
         type=int,

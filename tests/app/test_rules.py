@@ -22,7 +22,7 @@ DEFAULT = saa.Policy(budget=0.6)
 
 def page(name: str = "explore", **address: str) -> AppTest:
     at = AppTest.from_file(str(ROOT / "app" / "router.py"), default_timeout=300)
-    for key, value in {"lang": "en", **address}.items():
+    for key, value in {"lang": "en", "model": "smollm2", **address}.items():
         at.query_params[key] = value
     at.run()
     return at if name == "explore" else at.switch_page(f"views/{name}.py").run()

@@ -19,6 +19,7 @@ from app.state import session, spill
 from app.state.examples import gallery, texts
 from app.text import Words, plain
 from saa_core import Model, Policy
+from saa_core.data.titles import FIRST
 
 FORM = (
     "a_text",
@@ -173,7 +174,7 @@ def _from_address() -> dict[str, object]:
 def _start(name: str, words: Words) -> None:
     """Fills both cards with a starting point and runs it."""
     state = st.session_state
-    model = {"task": "minilm + sentences", "joint": "smollm2"}.get(name, "smollm2")
+    model = {"task": "minilm + sentences", "joint": "smollm2"}.get(name, MODELS[0])
     example = next(iter(gallery(model)))
     if name in ("edit", "task") or not state.get("a_text", "").strip():
         state.a_text = words("compare.edit_a") if name == "edit" else example.text
@@ -183,17 +184,16 @@ def _start(name: str, words: Words) -> None:
         "edit": {
             "b_how": "saa",
             "b_rule": "mass",
-            "b_mass": 0.95,
             "b_text": words("compare.edit_b"),
         },
         "joint": {
             "b_how": "saa",
             "b_rule": "mass",
-            "b_mass": 0.93,
-            "b_model": "smollm2 + saa-joint",
+            "b_model": FIRST,
         },
         "task": {"b_how": "dense"},
     }[name]
+    state.pop("b_mass", None)  # at the model's default
     for key, value in ({"b_model": SAME, "b_gates": ""} | changes).items():
         state[key] = value
     state.b_own = name == "edit"

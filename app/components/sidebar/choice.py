@@ -13,6 +13,7 @@ from app.state import records
 from app.state.session import Choice
 from app.state.uploads import open_policy
 from app.text import Words
+from saa_core.data.titles import FIRST
 
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 """At which the default of a model is shown."""
@@ -77,6 +78,8 @@ def _model(client: Client, words: Words) -> tuple[str, saa.Model | None]:
     except Exception as error:
         failure(error, words, model=name)
         return name, None
+    if custom == "" and listed in ("smollm2", FIRST):
+        st.caption(words("sidebar.frozen" if model.spec.adapter is None else "sidebar.joint"))
     st.caption(words("sidebar.gate"))
     if model.spec.trained:
         st.badge(words("sidebar.trained", gate=text.plain(model.spec.gate)), color="green")
