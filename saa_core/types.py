@@ -152,7 +152,8 @@ class Policy:
             It is meant on average over the layers: a calibrated gate gives sensitive layers more.
             With ``budget`` it is set at most once. Where neither is, the gates say a mass for the text's
             length (:class:`saa_core.gates.defaults.MassTable`), and 0.95 where they hold none.
-        budget: share of the allowed pairs to compute at most, in (0, 1], sink and local included.
+        budget: share of the allowed pairs to compute at most, in (0, 1], sink, local and tail included, of
+            which there may be more.
         budget_over: "layer" gives every layer the same budget, "call" gives each layer what the
             gate's calibration says that it needs, with the budget as their mean.
         granularity: "pair", "block", or "auto" (pair by pair up to 512 tokens, blocks above).
