@@ -26,6 +26,7 @@ from saa_core.explain.effects import Effect, effects
 from saa_core.explain.pair import LayerInputs
 from saa_core.explain.tradeoff import MASSES, Point, tradeoff
 from saa_core.run.corpora import texts_of
+from saa_core.run.fallback import verdict_for
 from saa_core.run.text import compare_and_fill, encode
 from saa_core.run.timing import rounds
 from saa_core.store import Store
@@ -75,6 +76,7 @@ class Client:
     def warm_up(self, name: str, step: str) -> None:
         """Runs a text of one kind once, dense and sparse, so that no visitor waits for it."""
         model = self.model(name)
+        self.original(name)  # what a first run is compared with
         ids = model.tokenizer(novel()[: 12 * WARM_UP[step]], return_offsets_mapping=True)
         offsets = ids["offset_mapping"][: min(WARM_UP[step], model.max_length - 8)]
         with self.registry.run(name):
@@ -117,6 +119,7 @@ class Client:
             words=written,
             flops_share=flops_share(model, trace),
             rounds=REPEATS,
+            verdict=verdict_for(model, request.policy, trace.keys),
         )
 
     def time(self, result: Result, report: StepReport) -> Iterator[Result]:
@@ -127,7 +130,7 @@ class Client:
         steps = rounds(
             model,
             result.trace.token_ids.tolist(),
-            (None, request.policy),
+            (None, request.policy.decided()),  # the decision on the page, whatever gains nothing
             repeats=REPEATS,
             warm_up=False,  # the text has just run both ways
             progress=lambda _what, done, total: report("time", done / total),
@@ -170,7 +173,8 @@ class Client:
         model = self.model(request.model)
         if trial.damage is not None:
             model = damage_gates(model, trial.damage)
-        policies = [replace(request.policy, guard=guard) for guard in (None, trial.guard)]
+        shown = request.policy.decided()
+        policies = [replace(shown, guard=guard) for guard in (None, trial.guard)]
         with self.registry.run(request.model):
             report("blind", 0.1)
             blind = saa.run(model, request.text, policies[0])
@@ -199,7 +203,7 @@ class Client:
             return saa.measure(
                 model,
                 lengths,
-                (None, policy),
+                (None, policy.decided()),
                 repeats=LATENCY_REPEATS,
                 progress=lambda _what, done, total: report("time", done / total),
             )

@@ -14,7 +14,7 @@ def synthetic(
     tokens: int = 12,
     layers: int = 6,
     heads: int = 4,
-    policy: Policy | None = Policy(),  # noqa: B008, frozen
+    policy: Policy | None = Policy(mass=0.95),  # noqa: B008, frozen
     label: str | None = None,
     density: float = 0.4,
     text: str | None = None,

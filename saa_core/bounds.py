@@ -1,4 +1,4 @@
-"""Bounds of a mean from samples: by betting, and the exact binomial ones.
+"""Bounds of a mean from samples: by betting, the exact binomial ones, and Student's interval.
 
 The bet (Waudby-Smith and Ramdas, arXiv 2010.09686): capital multiplied by 1 + bet * (limit - sample) per
 sample is a fair game at best if the mean is at the limit, so it reaches 1 / delta with probability
@@ -6,8 +6,10 @@ delta at most. Bets are fixed beforehand and the capital is the mean over severa
 from sample to sample, and may depend on what was seen before.
 """
 
+import functools
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 BETS = (0.3, 0.95)
 """Bets, as shares of the highest one that cannot lose more than there is."""
 HALVINGS = 40
+STEPS = 400
+"""Of Simpson's rule."""
 
 
 def log_capital(missed: "Tensor", limit: "Tensor | float") -> "Tensor":
@@ -112,3 +116,43 @@ def binomial_interval(events: int, total: int, delta: float) -> tuple[float, flo
         else root(lambda rate: binomial_tail(events, total, rate) <= delta / 2)
     )
     return low, high
+
+
+def student_interval(samples: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Interval of the mean of samples that are about normal (Student's t), both ends alike.
+
+    Args:
+        samples: two at least.
+        level: how often it holds the mean, in (0, 1).
+    """
+    mean, spread = statistics.fmean(samples), statistics.stdev(samples)
+    half = student_quantile((1 + level) / 2, len(samples) - 1) * spread / math.sqrt(len(samples))
+    return mean - half, mean + half
+
+
+@functools.cache
+def student_quantile(share: float, freedom: int) -> float:
+    """The value that a Student's t of so many degrees of freedom stays under with probability ``share``.
+
+    Args:
+        share: in [0.5, 1).
+    """
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2))
+    scale /= math.sqrt(freedom * math.pi)
+
+    def under(limit: float) -> float:
+        # With t = sqrt(freedom) tan(angle) the tail has no end to be cut off (Simpson's rule).
+        last = math.atan(limit / math.sqrt(freedom))
+        width = last / STEPS
+        heights = [math.cos(width * step) ** (freedom - 1) for step in range(STEPS + 1)]
+        inner = 4 * sum(heights[1:-1:2]) + 2 * sum(heights[2:-1:2])
+        area = width / 3 * (heights[0] + inner + heights[-1])
+        return 0.5 + scale * math.sqrt(freedom) * area
+
+    low, high = 0.0, 1.0
+    while under(high) < share:
+        high *= 2
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if under(middle) < share else (low, middle)
+    return high

@@ -9,8 +9,9 @@ import torch
 from safetensors import SafetensorError
 
 from saa_core.attach import attach
+from saa_core.convert.gguf import quiet_transformers
 from saa_core.data import fetch
-from saa_core.data.gguf import quiet_transformers
+from saa_core.data.titles import parts_of
 from saa_core.errors import ModelError, choice
 from saa_core.families import family_named
 from saa_core.gates.files import read_gates
@@ -33,7 +34,8 @@ def load(
     """Loads a model and attaches gates; fetches a pinned model once if it is missing.
 
     Args:
-        name: an alias of assets/models.toml, a hub id or a local folder.
+        name: an alias of assets/models.toml, a hub id or a local folder; an alias also with the adapter
+            or task that ships for it: "smollm2 + saa-joint".
         device: "auto" (cuda, mps or cpu), or a device that torch knows.
         dtype: of the weights; float32 on a CPU and bfloat16 elsewhere by default.
         gates: folder of trained gates. By default those shipped for an alias; a hub id or folder
@@ -54,6 +56,11 @@ def load(
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
     target = pick_device(device)
+    own = parts_of(name)
+    for what, given, said in (("adapter", adapter, own.adapter), ("task", task, own.task)):
+        if said is not None and given is not None:
+            raise ModelError(f"model={name!r} names its {what}; leave {what}={str(given)!r} out")
+    name, adapter, task = own.model, adapter or own.adapter, task or own.task
     if side not in ("auto", *SIDES):
         raise ModelError(choice("side", side, ("auto", *SIDES)))
     if task is None and side != "auto":
@@ -102,6 +109,7 @@ def load(
         found = put_task(family.pack(model.hf), hidden, folder, side, about)
         for gate in model.gates:
             gate.mass_calibrators, gate.ood_detector = {}, None  # measured with other weights
+            gate.defaults = None
     described = replace(
         model.spec,
         name=name,

@@ -143,6 +143,10 @@ class Model:
         warnings.warn("Model.framed is now Model.frame", DeprecationWarning, stacklevel=2)
         return self.frame(ids)
 
+    def resolve(self, policy: Policy, length: int) -> Policy:
+        """The policy with numbers for what it leaves to a default, for a text of ``length`` tokens."""
+        return self.gates[0].resolve(policy, length)
+
     @property
     def gates(self) -> list[PairGate]:
         """The gates, in layer order."""

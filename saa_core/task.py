@@ -121,7 +121,7 @@ def read_task(folder: str | os.PathLike[str], argument: str = "task") -> Descrip
         version = about.pop("format", None)
         if version != TASK_FORMAT:
             raise ValueError(f"it has format {version!r}; this version reads {TASK_FORMAT}")
-        about["policy"] = Policy(**about["policy"])
+        about["policy"] = Policy.stored(about["policy"])
         for name in ("labels", "shares"):
             about[name] = tuple(about[name])
         return Description(**about)

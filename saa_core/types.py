@@ -3,19 +3,25 @@ they are made; they need no PyTorch.
 """
 
 import math
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from saa_core.errors import PolicyError, choice
+from saa_core.timings import Timing as Timing
+from saa_core.timings import quartiles as quartiles
 
 GRANULARITIES = ("auto", "block", "pair")
-FALLBACKS = ("never", "dense")
+FALLBACKS = ("auto", "dense", "never")
 BUDGET_CHOICES = ("layer", "call")
 DEFAULT_MASS = 0.95
 PAIR_LIMIT = 512
 """Texts up to this many tokens are decided pair by pair under ``granularity="auto"``."""
+DEFAULT_TAIL = 64
+"""Last queries of a longer text that see every key, in a language model: what is lost where a prompt is read
+sparsely is lost in the rows that ask (docs/decisions.md)."""
+BEFORE_DEFAULTS: Mapping[str, Any] = {"tail": 0, "fallback": "never"}
+"""What a stored policy that lacks these fields meant when it was written."""
 
 REASONS = (
     *("not allowed", "below", "gate", "sink", "local", "dense", "forced", "excluded"),
@@ -144,8 +150,10 @@ class Policy:
     Args:
         mass: share of the predicted attention mass to keep in each row, in (0, 1]; 1.0 keeps all.
             It is meant on average over the layers: a calibrated gate gives sensitive layers more.
-            Exactly one of ``mass`` and ``budget`` is set; mass 0.95 if neither is given.
-        budget: share of the allowed pairs to compute at most, in (0, 1], sink and local included.
+            With ``budget`` it is set at most once. Where neither is, the gates say a mass for the text's
+            length (:class:`saa_core.gates.defaults.MassTable`), and 0.95 where they hold none.
+        budget: share of the allowed pairs to compute at most, in (0, 1], sink, local and tail included, of
+            which there may be more.
         budget_over: "layer" gives every layer the same budget, "call" gives each layer what the
             gate's calibration says that it needs, with the budget as their mean.
         granularity: "pair", "block", or "auto" (pair by pair up to 512 tokens, blocks above).
@@ -157,14 +165,19 @@ class Policy:
             that works here.
         rule: what turns scores into a decision, a key of ``rules.RULES``; "auto" is the one named
             like the value that is set, "mass" or "budget".
-        fallback: "dense" computes texts of fewer than ``crossover`` tokens densely, because nothing
-            is gained there; the trace says so. "never" always decides.
+        fallback: "auto" computes a text densely where this machine was measured to gain nothing at its
+            length (``saa measure --profile``), of calls that record nothing: what is to be looked at is
+            decided. "dense" computes texts of fewer than ``crossover`` tokens densely; the trace says
+            so. "never" always decides.
         crossover: length in tokens from which deciding is faster than dense attention, as measured.
         tokens: share of the token work that an encoder with token gates aims at on average over
             texts, in (0, 1]; an easy text may need less and a hard one more. None drops no token.
         tail: number of last queries that see every key, in tokens: the end of a prompt, where the
-            question stands from which a reply is written.
+            question stands from which a reply is written. None is ``DEFAULT_TAIL`` in language models
+            where a text has more than ``PAIR_LIMIT`` tokens, and else 0. What is read in parts, over a
+            cache, ends in each of them; a single token that is written later is such an end.
         guard: checks and corrects every request; None trusts the gate.
+        default_at: where the gates said the mass (:meth:`resolved`): for which length in tokens.
 
     Raises:
         PolicyError: a value is outside its range. Names of kernels and rules are checked when a
@@ -181,15 +194,14 @@ class Policy:
     budget_over: Literal["layer", "call"] = "layer"
     force: tuple[Force, ...] = ()
     rule: str = "auto"
-    fallback: Literal["never", "dense"] = "never"
+    fallback: Literal["auto", "dense", "never"] = "auto"
     crossover: int = 1024
     tokens: float | None = None
-    tail: int = 0
+    tail: int | None = None
     guard: Guard | None = None
+    default_at: int | None = None
 
     def __post_init__(self) -> None:
-        if self.mass is None and self.budget is None:
-            object.__setattr__(self, "mass", DEFAULT_MASS)
         if self.mass is not None and self.budget is not None:
             raise PolicyError(
                 f"mass={self.mass!r} and budget={self.budget!r} exclude each other; set one, and the "
@@ -220,7 +232,8 @@ class Policy:
         object.__setattr__(self, "block", tuple(self.block))
         for name, least in (("sink", 0), ("local", 1), ("crossover", 0), ("tail", 0)):
             value = getattr(self, name)
-            if not (isinstance(value, int) and value >= least):
+            unset = name == "tail" and value is None
+            if not unset and not (isinstance(value, int) and value >= least):
                 raise PolicyError(f"{name}={value!r} must be a whole number of tokens >= {least}")
         guard: object = self.guard
         if isinstance(guard, Mapping):  # as stored with a trace
@@ -247,9 +260,47 @@ class Policy:
             )
 
     def __str__(self) -> str:
-        """The rule and what it aims at, for example "mass 0.95" or "mass 1, tokens 0.5"."""
+        """The rule, what it aims at, and a tail, for example "mass 0.95, tail 64" or "mass 1, tokens
+        0.5"."""
         tokens = "" if self.tokens is None else f", tokens {self.tokens:g}"
-        return f"{self.rule_name} {self.aim:g}{tokens}{'' if self.guard is None else self.guard}"
+        tail = f", tail {self.tail}" if self.tail else ""
+        guard = "" if self.guard is None else str(self.guard)
+        default = "" if self.default_at is None else f" (default at {self.default_at:,} tokens)"
+        aim = f"{self.rule_name} {self.aim:g}{default}" if self.aims else "default mass"
+        return f"{aim}{tokens}{tail}{guard}"
+
+    @property
+    def asked(self) -> str:
+        """The same of what was asked for, whatever the gates said for a text's length."""
+        return str(self if self.default_at is None else replace(self, mass=None, default_at=None))
+
+    @classmethod
+    def stored(cls, about: Mapping[str, Any]) -> "Policy":
+        """A policy as a file holds it. It keeps its meaning: fields that the file lacks are what they were
+        before there were such fields.
+
+        Raises:
+            PolicyError, TypeError: a value or a name cannot be used.
+        """
+        aimed = "mass" in about or about.get("budget") is not None
+        return cls(**{**BEFORE_DEFAULTS, **({} if aimed else {"mass": DEFAULT_MASS}), **about})
+
+    def resolved(self, length: int, *, causal: bool, mass: float | None = None) -> "Policy":
+        """The same policy with numbers for what is left to a default.
+
+        Args:
+            length: of the text that is read, in tokens, with what a cache holds of it.
+            causal: the model is a language model.
+            mass: what the gates say for this length; None where they say nothing.
+        """
+        found = self
+        if self.tail is None:
+            tail = DEFAULT_TAIL if causal and length > PAIR_LIMIT else 0
+            found = replace(found, tail=tail)
+        if not self.aims:
+            at = None if mass is None else length
+            found = replace(found, mass=DEFAULT_MASS if mass is None else mass, default_at=at)
+        return found
 
     @property
     def rule_name(self) -> str:
@@ -259,10 +310,22 @@ class Policy:
         return "mass" if self.budget is None else "budget"
 
     @property
+    def aims(self) -> bool:
+        """False where what the rule aims at is left to the gates and the text's length."""
+        return self.mass is not None or self.budget is not None
+
+    @property
     def aim(self) -> float:
-        """What the rule aims at: the mass, or the budget."""
+        """What the rule aims at: the mass, or the budget.
+
+        Raises:
+            PolicyError: it is left to the gates' default.
+        """
         value = self.mass if self.budget is None else self.budget
-        assert value is not None
+        if value is None:
+            raise PolicyError(
+                "mass=None is left to the default of the gates and a text; resolve it"
+            )
         return value
 
     def with_aim(self, rule: str, aim: float) -> "Policy":
@@ -279,10 +342,15 @@ class Policy:
             raise PolicyError(choice("rule", rule, ("mass", "budget")))
         values: dict[str, float | None] = {"mass": None, "budget": None} | {rule: aim}
         named = self.rule if rule == self.rule_name else "auto"
-        return replace(self, mass=values["mass"], budget=values["budget"], rule=named)
+        aimed = replace(self, mass=values["mass"], budget=values["budget"], rule=named)
+        return replace(aimed, default_at=None)
+
+    def decided(self) -> "Policy":
+        """The same policy, which decides every text: what a figure of its decisions is measured with."""
+        return replace(self, fallback="never") if self.fallback == "auto" else self
 
     def falls_back(self, length: int) -> bool:
-        """True where a text of ``length`` tokens is computed densely instead."""
+        """True where ``fallback="dense"`` computes a text of ``length`` tokens densely."""
         return self.fallback == "dense" and length < self.crossover
 
     def block_for(self, length: int) -> tuple[int, int]:
@@ -291,59 +359,3 @@ class Policy:
             self.granularity == "auto" and length <= PAIR_LIMIT
         )
         return (1, 1) if pairwise else self.block
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Measured wall times of one policy at one length; raw samples, never only their mean.
-
-    Args:
-        name: "dense" or a description of the policy.
-        length: tokens.
-        samples_ms: whole forward pass, ms, one per round; rounds are interleaved with the others'.
-        attention_ms: attention in all layers, gate and rule included, ms, one per round.
-        stages_ms: median ms per stage of the attention ("gate", "rule", "kernel" or "dense").
-        device, dtype, threads, kernel, versions: what ran.
-        compile_ms: time spent compiling before the rounds, not part of any sample.
-        peak_bytes: highest memory of the process (CPU) or the device during the rounds, if known.
-        density: kept / allowed pairs in the warm-up, 1.0 for dense; None without a warm-up.
-    """
-
-    name: str
-    length: int
-    samples_ms: tuple[float, ...]
-    attention_ms: tuple[float, ...]
-    stages_ms: dict[str, float]
-    device: str
-    dtype: str
-    threads: int
-    kernel: str
-    compile_ms: float
-    peak_bytes: int | None
-    versions: dict[str, str]
-    density: float | None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "samples_ms", tuple(self.samples_ms))
-        object.__setattr__(self, "attention_ms", tuple(self.attention_ms))
-
-    @property
-    def median_ms(self) -> float:
-        return quartiles(self.samples_ms)[1]
-
-    def ratio(self, dense: "Timing", what: str = "samples_ms") -> tuple[float, float, float]:
-        """How many times faster than ``dense``: quartiles of the ratios of neighbouring samples.
-
-        Args:
-            what: "samples_ms" (whole forward pass) or "attention_ms".
-        """
-        pairs = zip(getattr(dense, what), getattr(self, what), strict=True)
-        return quartiles([slow / fast for slow, fast in pairs])
-
-
-def quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median, upper quartile."""
-    if len(samples) == 1:
-        return (samples[0],) * 3
-    low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
-    return low, middle, high

@@ -30,6 +30,7 @@ from transformers import (
 
 import saa_core as saa
 from benchmarks.page.browser import CHROMIUM, serve
+from saa_core.attention import profiles
 from saa_core.data import fetch
 from saa_core.store import Store
 
@@ -97,6 +98,17 @@ def _no_models() -> Iterator[None]:
 def _own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests never write into the user's store of traces."""
     os.environ["SAA_STORE"] = str(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_profiles() -> Iterator[None]:
+    """What a test computes does not depend on which machines were measured; one that is about that has
+    profiles of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profiles, "folders", tuple)
+        profiles.known.cache_clear()
+        yield
+    profiles.known.cache_clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

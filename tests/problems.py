@@ -59,7 +59,7 @@ def problem(
     v = torch.randn(batch, key_heads, keys, size)
     allowed = Allowed(queries, keys, causal, q.device, mask_of(mask, batch, queries, keys, causal))
     count = allowed.count(block)
-    forced = rules.forced(allowed, Policy(), block, count)
+    forced = rules.forced(allowed, Policy(tail=0), block, count)
     score = torch.rand(batch, heads, *count.shape[2:]) ** 3 * (count > 0)
     score = score / score.sum(-1, keepdim=True).clamp(min=1e-9)
     keep, threshold = rules.mass(score, forced, count, mass)

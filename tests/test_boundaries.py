@@ -13,7 +13,18 @@ import saa_core
 
 ROOT = Path(__file__).parent.parent
 ROOMS = (
-    *("errors", "files", "exact", "bounds", "types", "pairs", "native", "data"),
+    *(
+        "errors",
+        "files",
+        "exact",
+        "bounds",
+        "timings",
+        "types",
+        "pairs",
+        "native",
+        "convert",
+        "data",
+    ),
     *("gates", "rules", "kernels", "trace", "families", "guard", "task", "attention"),
     *("store", "report", "model", "attach", "loading", "deck", "run", "explain", "train"),
     *("certify", "audit", "cli"),

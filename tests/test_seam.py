@@ -630,7 +630,9 @@ def test_every_kernel_and_rule_keeps_to_bounds(kernel, block):
     gate = PairGate(GateConfig(heads=4, key_heads=4, head_size=16))
     found = []
     for allowed in (bounded, masked):
-        plan = Plan(allowed, saa.Policy(mass=0.6, sink=1, local=1, block=block), as_is=False)
+        plan = Plan(
+            allowed, saa.Policy(mass=0.6, sink=1, local=1, block=block, tail=0), as_is=False
+        )
         plan.block = block
         plan.count = allowed.count(block)
         plan.forced = rules.forced(allowed, plan.policy, block, plan.count)

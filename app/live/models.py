@@ -11,11 +11,12 @@ from typing import Any
 import saa_core as saa
 from saa_core.audit.audit import digests
 from saa_core.data import fetch
+from saa_core.data.titles import FIRST, parts_of
 from saa_core.types import StepProgress
 
 TASKS = tuple(fetch.list_shipped("tasks", "minilm"))
-MODELS = ("smollm2", "smollm2 + saa-joint", "minilm", *(f"minilm + {task}" for task in TASKS), "e5")
-"""What can be chosen from the list; any hub id or folder can be typed."""
+MODELS = (FIRST, "smollm2", "minilm", *(f"minilm + {task}" for task in TASKS), "e5")
+"""What can be chosen from the list, what a visit starts with first; any hub id or folder can be typed."""
 MODELS_KEPT = 4
 
 
@@ -31,12 +32,17 @@ class Source:
 
 def shipped_sources() -> dict[str, Source]:
     """The models of the list."""
-    found = {}
-    for name in MODELS:
-        model, _, part = name.partition(" + ")
-        kind = "task" if part in TASKS else "adapter"
-        found[name] = Source(model, **{kind: part or None})
-    return found
+    return {name: _source(name) for name in MODELS}
+
+
+def _source(name: str) -> Source:
+    """Of a name that was typed; what it names beside the model is taken apart, so that it is compared with
+    the original."""
+    try:
+        found = parts_of(name)
+    except saa.ModelError:  # said when it is loaded
+        return Source(name)
+    return Source(found.model, adapter=found.adapter, task=found.task)
 
 
 class ModelRegistry:
@@ -70,12 +76,12 @@ class ModelRegistry:
             return model
         name = f"{model} + {gates}"
         with self._tables:
-            self.sources[name] = replace(self.sources.get(model, Source(model)), gates=gates)
+            self.sources[name] = replace(self.sources.get(model) or _source(model), gates=gates)
         return name
 
     def source(self, name: str) -> Source:
         with self._tables:
-            return self.sources.get(name, Source(name))
+            return self.sources.get(name) or _source(name)
 
     def get(self, name: str, progress: StepProgress | None = None) -> saa.Model:
         """A loaded model; loads it first where it is not.

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import saa_core as saa
+from saa_core.attention.profiles import Verdict
 from saa_core.explain.difference import Difference
 from saa_core.trace.align import Alignment
 
@@ -21,7 +22,8 @@ class Request:
 class Result:
     """What came out, live or recorded. None is what this kind of result does not have, or not yet:
     times follow when the rest is on the page. ``flops_share`` is of a task: the operations of SAA's
-    layers against those of dense. ``rounds`` is how many the times will have in the end."""
+    layers against those of dense. ``rounds`` is how many the times will have in the end. ``verdict`` is what
+    this machine's profiles say of such a text where nothing is looked at."""
 
     trace: saa.Trace
     request: Request | None = None
@@ -35,6 +37,7 @@ class Result:
     flops_share: float | None = None
     rounds: int | None = None
     recorded_as: str | None = None
+    verdict: Verdict | None = None
     keep_alive: Any = field(default=None, repr=False)
 
     @property

@@ -79,9 +79,9 @@ def read_aim(rule: str, prefix: str = "") -> float | None:
 
 def aim_values(policy: Policy | None, prefix: str = "") -> dict[str, str | None]:
     """Rule and aim of a policy as they stand in the address, under the name of the rule; the other
-    rule's is taken out."""
+    rule's is taken out, and both where the aim is left to the model's default."""
     values: dict[str, str | None] = {prefix + rule: None for rule in AIMS}
-    if policy is not None:
+    if policy is not None and policy.aims:  # else it is the model's default
         values[prefix + policy.rule_name] = f"{policy.aim:.2f}"
     return values
 

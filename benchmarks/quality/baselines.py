@@ -33,6 +33,9 @@ class Scorer(nn.Module):
 
     pooled = POOLED
 
+    def resolve(self, policy: Policy, length: int) -> Policy:
+        return policy.resolved(length, causal=True)
+
     def target(self, policy: Policy, block: tuple[int, int]) -> float:
         return policy.aim
 

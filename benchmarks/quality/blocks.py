@@ -33,7 +33,10 @@ def measure(
     options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """A row per mass: density, perplexity increase, how many times faster the attention is."""
-    policies = [saa.Policy(mass=m, granularity="block", block=block) for m in options.masses]
+    policies = [
+        saa.Policy(mass=m, granularity="block", block=block, fallback="never")
+        for m in options.masses
+    ]
     found = evaluate(
         model, text, options.source, length, policies, windows=options.windows, baseline=original
     )

@@ -14,6 +14,7 @@ Resumable: what was measured on as many texts is not measured again.
 
 import argparse
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,8 @@ def main() -> None:
             ]
             todo: list[tuple[str, float | None]] = [(DENSE, None)]
             for method, model in models.items():
-                todo += [(method, m) for m in options.masses or [model.spec.policy.aim]]
+                default = model.resolve(replace(model.spec.policy, granularity="block"), length)
+                todo += [(method, m) for m in options.masses or [default.aim]]
             for method, mass in todo:
                 if (way, method, length, mass) in done:
                     continue

@@ -64,7 +64,10 @@ def main() -> None:
     )
     parser.add_argument("--mass", type=float, help="the shipped policy by default")
     parser.add_argument(
-        "--fallback", choices=FALLBACKS, help="dense: short texts are computed densely"
+        "--fallback",
+        choices=FALLBACKS,
+        default="never",
+        help="auto: as this machine was measured; dense: short texts are computed densely",
     )
     parser.add_argument(
         "--beyond",
@@ -79,8 +82,7 @@ def main() -> None:
     policy = saa.Policy(mass=options.mass) if options.mass else model.spec.policy
     if options.block:
         policy = replace(policy, block=tuple(options.block))
-    if options.fallback:
-        policy = replace(policy, fallback=options.fallback)
+    policy = replace(policy, fallback=options.fallback)
 
     def report(what: str, done: int, total: int) -> None:
         print(f"{done}/{total} {what}", file=sys.stderr, flush=True)

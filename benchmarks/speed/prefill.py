@@ -52,7 +52,7 @@ def cheapest(rows: list[dict[str, Any]], method: str, length: int) -> dict[str, 
 
 def measure(model: saa.Model, length: int, aim: float, repeats: int) -> dict[str, Any]:
     """One row without quality: ratios to the fastest dense form, and raw samples of all sides."""
-    policy = saa.Policy(mass=aim, granularity="block")
+    policy = saa.Policy(mass=aim, granularity="block", fallback="never")
     dtype = str(model.dtype).removeprefix("torch.")
     sides: tuple[saa.Policy | None, ...] = (AS_IS, policy)
     if dtype != "float32":

@@ -205,7 +205,7 @@ def main() -> None:
     for length in options.cost_lengths:
         if any(row["length"] == length for row in found["cost"]):
             continue
-        used = saa.Policy(mass=options.cost_mass)
+        used = saa.Policy(mass=options.cost_mass, fallback="never")
         found["cost"].append(cost(other, used, guard, length, options.repeats))
         write_json(options.out, found)
         row = found["cost"][-1]

@@ -84,7 +84,7 @@ def attach(
             trained=stored.trained,
             training=stored.about.get("training", {}),
             evaluation=stored.about.get("evaluation", {}),
-            policy=Policy(**stored.about.get("policy", {})),
+            policy=Policy.stored(stored.about.get("policy", {})),
             reliability=stored.reliability,
         )
     model = Model(hf=hf, tokenizer=tokenizer, spec=spec)

@@ -67,6 +67,8 @@ def save_gates(
                 found.as_dict() for found in model.spec.reliability if _still_of(model, found)
             ],
         }
+        if model.gates[0].defaults is not None:
+            about["defaults"] = model.gates[0].defaults.as_dict()
         if known is not None:
             about["inputs"] = known.as_dict()
     write_json(path / "gates.json", about)

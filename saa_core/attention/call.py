@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from saa_core import rules
 from saa_core.attention.clock import StageTimer
 from saa_core.attention.execution import execute_decision, fast_dtype
-from saa_core.attention.plan import Plan, choose_kernel, decide
+from saa_core.attention.fallback import crossover_reason, pair_verdict
+from saa_core.attention.plan import Plan, choose_kernel, decide, needs_gradients
 from saa_core.errors import KernelError, ModelError, PolicyError, choice
 from saa_core.exact import Softmax
 from saa_core.families.arguments import Handed, Views
@@ -48,13 +49,16 @@ class Call:
         record: "none" (timed calls), "summary" (figures per layer and head) or "full" (every
             decision, and the true attention mass to compare it with, which costs a dense pass).
         clock: measure the time spent in attention, by stage.
+        fall_back: under ``fallback="auto"`` a text may be computed densely; by default where nothing is
+            recorded or observed.
         observe: called with (layer, q_BHQD, k_BGKD, allowed, scale) before each layer decides.
 
     Attributes:
         layers: what was recorded, by layer index.
         seconds: wall time by stage ("gate", "rule", "kernel", or "dense"), if ``clock``.
         kernel: name of the kernel that ran, with the reason for the choice in ``kernel_reason``.
-        used: the policy that was followed: None also where it fell back to dense.
+        used: the policy that was followed, with numbers for its defaults: None also where it fell back to
+            dense.
         met: layers whose attention this call reached.
     """
 
@@ -65,6 +69,7 @@ class Call:
         *,
         clock: bool = False,
         observe: Observer | None = None,
+        fall_back: bool | None = None,
     ) -> None:
         if record not in RECORDS:
             raise PolicyError(choice("record", record, RECORDS))
@@ -77,6 +82,8 @@ class Call:
         self.record = record
         self.clock = clock
         self.observe = observe
+        looked_at = record != "none" or observe is not None
+        self.fall_back = not looked_at if fall_back is None else fall_back
         self.layers: dict[int, LayerRecord] = {}
         self.seconds: dict[str, float] = {}
         self.used = policy
@@ -233,18 +240,29 @@ class Call:
             policy = self.policy
             if policy is not None:
                 rules.check_layers(policy.force, gate.layers)
-            if policy is not None and policy.falls_back(view.keys):
-                self.kernel_reason = (
-                    f"{view.keys} tokens are fewer than the crossover of {policy.crossover}, and the "
-                    "policy falls back to dense there"
-                )
+            if policy is not None and (reason := self._dense_because(policy, gate, handed)):
+                self.kernel_reason = reason
                 self.used = policy = None
-            plan = self._plans[id(view)] = Plan(allowed, policy, as_is=self.policy is None)
+            if policy is not None:
+                self.used = policy = gate.resolve(policy, view.keys)
+            as_is = self.policy is None or (policy is None and self.policy.fallback == "auto")
+            plan = self._plans[id(view)] = Plan(allowed, policy, as_is=as_is)
             if policy is not None:
                 plan.kernel, plan.kernel_reason = choose_kernel(
                     *(policy, plan.block, allowed, q), *(handed.k, handed.v)
                 )
         return self._plans[id(view)]
+
+    def _dense_because(self, policy: Policy, gate: PairGate, handed: Handed) -> str:
+        """Why the policy falls back for this text; empty: it does not."""
+        q, keys = handed.q, handed.view.keys
+        reason = crossover_reason(policy, keys)
+        # Measured are whole texts, forwards.
+        measured = q.shape[2] == keys and not needs_gradients(q, handed.k, handed.v)
+        if reason or not self.fall_back or not measured:
+            return reason
+        found = pair_verdict(policy, gate, keys, q.dtype, q.device)
+        return found.reason if found is not None and found.dense else ""
 
 
 def _check_shapes(gate: PairGate, q_BHQD: Tensor, k_BGKD: Tensor) -> None:

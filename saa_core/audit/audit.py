@@ -50,7 +50,7 @@ class Audit:
     """Compares a policy with dense attention on any number of texts.
 
     Args:
-        policy: not dense.
+        policy: not dense; it decides every text.
         name: of the audit, for people; together with model and policy it is the ``key``.
         baseline: the dense model to compare with; needed where ``model`` has an adapter.
         cut: cut texts to what the model takes, in place of refusing them.
@@ -79,12 +79,14 @@ class Audit:
             )
         quantity = "perplexity" if model.task is None else "label_change"
         self.baseline = baseline_for(model, quantity, baseline)
-        self.model, self.policy, self.store, self.cut = model, policy, store, cut
+        self.model, self.store, self.cut = model, store, cut
+        self.policy = policy = policy.decided()
         known = digests if digests_of is None else digests_of
         decided, dense = known(model)
         if self.baseline is not model:
             _, dense = known(self.baseline)
-        asked = json.dumps(asdict(policy), sort_keys=True)
+        about = {name: value for name, value in asdict(policy).items() if name != "default_at"}
+        asked = json.dumps(about, sort_keys=True)
         self.key = f"{name}-{_digest(asked, decided, dense)[:8]}"
         self._dense = dense[:8]
 

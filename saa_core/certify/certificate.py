@@ -113,7 +113,8 @@ def certify_policy(
 
     Args:
         texts: one request each; none of them may have had a part in making the ladder.
-        ladder: from safe to sparse; :func:`ladder_for` the model by default.
+        ladder: from safe to sparse; :func:`ladder_for` the model by default. Certified is what decides
+            every text: a text that falls back would be computed densely by a model with an adapter.
         baseline: the dense model to compare with; needed for a model with an adapter (the one
             without).
         progress: called with settings that were tested, and how many there are at most.
@@ -122,6 +123,7 @@ def certify_policy(
         ModelError, TextError, PolicyError: see :class:`DegradationMeter`.
     """
     steps = list(ladder_for(model, sla) if ladder is None else ladder)
+    steps = [policy.decided() for policy in steps]  # what is measured is what is promised
     if not steps:
         raise PolicyError("ladder is empty; give at least one policy")
     meter = DegradationMeter(model, texts, sla.quantity, baseline)
@@ -171,7 +173,7 @@ def ladder_for(model: Model, sla: RiskLimit) -> list[Policy]:
     For labels of a task that drops tokens: the default's share of the token work with fewer and fewer
     texts that the reference model answers, then lower shares without it. Masses otherwise.
     """
-    default = model.spec.policy
+    default = model.spec.policy.decided()
     if sla.quantity == "label_change" and model.task is not None and drops_tokens(model):
         start = default.tokens or SHARE
         count = int((start - model.task.shares[0]) / SHARE_STEP + 1e-9)

@@ -192,7 +192,7 @@ def read_policy(content: bytes) -> StoredPolicy:
 
 
 def _policy(about: Any) -> Policy | None:
-    return None if about is None else Policy(**about)
+    return None if about is None else Policy.stored(about)
 
 
 def _setting(about: dict[str, Any]) -> Setting:
@@ -200,7 +200,7 @@ def _setting(about: dict[str, Any]) -> Setting:
     found: dict[str, Any] = {
         name: math.nan if value is None else value for name, value in about.items()
     }
-    return Setting(**{**found, "policy": Policy(**about["policy"])})
+    return Setting(**{**found, "policy": Policy.stored(about["policy"])})
 
 
 def _promise(about: dict[str, Any]) -> Certificate:

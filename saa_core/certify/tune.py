@@ -161,7 +161,7 @@ def _measure(
 ) -> Iterator[Degradation]:
     """The settings of the plan on the texts that certify, in their order: what the study holds is taken
     from there, and the rest is measured and put there, before anybody judges it."""
-    policies = [Policy(**about) for about in study.user_attrs[PLAN]["policies"]]
+    policies = [Policy.stored(about) for about in study.user_attrs[PLAN]["policies"]]
     meter: DegradationMeter | None = None
     for index, policy in enumerate(policies):
         name = f"{MEASURED} {index}"
@@ -296,7 +296,7 @@ def _suggest(trial: Any, model: Model, sla: RiskLimit, config: TuneConfig) -> Po
     """The policy of a trial: share of the token work, and the margin under which the reference model is asked,
     for a task that drops tokens; otherwise mass or
     budget (the same for every layer, or per layer as calibrated), blocks, and guard."""
-    default = model.spec.policy
+    default = model.spec.policy.decided()
     if _by_tokens(model, sla):
         assert model.task is not None
         share = round(trial.suggest_float("tokens", *model.task.shares), 3)
@@ -324,7 +324,7 @@ def _suggest(trial: Any, model: Model, sla: RiskLimit, config: TuneConfig) -> Po
 
 def _hand_set(model: Model, sla: RiskLimit, config: TuneConfig) -> list[dict[str, Any]]:
     """What one would set by hand: the default and round figures around it."""
-    default = model.spec.policy
+    default = model.spec.policy.decided()
     if _by_tokens(model, sla):
         assert model.task is not None
         low, high = model.task.shares

@@ -39,7 +39,7 @@ def audit(command: argparse.ArgumentParser) -> None:
         help=f"tables with a column of texts ({tables.ENDINGS}), or plain text files, which are cut "
         "into windows",
     )
-    model_options(command, None)
+    model_options(command, None, tasks=True)
     command.add_argument(
         "--task",
         metavar="NAME",
@@ -78,8 +78,6 @@ def audit(command: argparse.ArgumentParser) -> None:
 
 
 def _audit(options: argparse.Namespace) -> None:
-    if options.model is None:
-        options.model = "smollm2" if options.task is None else "minilm"
     files = files_of(options)
     run_audit(files, *load_model_and_policy(options), options)
 
@@ -113,7 +111,9 @@ def run_audit(
     from saa_core.run.corpora import TooLong
     from saa_core.store import Store
 
-    baseline = load(options.model, device=options.device) if options.adapter else None
+    baseline = None
+    if model.spec.adapter is not None:
+        baseline = load(model.spec.name, device=options.device, dtype=model.dtype)
     store = Store(options.store)
     name = options.name or audit_name(*(file.stem for file in files))
     audit = Audit(model, policy, store, name, baseline=baseline, cut=options.cut)

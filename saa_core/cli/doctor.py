@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from saa_core import native, rules
+from saa_core.attention.profiles import known, same_machine, this_machine
 from saa_core.data import fetch
 from saa_core.errors import SAAError
 from saa_core.files import cache_dir, store_dir
@@ -46,6 +47,11 @@ def examine(device: str = "auto") -> Iterator[Finding]:
     yield Finding("device", "C++ compiler", compiler or "none found", compiler is not None)
     yield Finding("folders", "cache (SAA_CACHE)", str(cache_dir()))
     yield Finding("folders", "traces (SAA_STORE)", str(store_dir()))
+    own = this_machine(target, torch.get_num_threads())
+    for profile in known():
+        where = "this machine" if same_machine(profile.machine, own) else profile.machine.cpu
+        where = where if profile.machine.device == "cpu" else profile.machine.device
+        yield Finding("profiles", f"{profile.model}, {profile.dtype}", f"measured on {where}")
     for kernel in KERNELS:
         problem = try_kernel(kernel, target)
         yield Finding("kernels", kernel, problem or "works", not problem)
@@ -76,7 +82,7 @@ def try_kernel(kernel: str, device: torch.device) -> str:
     block = (32, 16)
     count = allowed.count(block)
     score = (count > 0).float().expand(1, 2, -1, -1)
-    forced = rules.forced(allowed, Policy(), block, count)
+    forced = rules.forced(allowed, Policy(tail=0), block, count)
     keep, threshold = rules.mass(score, forced, count, 1.0)
     decision = Decision(block, keep, score, threshold, forced, count)
     with torch.inference_mode():

@@ -1,13 +1,21 @@
-"""Commands that add to trained gates what was measured with them: ``calibrate``, ``reliability``, ``ood``."""
+"""Commands that add to trained gates what was measured with them: ``calibrate``, ``reliability``,
+``masses``, ``ood``."""
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saa_core.cli.models import load_model, write_gates
 from saa_core.cli.options import data_option, listed, model_options
+from saa_core.errors import PolicyError
 from saa_core.train.config import (
+    MASS_BLOCKS,
+    MASS_CHOICES,
+    MASS_LENGTHS,
+    MASS_LIMIT,
     OOD_FIT_WINDOWS,
     OOD_LENGTHS,
     OOD_LIMIT_WINDOWS,
@@ -74,7 +82,7 @@ def _out(command: argparse.ArgumentParser, written: str) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> None:
-    policy = Policy(mass=options.mass, granularity="block")
+    policy = Policy(mass=options.mass, granularity="block", tail=0)
     from saa_core.attach import save_gates
     from saa_core.cli.bars import Bars
     from saa_core.data import corpus
@@ -141,6 +149,112 @@ def _reliability(options: argparse.Namespace) -> None:
         for line in reliability_lines(found):
             print(line)
     write_gates(model, options.out)
+
+
+def masses(command: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    model_options(command)
+    command.add_argument(
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="pinned texts (saa doctor lists them) or text files that taught no gate, a kind each; the held-out "
+        "part is measured on (default: none, with --rows)",
+    )
+    _lengths(command, MASS_LENGTHS)
+    command.add_argument(
+        "--blocks",
+        nargs="+",
+        default=[f"{queries}x{keys}" for queries, keys in MASS_BLOCKS],
+        metavar="SIZE",
+        help="blocks of queries x keys for texts over 512 tokens; shorter ones are decided pair by pair "
+        f"(default: {listed(f'{queries}x{keys}' for queries, keys in MASS_BLOCKS)})",
+    )
+    command.add_argument(
+        "--masses",
+        type=float,
+        nargs="+",
+        default=list(MASS_CHOICES),
+        metavar="SHARE",
+        help=f"masses to choose from, over 0 to 1 (default: {listed(MASS_CHOICES)})",
+    )
+    _windows(command, "--windows", 12, "per kind of text and length")
+    command.add_argument(
+        "--limit",
+        type=float,
+        default=MASS_LIMIT,
+        metavar="SHARE",
+        help="increase of perplexity at most, upper end of the 95 %% interval on every kind (default: %(default)s)",
+    )
+    command.add_argument(
+        "--rows",
+        metavar="FILE",
+        help="rows as JSON: what is measured goes there beside what it holds; without --data they are chosen from "
+        "(default: none)",
+    )
+    _out(command, "the gates with their default")
+    command.set_defaults(run=_masses)
+
+
+def _masses(options: argparse.Namespace) -> None:
+    if not options.data and not options.rows:
+        raise PolicyError("name texts to measure on with --data, or measured rows with --rows")
+    blocks = [_block(size) for size in options.blocks]
+    from saa_core.attach import save_gates
+    from saa_core.certify.masses import choose_masses, latest, measure_masses, read_rows
+    from saa_core.cli.bars import Bars
+    from saa_core.data import corpus
+    from saa_core.files import write_json
+    from saa_core.loading import load
+
+    file = Path(options.rows) if options.rows else None
+    rows = read_rows(file) if file is not None and file.is_file() else []
+    model = load_model(options)
+    if options.data:
+        with Bars() as bars:
+            texts = corpus.join_documents(corpus.documents(options.data, bars), "heldout")
+        original = None
+        if model.spec.adapter is not None:
+            original = load(model.spec.name, device=str(model.device), dtype=model.dtype)
+        with Bars("run") as bars:
+            rows += measure_masses(
+                model,
+                texts,
+                lengths=options.lengths,
+                blocks=blocks,
+                masses=options.masses,
+                windows=options.windows,
+                baseline=original,
+                progress=partial(bars, ""),
+            )
+        rows = latest(rows)
+        if file is not None:
+            write_json(file, [asdict(row) for row in rows])
+    about = {
+        "command": options.command,
+        "limit": options.limit,
+        "interval": "Student's t over windows, 95 %, upper end",
+        "kinds": sorted({row.kind for row in rows}),
+    }
+    table = choose_masses(rows, options.limit, about)
+    print("tokens     block  mass")
+    for entry in table.entries:
+        print("{:6}  {:>8}  {:.4g}".format(entry.length, "{}x{}".format(*entry.block), entry.mass))
+    for gate in model.gates:
+        gate.defaults = table
+    name = model.spec.gate if model.spec.trained else None
+    policy = replace(model.spec.policy, mass=None, budget=None)
+    out = save_gates(model, options.out, name=name, training=model.spec.training, policy=policy)
+    print(f"gates: {out}")
+
+
+def _block(size: str) -> tuple[int, int]:
+    """ "32x16" as (32, 16)."""
+    queries, _, keys = size.partition("x")
+    if not (queries.isdigit() and keys.isdigit()):
+        raise PolicyError(f"--blocks={size!r} must be queries x keys in tokens, for example 32x16")
+    return Policy(block=(int(queries), int(keys))).block
 
 
 def ood(command: argparse.ArgumentParser) -> None:

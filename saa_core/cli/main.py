@@ -55,6 +55,7 @@ COMMANDS = (
     Command("train-task", "fine-tune and gate an encoder on labelled texts", "tasks"),
     Command("calibrate", "share missed mass out over the layers", "gates"),
     Command("reliability", "measure how true predicted mass is, and store the correction", "gates"),
+    Command("masses", "choose the default mass by length, and store it with the gates", "gates"),
     Command("ood", "store what training texts look like, so that a guard notices others", "gates"),
     Command("query", "select from the recorded traces with SQL", "records"),
     Command("report", "write a trace as one HTML file for any browser", "records"),

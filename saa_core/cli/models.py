@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from saa_core.cli.options import policy_of, refuse_beside_policy_file
 from saa_core.data import encodings, tables
-from saa_core.errors import TextError
+from saa_core.data.titles import FIRST, parts_of
+from saa_core.errors import ModelError, TextError
 from saa_core.types import Policy
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def load_model(options: argparse.Namespace, *, training: bool = False) -> "Model
     from saa_core.cli.bars import Bars
     from saa_core.loading import load
 
+    name_model(options)
     task = getattr(options, "task", None)
     with Bars() as bars:
         model = load(
@@ -41,6 +43,29 @@ def load_model(options: argparse.Namespace, *, training: bool = False) -> "Model
     if not model.spec.trained and not training:
         warn_untrained(options.model)
     return model
+
+
+def name_model(options: argparse.Namespace) -> None:
+    """Fills in which model is meant where none is named, and takes its title apart into the options for
+    adapter and task.
+
+    Raises:
+        ModelError: what the title names does not ship, or an option names another.
+    """
+    task, adapter = getattr(options, "task", None), options.adapter
+    if options.model is None:
+        own = task is None and adapter is None and options.gates is None
+        options.model = FIRST if own else "smollm2" if task is None else "minilm"
+        if own and getattr(options, "dense", False):
+            options.model = parts_of(FIRST).model  # the original
+    found = parts_of(options.model)
+    for what, given, said in (("adapter", adapter, found.adapter), ("task", task, found.task)):
+        if said is not None and given is not None:
+            raise ModelError(
+                f"--model={options.model!r} names its {what}; leave --{what} {given!r} out"
+            )
+    options.model = found.model
+    options.adapter, options.task = adapter or found.adapter, task or found.task
 
 
 def warn_untrained(name: str) -> None:
@@ -65,6 +90,9 @@ def load_model_and_policy(options: argparse.Namespace) -> "tuple[Model, Policy |
     from saa_core.certify.policy_file import load_policy
 
     stored = load_policy(options.policy)
+    if options.model is None and options.adapter is None and options.gates is None:
+        options.model = stored.model
+    name_model(options)
     if stored.policy is None:
         options.adapter = None
     model = load_model(options)

@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Iterable
 from dataclasses import asdict
 
+from saa_core.data.titles import FIRST
 from saa_core.errors import PolicyError
-from saa_core.types import FALLBACKS, GRANULARITIES, Guard, Policy
+from saa_core.types import DEFAULT_TAIL, FALLBACKS, GRANULARITIES, PAIR_LIMIT, Guard, Policy
 
 KERNELS = ("native", "flex", "gather", "reference")
 """Keys of ``saa_core.kernels.KERNELS``, which needs PyTorch."""
@@ -28,14 +29,19 @@ def listed(values: Iterable[object]) -> str:
     return " ".join(map(str, values))
 
 
-def model_options(command: argparse.ArgumentParser, model: str | None = "smollm2") -> None:
-    """Which model, with which gates, and where. ``model`` None: the command says its own default."""
-    default = "smollm2, or minilm with --task" if model is None else model
+def model_options(
+    command: argparse.ArgumentParser, model: str | None = "smollm2", *, tasks: bool = False
+) -> None:
+    """Which model, with which gates, and where. ``model`` None: the one that is shown first, see
+    :func:`saa_core.cli.models.name_model`; ``tasks``: the command takes ``--task``."""
+    default = f'"{FIRST}"; smollm2 with --gates or --adapter' + ", minilm with --task" * tasks
+    default = default if model is None else model
     command.add_argument(
         "--model",
         default=model,
         metavar="NAME",
-        help=f"alias, hub id or folder of a model (default: {default})",
+        help="alias (also with what ships for it, as a title says it), hub id or folder of a model "
+        f"(default: {default})",
     )
     command.add_argument(
         "--gates",
@@ -159,13 +165,20 @@ def policy_options(command: argparse.ArgumentParser) -> None:
     for name, what in (
         ("sink", "first tokens that are always kept"),
         ("local", "nearest tokens that are always kept, from 1"),
-        ("tail", "last tokens, as queries, that see every key"),
     ):
         group.add_argument(f"--{name}", type=int, metavar="TOKENS", help=f"{what} ({shipped})")
     group.add_argument(
+        "--tail",
+        type=int,
+        metavar="TOKENS",
+        help=f"last tokens, as queries, that see every key ({shipped}: {DEFAULT_TAIL} in language models "
+        f"for texts over {PAIR_LIMIT} tokens, else 0)",
+    )
+    group.add_argument(
         "--fallback",
         choices=FALLBACKS,
-        help=f"dense: compute texts shorter than --crossover densely ({shipped})",
+        help="auto: compute densely what this machine was measured to gain nothing on, where no decision is "
+        f"asked for; dense: texts shorter than --crossover; never: decide every text ({shipped})",
     )
     group.add_argument(
         "--crossover",
@@ -220,10 +233,12 @@ def refuse_beside_policy_file(options: argparse.Namespace) -> None:
     Raises:
         PolicyError: ``--policy`` came with an option that would change it.
     """
+    refuse_policy_options(options, "--policy", "what a file promises holds for it as it is")
+
+
+def refuse_policy_options(options: argparse.Namespace, beside: str, why: str) -> None:
+    """Raises PolicyError where an option that changes the policy came with one that says all of it."""
     names = (*POLICY_OPTIONS, "guard", "delta")
     given = [f"--{name}" for name in names if getattr(options, name, None) is not None]
     if given:
-        raise PolicyError(
-            f"--policy and {', '.join(given)} exclude each other: what a file promises holds for it as "
-            "it is"
-        )
+        raise PolicyError(f"{beside} and {', '.join(given)} exclude each other: {why}")

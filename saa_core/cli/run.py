@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saa_core.cli.models import load_model_and_policy, read_one
-from saa_core.cli.options import model_options, policy_options, store_option
+from saa_core.cli.options import (
+    model_options,
+    policy_options,
+    refuse_policy_options,
+    store_option,
+)
 from saa_core.errors import PolicyError, TextError
 from saa_core.types import Timing, quartiles
 
@@ -21,7 +26,7 @@ if TYPE_CHECKING:
 def run(command: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     command.add_argument("file", metavar="FILE", help="a text, or - for standard input")
-    model_options(command)
+    model_options(command, None)
     command.add_argument(
         "--dense", action="store_true", help="plain dense attention (default: the policy)"
     )
@@ -148,21 +153,27 @@ def _guard_lines(trace: "Trace") -> Iterable[str]:
 
 def measure(command: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    model_options(command)
+    model_options(command, None)
     command.add_argument(
         "--lengths",
         type=int,
         nargs="+",
-        default=[2048],
         metavar="TOKENS",
-        help="lengths of text to time (default: 2048)",
+        help="lengths of text to time (default: 2048; with --profile 16 to 8192, as the model takes them)",
     )
     command.add_argument(
         "--repeats",
         type=int,
-        default=7,
         metavar="N",
-        help="rounds, each of them dense and SAA (default: %(default)s)",
+        help="rounds, each of them dense and SAA (default: 7; with --profile 31 up to 256 tokens and 9 above)",
+    )
+    command.add_argument(
+        "--profile",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="measure the model's default by length, once for this machine, for the fallback 'auto' to go by; "
+        "into FILE, or without a name into the cache folder (default: measure and only print)",
     )
     command.add_argument(
         "--json", metavar="FILE", help="also write the raw samples, in ms (default: none)"
@@ -172,25 +183,69 @@ def measure(command: argparse.ArgumentParser) -> None:
 
 
 def _measure(options: argparse.Namespace) -> None:
+    if options.profile is not None:
+        if options.policy is not None:
+            raise PolicyError("--profile and --policy exclude each other: the default is measured")
+        refuse_policy_options(options, "--profile", "the default is measured")
     model, policy = load_model_and_policy(options)
     if policy is None:
         raise PolicyError(f"--policy={options.policy!r} stays dense; there is nothing to compare")
+    if options.profile is not None:
+        _profile(options, model)
+        return
     from saa_core.cli.bars import Bars
     from saa_core.files import write_json
+    from saa_core.run.fallback import verdict_for
     from saa_core.run.timing import measure
 
+    lengths = options.lengths or [2048]
     with Bars() as bars:
         found = measure(
             model,
-            options.lengths,
+            lengths,
             (None, policy),
-            repeats=options.repeats,
+            repeats=7 if options.repeats is None else options.repeats,
             progress=lambda _what, done, total: bars("measuring", done, total),
         )
     for line in timing_table(found):
         print(line)
+    for length in lengths:
+        verdict = verdict_for(model, policy, length)
+        if verdict is not None and verdict.dense:
+            print(f"computed densely, as fallback 'auto' says: {verdict.reason}")
     if options.json:
         write_json(Path(options.json), [asdict(timing) for timing in found])
+
+
+def _profile(options: argparse.Namespace, model: "Model") -> None:
+    from saa_core.attention.profiles import save_profiles
+    from saa_core.cli.bars import Bars
+    from saa_core.files import write_json
+    from saa_core.run.profile import measure_profile
+
+    with Bars() as bars:
+        found = measure_profile(
+            model,
+            options.lengths,
+            repeats=options.repeats,
+            command=options.command,
+            progress=lambda _what, done, total: bars("measuring", done, total),
+        )
+    machine = found[0].machine
+    print(
+        f"{machine.cpu} ({', '.join(machine.features)}), {machine.device}, {machine.threads} threads, "
+        f"{found[0].dtype}"
+    )
+    for profile in found:
+        print(
+            f"{profile.model}, {profile.policy}, {profile.batch} at a time; times faster than dense:"
+        )
+        for times in profile.times:
+            print(f"{times.length:6}  {times.gain:5.2f}")
+    file = save_profiles(found, Path(options.profile) if options.profile else None)
+    print(f"profile: {file}")
+    if options.json:
+        write_json(Path(options.json), [asdict(profile) for profile in found])
 
 
 def timing_table(found: list[Timing]) -> Iterable[str]:

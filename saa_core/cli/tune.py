@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from saa_core.certify.limits import QUANTITIES, RiskLimit
 from saa_core.certify.tune_config import TuneConfig
-from saa_core.cli.models import check_lengths, place, say_reading, warn_untrained
+from saa_core.cli.models import check_lengths, name_model, place, say_reading, warn_untrained
 from saa_core.cli.options import column_option, cut_option, device_option, seed_option
 from saa_core.data import tables
+from saa_core.data.titles import FIRST
 from saa_core.errors import PolicyError, TextError, choice
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def tune(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model",
         metavar="NAME",
-        help="alias, hub id or folder of a model (default: smollm2, or minilm with --task)",
+        help="alias (also with what ships for it, as a title says it), hub id or folder of a model (default: "
+        f'"{FIRST}"; smollm2 with --gates or --adapter, minilm with --task)',
     )
     command.add_argument(
         "--task", metavar="NAME", help="shipped task or folder, for label_change (default: none)"
@@ -120,6 +122,7 @@ def _tune(options: argparse.Namespace) -> None:
     config = TuneConfig(
         minutes=options.minutes, trials=options.trials, pairs=options.pairs, seed=options.seed
     )
+    name_model(options)
     if sla.quantity == "label_change" and options.task is None:
         raise PolicyError("--sla label_change compares labels; name a task with --task")
     files = [_there(file) for file in options.data]
@@ -129,7 +132,7 @@ def _tune(options: argparse.Namespace) -> None:
     from saa_core.cli.bars import Bars
     from saa_core.loading import load
 
-    name = options.model or ("smollm2" if options.task is None else "minilm")
+    name = options.model
     model = load(
         name,
         device=options.device,

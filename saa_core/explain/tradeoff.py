@@ -1,7 +1,7 @@
 """Cost against quality on one text: what every setting of the policy computes, and what it moves."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -52,7 +52,7 @@ def tradeoff(
     policy = policy or model.spec.policy
     dense = dense or run(model, text, record="summary")
     for mass in masses:
-        trace = run(model, text, replace(policy, mass=mass, budget=None), record="summary")
+        trace = run(model, text, policy.with_aim("mass", mass), record="summary")
         compared = compare(dense, trace)
         same, kl, cosine = compared.top1_agreement, compared.kl, compared.embedding_cosine
         yield Point(

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from saa_core.errors import GateError
+from saa_core.gates.defaults import MassTable
 from saa_core.gates.ood import OodDetector
 from saa_core.gates.pair import POOLED, GateConfig, LayerSlack, PairGate
 from saa_core.gates.reliability import Reliability
@@ -33,6 +34,7 @@ class StoredGates:
     folder: Path
     reliability: tuple[Reliability, ...] = ()
     inputs: OodDetector | None = None
+    defaults: MassTable | None = None
 
     @property
     def rank(self) -> int:
@@ -68,7 +70,8 @@ class StoredGates:
                 gate.load_state_dict(state)
             except RuntimeError as error:
                 raise GateError(f"gates={str(self.folder)!r}: layer {index}: {error}") from error
-            gate.config = self.layers[index]
+            gate.config, gate.id = self.layers[index], self.id
+            gate.defaults = self.defaults
             if self.calibration:
                 gate.calibration = self.calibration[index]
             gate.mass_calibrators = {
@@ -118,12 +121,13 @@ def read_gates(folder: str | os.PathLike[str]) -> StoredGates:
         heads = [layer.heads for layer in layers]
         if any([len(m.slope) for m in found.maps] != heads for found in reliability):
             raise ValueError("reliability is not of these layers and heads")
+        defaults = MassTable.read(about["defaults"]) if "defaults" in about else None
         inputs = None
         if "inputs" in about:
             mean, whiten = (weights[f"inputs.{name}"].float() for name in ("mean", "whiten"))
             inputs = OodDetector(mean, whiten, **about["inputs"])
             if len(mean) != layers[0].heads * layers[0].head_size:
                 raise ValueError("inputs are not of these heads")
-    except (TypeError, ValueError, KeyError, IndexError) as error:
+    except (TypeError, ValueError, KeyError, IndexError, GateError) as error:
         raise GateError(f"gates={str(folder)!r}: gates.json is not valid: {error}") from error
-    return StoredGates(about, layers, calibration, weights, path, reliability, inputs)
+    return StoredGates(about, layers, calibration, weights, path, reliability, inputs, defaults)

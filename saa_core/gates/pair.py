@@ -22,6 +22,7 @@ from torch.nn.functional import pad
 
 from saa_core import native
 from saa_core.errors import PolicyError
+from saa_core.gates.defaults import MassTable
 from saa_core.gates.ood import OodDetector
 from saa_core.gates.reliability import MassCalibrator
 from saa_core.native.scoring import scores
@@ -103,6 +104,9 @@ class PairGate(nn.Module):
             bool, MassCalibrator
         ] = {}  # pair by pair (True) and in blocks (False)
         self.ood_detector: OodDetector | None = None  # of the first layer's gate
+        self.defaults: MassTable | None = None
+        self.id = "untrained"
+        self.damaged = False  # on purpose (explain/damage.py)
         H, G, D, R = config.heads, config.key_heads, config.head_size, config.rank
         self.query = nn.Parameter(torch.randn(H, 2 * D, R, generator=draw) * 0.02)
         self.key = nn.Parameter(torch.randn(G, 3 * D, R, generator=draw) * 0.02)
@@ -123,9 +127,21 @@ class PairGate(nn.Module):
         return self.config.pooled
 
     @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(layers, query heads, key heads, head size): what its model's attention costs depends on."""
+        config = self.config
+        return self.layers, config.heads, config.key_heads, config.head_size
+
+    @property
     def sound(self) -> bool:
         """False where a weight is not finite; the scores can be finite nevertheless."""
         return all(bool(weight.isfinite().all()) for weight in self.parameters())
+
+    def resolve(self, policy: Policy, length: int) -> Policy:
+        """The policy with numbers for what it leaves to a default, for a text of ``length`` tokens."""
+        table = self.defaults
+        mass = None if table is None else table.mass(length, policy.block_for(length))
+        return policy.resolved(length, causal=not self.config.directed, mass=mass)
 
     def target(self, policy: Policy, block: tuple[int, int]) -> float:
         """Target of the policy's rule in this layer, calibration included (a mass or a density)."""

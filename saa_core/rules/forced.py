@@ -24,9 +24,19 @@ def forced(allowed: Allowed, policy: Policy, block: tuple[int, int], count: Tens
     first that the batch item may see, so sinks are counted from there. A query whose nearest keys are
     all masked out keeps the nearest one that it sees, so that none is left with nothing.
 
+    Args:
+        policy: with a number for its tail (:meth:`Policy.resolved`).
+
     Returns:
         uint8 [B or 1, 1, M, S]: SINK, LOCAL, TAIL or 0, and 0 where no pair is allowed.
+
+    Raises:
+        PolicyError: the tail is left to the default, which depends on the model.
     """
+    if policy.tail is None:
+        raise PolicyError(
+            "tail=None is left to the default of a model and a text; resolve it first"
+        )
     bq, bk = block
     M, S = count.shape[-2:]
     q0 = torch.arange(M, device=count.device)[:, None] * bq + (allowed.keys - allowed.queries)

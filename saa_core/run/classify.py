@@ -30,7 +30,8 @@ class Prediction:
         flops_share: floating-point operations of all layers, token gates included, against dense;
             over 1 where the reference model was asked as well. What single dropped pairs save is not
             counted.
-        dense: True where a guard had the reference model answer.
+        dense: True where the reference model answered: a guard had it answer, or dropping tokens gains
+            no time at this length (``Policy.fallback``).
     """
 
     label: str
@@ -50,7 +51,7 @@ class Answered:
         needed: tokens that each layer computed, int64 [B, L]; what the reference model did is not in it.
         done, full: operations that were done, the reference model's included, and those of dense alone,
             int64 [B] each.
-        dense: texts that the reference model answered, bool [B].
+        dense: texts that the reference model answered, bool [B]: beside the model, or in its place.
     """
 
     probabilities: Tensor
@@ -110,7 +111,7 @@ def classify(
     longest = task.longest if cut else None
     ids = [token_ids(model, text, index, longest) for index, text in enumerate(texts)]
     for start in range(0, len(ids), batch):
-        found = answers(model, ids[start : start + batch], policy, batch=batch)
+        found = answers(model, ids[start : start + batch], policy, batch=batch, fall_back=True)
         shares = (found.done / found.full).tolist()
         rows, own = found.probabilities.tolist(), found.needed.tolist()
         for row, needed, flops, dense in zip(rows, own, shares, found.dense.tolist(), strict=True):
@@ -126,12 +127,18 @@ def classify(
 
 
 def answers(
-    model: Model, ids: Sequence[Sequence[int]], policy: Policy | None = None, *, batch: int = 64
+    model: Model,
+    ids: Sequence[Sequence[int]],
+    policy: Policy | None = None,
+    *,
+    batch: int = 64,
+    fall_back: bool = False,
 ) -> Answered:
     """Answers for token ids, ``batch`` texts of similar length at a time; a guard's margin is kept.
 
     Args:
         policy: None drops nothing.
+        fall_back: see :func:`saa_core.run.execute.execute`; figures of a policy do not.
 
     Raises:
         ModelError: the model was loaded for no task.
@@ -141,16 +148,29 @@ def answers(
     dropping = policy is not None and policy.tokens is not None and policy.tokens < 1
     order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
     parts = [order[start : start + batch] for start in range(0, len(order), batch)]
-    found = [execute(model, [ids[i] for i in part], policy, packed=True) for part in parts]
+    found = [
+        execute(model, [ids[i] for i in part], policy, packed=True, fall_back=fall_back)
+        for part in parts
+    ]
     back = torch.tensor([index for part in parts for index in part]).argsort()
     probabilities = torch.cat(
         [each.probabilities for each in found if each.probabilities is not None]
     )
     asked = torch.cat([each.asked for each in found if each.asked is not None])
-    needed = torch.cat([each.needed for each in found if each.needed is not None]).cpu()
-    probabilities, asked, needed = probabilities[back], asked[back], needed[back]
-    done, full = flops_against_dense(model, needed, gates=dropping)
-    return Answered(probabilities, needed, done + full * asked, full, asked)
+    needed = [each.needed.cpu() for each in found if each.needed is not None]
+    costs = [
+        flops_against_dense(model, own, gates=dropping and not each.fell_back)
+        for own, each in zip(needed, found, strict=True)
+    ]
+    done, full = (torch.cat(parts) for parts in zip(*costs, strict=True))
+    instead = torch.cat([torch.full((len(e.lengths),), e.fell_back) for e in found])
+    return Answered(
+        probabilities[back],
+        torch.cat(needed)[back],
+        (done + full * asked)[back],
+        full[back],
+        (asked | instead)[back],
+    )
 
 
 def token_ids(model: Model, text: str, index: int, longest: int | None) -> list[int]:

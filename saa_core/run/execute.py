@@ -16,7 +16,8 @@ from torch import Tensor
 
 from saa_core.attention import Call
 from saa_core.model import Model
-from saa_core.run.varlen import encode, mean_by_text
+from saa_core.run.fallback import token_verdict
+from saa_core.run.varlen import check_tokens, encode, mean_by_text
 from saa_core.task import margins
 from saa_core.types import Policy
 
@@ -38,6 +39,7 @@ class Executed:
         asked: texts that the reference model answered, bool [B].
         reference: what it was run with; None where it was not asked.
         cache: keys and values of the pass, to write on from; None unless asked for.
+        fell_back: the task's reference model computed it, in place of dropping tokens.
     """
 
     states: Tensor
@@ -49,6 +51,12 @@ class Executed:
     asked: Tensor | None = None
     reference: "Executed | None" = None
     cache: Any = None
+    fell_back: bool = False
+
+    @property
+    def dense_instead(self) -> bool:
+        """Computed densely, although a policy was given."""
+        return self.fell_back or (self.call.policy is not None and self.call.used is None)
 
     @property
     def reruns(self) -> int:
@@ -89,6 +97,7 @@ def execute(
     clock: bool = False,
     keep_cache: bool = False,
     packed: bool | None = None,
+    fall_back: bool = False,
 ) -> Executed:
     """One pass over a batch, and what its checks ask for beyond it.
 
@@ -100,16 +109,24 @@ def execute(
         keep_cache: hold keys and values of a language model's single text.
         packed: texts stand behind each other without padding; by default where whole tokens may be
             dropped, or where there is more than one text.
+        fall_back: what is asked for is the output alone, so that ``fallback="auto"`` may compute it
+            densely, by the task's reference model where tokens would be dropped. Never of what is recorded.
 
     Raises:
         PolicyError: the policy cannot be used with this model or batch, or overrides a layer, head or
             token that does not exist.
         TextError, ModelError: see :func:`saa_core.run.varlen.encode`.
     """
-    call = Call(policy, record, clock=clock)
+    fall_back = fall_back and record == "none"
+    call = Call(policy, record, clock=clock, fall_back=fall_back)
     dropping = policy is not None and policy.tokens is not None
     if packed is None:
         packed = dropping or len(batch) > 1
+    if policy is not None and fall_back and dropping:
+        found_out = token_verdict(model, policy, batch)
+        if found_out is not None and found_out.dense:
+            check_tokens(model, policy)
+            return _by_reference(model, batch, found_out.reason, clock=clock, packed=packed)
     if packed:
         encoded = encode(model, batch, policy, call)
         found = Executed(encoded.states, _lengths(batch), call, needed=encoded.needed.T)
@@ -124,6 +141,15 @@ def execute(
     if model.task is None:
         return found
     return _answered(model, batch, policy, found, record, clock=clock, packed=packed)
+
+
+def _by_reference(
+    model: Model, batch: Sequence[Sequence[int]], reason: str, *, clock: bool, packed: bool
+) -> Executed:
+    """What the task's reference model makes of a batch, where dropping tokens gains no time."""
+    found = execute(model.reference_model, batch, None, clock=clock, packed=packed)
+    found.call.kernel_reason = reason
+    return replace(found, fell_back=True)
 
 
 def _answered(

@@ -16,14 +16,15 @@ def generate(
 ) -> Iterator[str]:
     """Continues a text greedily, piece by piece; the text itself is read under the policy.
 
-    The prompt's attention is sparse, the steps after it read the whole key cache.
+    The prompt's attention is sparse, the steps after it read the whole key cache. Where sparsity gains no
+    time (``Policy.fallback``) the prompt is read densely.
 
     Raises:
         TextError, ModelError, PolicyError: see :func:`saa_core.run`.
     """
     check_writes(model)
     ids = encode(model, text)["input_ids"]
-    found = execute(model, [ids], policy, keep_cache=True)
+    found = execute(model, [ids], policy, keep_cache=True, fall_back=True)
     yield from write_on(model, found, max_new_tokens)
 
 

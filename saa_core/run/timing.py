@@ -2,8 +2,8 @@
 
 What is timed is a whole forward pass of the model (prefill, without the language-model head), what
 guard or margin have done again included, and inside it the attention of all layers with gate, rule
-and mask building. Timed calls record nothing; compiling and warming up happen before the first round
-and are reported apart.
+and mask building. Timed calls record nothing, so that a policy that falls back is timed as what it then
+is: dense. Compiling and warming up happen before the first round and are reported apart.
 """
 
 import time
@@ -40,7 +40,8 @@ def measure(
 
     Args:
         lengths: in tokens; cut from ``text``, which is repeated where it is shorter.
-        policies: None is dense attention as the model does it without SAA.
+        policies: None is dense attention as the model does it without SAA. One that may fall back does:
+            ``policy.decided()`` is timed as it decides.
         text: an excerpt of a novel by default. ``lengths=()`` times the text as it is.
         repeats: rounds; in each round every policy runs once, in turn.
         warm_up: one more round before the first, which is not timed; False is for a text that has
@@ -88,18 +89,20 @@ def rounds(
     *,
     repeats: int = 7,
     warm_up: bool = True,
+    batch: int = 1,
     progress: TimingProgress | None = None,
 ) -> Iterator[list[Timing]]:
     """Times forward passes over token ids, one round after the other.
 
     Args:
         ids: of one text, special tokens included.
+        batch: so many times this text at once.
         policies, repeats, warm_up, progress: see :func:`measure`.
 
     Yields:
         after each round one Timing per policy, of all rounds so far.
     """
-    tracks = [_Track(policy) for policy in policies]
+    tracks = [_Track(policy, batch) for policy in policies]
     turns = range(0 if warm_up else 1, repeats + 1)
     done = 0
     for turn in turns:
@@ -133,6 +136,7 @@ class _Track:
     """One policy's samples at one length."""
 
     policy: Policy | None
+    batch: int = 1
     samples: list[float] = field(default_factory=list)
     attention: list[float] = field(default_factory=list)
     stages: dict[str, list[float]] = field(default_factory=dict)
@@ -147,6 +151,12 @@ class _Track:
 
     def warm_up(self, model: Model, ids: Sequence[int]) -> None:
         compiled = len(compile_seconds)
+        plain = None
+        if self.batch > 1 or (self.policy is not None and self.policy.fallback == "auto"):
+            plain = execute(model, [ids] * self.batch, self.policy, fall_back=True)
+        if plain is not None and plain.dense_instead:
+            self.density = 1.0
+            return
         found = execute(model, [ids], self.policy, "summary")
         _synchronize(model.device)
         self.compile_ms = 1000 * sum(compile_seconds[compiled:])
@@ -157,7 +167,7 @@ class _Track:
     def round(self, model: Model, ids: Sequence[int]) -> None:
         _reset_peak(model.device)
         started = time.perf_counter()
-        found = execute(model, [ids], self.policy, clock=True)
+        found = execute(model, [ids] * self.batch, self.policy, clock=True, fall_back=True)
         _synchronize(model.device)
         self.samples.append(1000 * (time.perf_counter() - started))
         self.kernel = (found.rejected or found.call).kernel

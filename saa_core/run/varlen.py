@@ -129,7 +129,10 @@ def encode(
     positions_T = torch.cat([torch.arange(len(ids)) for ids in batch]).to(device)
     text_T = torch.arange(len(batch)).repeat_interleave(lengths).to(device)
     special_T = special_tokens(model, ids_T) if share < 1 else None
-    pairwise = policy is not None and (policy.aim < 1 or policy.kernel != "auto")
+    pairs_by = [_resolve(packing, policy, len(ids)) for ids in batch]
+    pairwise = policy is not None and any(p.aim < 1 or p.kernel != "auto" for p in pairs_by)
+    if recording and policy is not None and call is not None:
+        call.used = pairs_by[0]
     with torch.inference_mode():
         states_TE = x_AE = packing.embed(ids_T, positions_T)
         alive_A, still = torch.arange(len(ids_T), device=device), lengths
@@ -149,11 +152,10 @@ def encode(
             q, k, v = _heads(layer, x_AE)
             watch = StageTimer(call.seconds, device) if call is not None and call.clock else None
             if pairwise or recording:
-                used = policy or Policy(mass=1.0)
                 each = (x.split(still.tolist(), 2) for x in (q, k, v))
                 parts = [
                     decide_and_attend(layer.attention, own, used, call, watch)
-                    for own in zip(*each, strict=True)
+                    for own, used in zip(zip(*each, strict=True), pairs_by, strict=True)
                 ]
                 mixed = torch.cat([part[0] for part in parts], 2)
                 if recording:
@@ -192,6 +194,17 @@ def encode_all(
     return means, needed
 
 
+def check_tokens(model: Model, policy: Policy) -> None:
+    """Raises PolicyError where a policy cannot be followed by the packed driver."""
+    _share(model, policy, token_gates(packing_of(model)))
+
+
+def _resolve(packing: Packing, policy: Policy | None, length: int) -> Policy:
+    """What one text's pairs are decided by; of a dense run, whose record keeps every pair."""
+    gate: PairGate = packing.layers[0].attention.saa_gate  # type: ignore[assignment]
+    return gate.resolve(policy or Policy(mass=1.0), length)
+
+
 def _share(model: Model, policy: Policy | None, gates: Sequence[TokenGate | None]) -> float:
     """The share of the token work that a policy asks for; 1 drops nothing.
 
@@ -207,9 +220,9 @@ def _share(model: Model, policy: Policy | None, gates: Sequence[TokenGate | None
             raise PolicyError(
                 f"{name}={getattr(policy, name)!r} cannot be used where tokens are packed; leave it out"
             )
-    if policy.fallback != "never":
+    if policy.fallback == "dense":
         raise PolicyError(
-            f"fallback={policy.fallback!r} cannot be used where tokens are packed; choose 'never'"
+            f"fallback={policy.fallback!r} cannot be used where tokens are packed; choose 'auto' or 'never'"
         )
     share = 1.0 if policy.tokens is None else policy.tokens
     if share < 1 and not any(gates):

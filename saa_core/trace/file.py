@@ -101,7 +101,7 @@ def read_file(path: Path) -> dict[str, Any]:
             if about["offsets"] is None
             else tuple((start, end) for start, end in about["offsets"]),
             "model": ModelInfo(**about["model"]),
-            "policy": None if about["policy"] is None else Policy(**about["policy"]),
+            "policy": None if about["policy"] is None else Policy.stored(about["policy"]),
             "execution": Execution(**about["execution"]),
             "versions": about["versions"],
             "block": (about["block"][0], about["block"][1]),

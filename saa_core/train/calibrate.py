@@ -87,6 +87,7 @@ def sensitivities(
     progress: Progress | None = None,
 ) -> list[Sensitivity]:
     """Measures every layer alone; the gates' calibration is as before when it returns."""
+    policy = model.gates[0].resolve(policy.decided(), length)
     batches = [
         tokens for text in texts.values() for tokens in spread_windows(model, text, length, windows)
     ]

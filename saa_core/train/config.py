@@ -179,3 +179,11 @@ def _check_lengths(config: Any) -> None:
         raise PolicyError(
             f"lengths={config.lengths!r} must be window lengths of at least {SHORTEST} tokens"
         )
+
+
+MASS_LIMIT = 0.01
+"""Highest increase of perplexity that a default mass may cost, as a share."""
+MASS_CHOICES = (0.8, 0.84, 0.87, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
+MASS_LENGTHS = (512, 1024, 2048, 4096, 8192)
+MASS_BLOCKS = ((32, 16), (128, 64))
+"""What a default mass is chosen of and for (certify/masses.py)."""

@@ -81,6 +81,7 @@ def train_gates(
     for gate in gates:
         gate.requires_grad_(True)
         gate.mass_calibrators, gate.ood_detector = {}, None  # measured of what was before
+        gate.defaults = None
     try:
         for step, (source, _, ids) in zip(range(start, config.steps), drawn, strict=False):
             for group in optimizer.param_groups:
@@ -167,7 +168,7 @@ class GateDistiller:
             loss.backward()
         self.loss += float(loss.detach())
         count = allowed.count(self.block)
-        forced = rules.forced(allowed, Policy(), self.block, count)[:, :, chosen]
+        forced = rules.forced(allowed, Policy(tail=0), self.block, count)[:, :, chosen]
         keep, _ = rules.mass(predicted.detach(), forced, count[:, :, chosen], 0.95)
         kept = (keep * count[:, :, chosen]).sum((2, 3)).float()
         self.density += float((kept / count[:, :, chosen].sum((2, 3))).mean())

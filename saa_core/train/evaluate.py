@@ -69,32 +69,19 @@ def evaluate(
         TextError: the text is shorter than one window.
         ModelError: the model is an encoder.
     """
-    if not model.causal:
-        raise ModelError(f"model={model.spec.name!r} is an encoder and has no perplexity")
-    batches = spread_windows(model, text, length, windows)
-    dense = list[float]()
-    losses: list[list[float]] = [[] for _ in policies]
-    densities: list[list[float]] = [[] for _ in policies]
-    for done, tokens in enumerate(batches):
-        dense.append(loss(baseline or model, tokens, Call()))
-        for index, policy in enumerate(policies):
-            call = Call(policy, record="summary")
-            losses[index].append(loss(model, tokens, call))
-            layers = torch.stack([record.density for record in call.layers.values()])
-            densities[index].append(float(layers.mean()))
-        if progress:
-            progress(done + 1, len(batches))
+    dense, increases, densities = on_windows(
+        model, text, length, policies, windows=windows, baseline=baseline, progress=progress
+    )
     found = []
-    for policy, sparse, density in zip(policies, losses, densities, strict=True):
-        added = [after - before for before, after in zip(dense, sparse, strict=True)]
+    for policy, added, density in zip(policies, increases, densities, strict=True):
         lo, hi = interval(added)
         found.append(
             Quality(
                 length=length,
                 text=name,
-                mass=policy.aim,
+                mass=model.resolve(policy, length).aim,
                 block=policy.block_for(length),
-                windows=len(batches),
+                windows=len(dense),
                 ppl_dense=math.exp(sum(dense) / len(dense)),
                 ppl_increase_pct=percent(sum(added) / len(added)),
                 lo=percent(lo),
@@ -103,6 +90,37 @@ def evaluate(
             )
         )
     return found
+
+
+def on_windows(
+    model: Model,
+    text: str,
+    length: int,
+    policies: Sequence[Policy],
+    *,
+    windows: int = 8,
+    baseline: Model | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[float], list[list[float]], list[list[float]]]:
+    """The same window by window: (dense loss, by policy what it adds, by policy its density); nats per
+    token, kept / allowed pairs. Arguments and errors are those of :func:`evaluate`.
+    """
+    if not model.causal:
+        raise ModelError(f"model={model.spec.name!r} is an encoder and has no perplexity")
+    batches = spread_windows(model, text, length, windows)
+    dense = list[float]()
+    added: list[list[float]] = [[] for _ in policies]
+    densities: list[list[float]] = [[] for _ in policies]
+    for done, tokens in enumerate(batches):
+        dense.append(loss(baseline or model, tokens, Call()))
+        for index, policy in enumerate(policies):
+            call = Call(policy, record="summary")
+            added[index].append(loss(model, tokens, call) - dense[-1])
+            layers = torch.stack([record.density for record in call.layers.values()])
+            densities[index].append(float(layers.mean()))
+        if progress:
+            progress(done + 1, len(batches))
+    return dense, added, densities
 
 
 @dataclass(frozen=True)
@@ -156,10 +174,11 @@ def evaluate_encoder(
                     [float(torch.stack(list(x)).mean()) for x in zip(*layers, strict=True)]
                 )
             lo, hi = interval(cosines)
+            aim = model.resolve(policy, length).aim
             retained, predicted, density = (sum(x) / len(x) for x in zip(*figures, strict=True))
             found.append(
                 EncoderQuality(
-                    *(length, name, policy.aim, policy.block_for(length), len(batches)),
+                    *(length, name, aim, policy.block_for(length), len(batches)),
                     *(sum(cosines) / len(cosines), lo, hi, retained, predicted, density),
                 )
             )

@@ -87,6 +87,7 @@ def train_joint(
     for gate in model.gates:
         gate.requires_grad_(True)
         gate.mass_calibrators, gate.ood_detector = {}, None  # measured of what was before
+        gate.defaults = None
     try:
         for step, (source, _, ids) in zip(range(start, config.steps), stream, strict=False):
             draw = random.Random(f"{config.seed}/{step}")
@@ -98,7 +99,7 @@ def train_joint(
             tokens = torch.tensor([ids], device=model.device)
             places = torch.tensor(draw.sample(range(len(ids)), len(ids)), device=model.device)
             drawn, others = places[: config.positions], places[config.positions :][:CANDIDATES]
-            policy = Policy(mass=mass, granularity="block", block=BLOCK)
+            policy = Policy(mass=mass, granularity="block", block=BLOCK, tail=0)
             call = Call(policy, observe=lesson.layer)
             divergence = _divergence(model, tokens, drawn, others, config.hard, call)
             divergence.backward()

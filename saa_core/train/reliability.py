@@ -74,6 +74,7 @@ def measure_reliability(
     if any(not 2 <= length <= model.max_length for length in lengths):
         raise PolicyError(f"lengths={list(lengths)}: choose from 2 to {model.max_length} tokens")
     plain = replace(model.spec.policy, tokens=None, guard=None, fallback="never", budget=None)
+    plain = replace(plain, tail=0)  # rows that see all say nothing of the gate
     policies = [replace(plain, mass=mass) for mass in masses]
     kinds: dict[bool, list[int]] = {}
     for length in sorted(set(lengths)):

@@ -69,7 +69,7 @@ def recording(trace: saa.Trace, tmp_path_factory: pytest.TempPathFactory) -> byt
 
 def app(**address: str) -> AppTest:
     at = AppTest.from_file(str(ROOT / "app" / "router.py"), default_timeout=300)
-    for name, value in {"lang": "en", **address}.items():
+    for name, value in {"lang": "en", "model": "smollm2", **address}.items():
         at.query_params[name] = value
     return at
 
@@ -234,10 +234,10 @@ def test_a_link_runs_its_text_and_shows_its_pair() -> None:
     ids=["words", "numbers"],
 )
 def test_an_address_that_makes_no_sense_is_ignored(address: dict[str, str]) -> None:
-    at = app(**address).run()
+    at = app(**{"model": "", **address}).run()
     assert not at.exception
     assert not at.error
-    assert at.selectbox(key="model").value == "smollm2"
+    assert at.selectbox(key="model").value == "smollm2 + saa-joint"
 
 
 def test_the_language_toggle_changes_every_sentence_and_the_address() -> None:
@@ -580,9 +580,12 @@ def test_latency_charts_hold_every_measured_length(model) -> None:
     assert {row["stage"] for row in rows} == {"gate", "rule", "kernel"}
 
 
-def test_a_model_with_an_adapter_is_compared_with_the_original(model) -> None:
-    at = press(app(model="smollm2 + saa-joint").run(), TEXT)
+def test_a_visit_starts_with_the_joint_model_compared_with_the_original(model) -> None:
+    at = press(app(model="").run(), TEXT)
     assert not at.exception
+    words = text.load("en")
+    assert words("sidebar.joint") in page_text(at)
+    assert words("sidebar.frozen") in page_text(app().run())
     (result,) = at.session_state["results"].values()
     assert result.trace.model.name == "smollm2 + saa-joint"
     assert result.dense.model.name == "smollm2"

@@ -82,9 +82,15 @@ def test_every_starting_point_leads_to_a_comparison(start: str) -> None:
     compared = at.session_state["compared"]
     assert "were decided differently" in at.header[0].value
     assert compared.decisions is not None
-    models = {"joint": ("smollm2", "smollm2 + saa-joint"), "task": ("minilm + sentences",) * 2}
+    joint, original = "smollm2 + saa-joint", "smollm2"
+    models = {
+        "dense": (joint, original),
+        "share": (joint, joint),
+        "joint": (original, joint),
+        "task": ("minilm + sentences",) * 2,
+    }
     names = tuple(trace.model.name for trace in compared.traces)
-    assert names == models.get(start, ("smollm2", "smollm2"))
+    assert names == models[start]
     assert (compared.traces[1].policy is None) == (start in ("dense", "task"))
 
 

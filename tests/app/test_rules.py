@@ -10,6 +10,7 @@ import saa_core as saa
 from app.live.models import REGISTRY
 from app.service import Client
 from saa_core.explain.tradeoff import Point
+from saa_core.gates.defaults import MassEntry, MassTable
 
 ROOT = Path(__file__).parents[2]
 TEXT = (
@@ -21,7 +22,7 @@ DEFAULT = saa.Policy(budget=0.6)
 
 def page(name: str = "explore", **address: str) -> AppTest:
     at = AppTest.from_file(str(ROOT / "app" / "router.py"), default_timeout=300)
-    for key, value in {"lang": "en", **address}.items():
+    for key, value in {"lang": "en", "model": "smollm2", **address}.items():
         at.query_params[key] = value
     at.run()
     return at if name == "explore" else at.switch_page(f"views/{name}.py").run()
@@ -137,3 +138,38 @@ def test_a_policy_takes_another_aim() -> None:
         policy.with_aim("top", 0.5)
     with pytest.raises(saa.PolicyError, match="budget="):
         policy.with_aim("budget", 2.0)
+
+
+@pytest.fixture
+def default_by_length() -> None:
+    """The app's model as if its gates said a mass for each length."""
+    model = REGISTRY.get("smollm2")
+    before = [gate.defaults for gate in model.gates]
+    entries = (MassEntry(512, (1, 1), 0.91), MassEntry(1024, (32, 16), 0.88))
+    for gate in model.gates:
+        gate.defaults = MassTable(entries)
+    REGISTRY.put("smollm2", replace(model, spec=replace(model.spec, policy=saa.Policy())))
+    yield
+    REGISTRY.put("smollm2", model)
+    for gate, table in zip(model.gates, before, strict=True):
+        gate.defaults = table
+
+
+@pytest.mark.model
+def test_a_default_that_follows_the_length_is_said_and_used(default_by_length) -> None:
+    at = page(text=TEXT)
+    assert not at.exception
+    (request,) = at.session_state["results"]
+    assert request.policy == saa.Policy(), "until the slider is moved"
+    (result,) = at.session_state["results"].values()
+    assert result.trace.policy.mass == 0.91
+    assert "512: 0.91 · 1,024: 0.88" in said(at)
+    assert at.slider(key="mass").value == 0.88
+    assert "mass" not in at.query_params, "a link says the default by saying nothing"
+    for name in ("gate_map", "compare", "latency", "trust", "cost", "explore"):
+        at.switch_page(f"views/{name}.py").run()
+        assert not at.exception, name
+        assert not at.error, (name, [error.value for error in at.error])
+    at.slider(key="mass").set_value(0.7).run()
+    assert at.session_state.choice.policy.aim == 0.7
+    assert "default mass" in next(w.value for w in at.warning).replace("\\", "")

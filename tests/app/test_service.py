@@ -118,7 +118,7 @@ def test_another_setting_of_the_same_text_does_not_read_it_densely_again(client)
 def test_the_page_makes_no_pass_beyond_those_of_the_client(client, monkeypatch) -> None:
     monkeypatch.setattr(Client, "cold", lambda self, name: [])
     at = AppTest.from_file(str(ROOT / "app" / "router.py"), default_timeout=300)
-    at.query_params["lang"] = "en"
+    at.query_params["lang"], at.query_params["model"] = "en", "smollm2"
     at.run()
     at.text_area(key="text").set_value(TEXT)
     with passes(client.model("smollm2")) as found:

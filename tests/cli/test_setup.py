@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from saa_core.cli.bars import Bars
-from saa_core.data.gguf import gguf_progress
+from saa_core.convert.gguf import gguf_progress
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -83,4 +83,4 @@ def test_a_forced_stretch_is_stored_and_read(trace, smollm2, tmp_path):
     policy = saa.Policy(mass=0.9, force=(saa.Force(key=(2, 5)), saa.Force(query=7, layer=1)))
     run = saa.run(smollm2, TEXT, policy)
     assert run.keep_map(3, 1)[10:, 2:6].all()
-    assert saa.Trace.load(run.save(tmp_path / "run.saa")).policy == policy
+    assert saa.Trace.load(run.save(tmp_path / "run.saa")).policy.force == policy.force

@@ -58,7 +58,7 @@ def test_scores_and_rule_equal_pytorchs(
     q = torch.randn(2, queries, heads, size).transpose(1, 2)
     k = torch.randn(2, keys, key_heads, size).transpose(1, 2)
     count = allowed.count(block)
-    forced = rules.forced(allowed, saa.Policy(), block, count)
+    forced = rules.forced(allowed, saa.Policy(tail=0), block, count)
     rows = grid(allowed, block, pooled=pooled)
     found = gate(q, k, allowed, rows)
     keep, threshold = rules.mass(found, forced, count, 0.9)
@@ -121,7 +121,7 @@ def test_lesser_processors_and_plain_threads(
         found = native(p.q, p.k, p.v, p.decision, p.allowed, p.scale)
         assert (found - expected).norm() / expected.norm() < 1e-5
         gate, count = trained_like(9, 3, size, 64), p.allowed.count(block)
-        forced = rules.forced(p.allowed, saa.Policy(), block, count)
+        forced = rules.forced(p.allowed, saa.Policy(tail=0), block, count)
         score = gate(p.q, p.k, p.allowed, grid(p.allowed, block))
         keep, _ = rules.mass(score, forced, count, 0.9)
         with monkeypatch.context() as without:

@@ -33,7 +33,7 @@ def scene(length, block, mask, causal, sink, local, seed):
         length, length, causal, torch.device("cpu"), mask_of(mask, 2, length, length, causal)
     )
     count = allowed.count(block)
-    policy = Policy(sink=sink, local=local)
+    policy = Policy(sink=sink, local=local, tail=0)
     forced = rules.forced(allowed, policy, block, count)
     score = torch.rand(2, 3, *count.shape[2:]) ** 4 * (count > 0)
     return allowed, count, policy, forced, score / score.sum(-1, keepdim=True).clamp(min=1e-9)
@@ -123,7 +123,7 @@ def test_the_last_queries_see_every_key(shape, tail):
 def test_mass_one_is_all_even_where_float_sums_would_not_be():
     allowed = Allowed(4096, 4096, True, torch.device("cpu"))
     count = allowed.count((32, 16))
-    forced = rules.forced(allowed, Policy(), (32, 16), count)
+    forced = rules.forced(allowed, Policy(tail=0), (32, 16), count)
     score = torch.rand(1, 1, *count.shape[2:]) ** 20 * (count > 0)
     score = score / score.sum(-1, keepdim=True)
     keep, _ = rules.mass(score, forced, count, 1.0)
@@ -155,7 +155,7 @@ def test_a_query_whose_own_key_is_masked_out_keeps_the_nearest_that_it_sees(bloc
     mask[..., 20:38] = False
     allowed = Allowed(40, 40, True, torch.device("cpu"), mask)
     count = allowed.count(block)
-    policy = Policy(mass=0.01, sink=0, local=1)
+    policy = Policy(mass=0.01, sink=0, local=1, tail=0)
     forced = rules.forced(allowed, policy, block, count)
     score = torch.zeros_like(count).float()
     score[..., 0] = 1.0  # the gate wants the first block only
@@ -234,7 +234,7 @@ def test_what_a_person_forces_is_kept_or_excluded_by_every_rule(shape, entries, 
 def test_excluded_blocks_do_not_count_as_mass_that_is_held(rule):
     allowed = Allowed(64, 64, True, torch.device("cpu"))
     count = allowed.count((1, 1))
-    policy = Policy(sink=0, local=1)
+    policy = Policy(sink=0, local=1, tail=0)
     codes = rules.forced(allowed, policy, (1, 1), count)
     score = torch.rand(1, 1, 64, 64) * (count > 0)
     score[..., 0] = 100 * (count[..., 0] > 0)
@@ -249,7 +249,7 @@ def test_excluded_blocks_do_not_count_as_mass_that_is_held(rule):
 def test_forcing_what_does_not_exist_is_refused():
     allowed = Allowed(8, 8, True, torch.device("cpu"))
     count = allowed.count((1, 1))
-    codes = rules.forced(allowed, Policy(), (1, 1), count)
+    codes = rules.forced(allowed, Policy(tail=0), (1, 1), count)
     for entry, word in [
         (Force(head=3), r"head=3.*0 to 2"),
         (Force(query=8), r"query=8.*0 to 7"),

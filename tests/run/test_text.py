@@ -283,7 +283,9 @@ def test_the_format_of_stored_traces_stays_readable(version, tmp_path):
     """Files written by each version of the format; see tests/golden/make.py for their contents."""
     trace = saa.Trace.load(GOLDEN / f"{version}.saa")
     assert trace.text == "abcdefghij"
-    assert trace.policy == saa.Policy(mass=0.6, sink=1, local=2, block=(4, 2), granularity="block")
+    assert trace.policy == saa.Policy(
+        mass=0.6, sink=1, local=2, block=(4, 2), granularity="block", tail=0, fallback="never"
+    )
     assert trace.shape == (2, 4)
     kept = "\n".join(
         "".join(".#"[cell] for cell in row) for row in trace.keep_map(1, 3).astype(int)
@@ -346,7 +348,7 @@ def test_the_end_of_a_prompt_is_read_in_full(smollm2, novel):
 
 @pytest.mark.parametrize("over", ["layer", "call"])
 def test_a_budget_is_kept_in_the_real_model(smollm2, novel, over):
-    policy = saa.Policy(budget=0.35, budget_over=over, granularity="block")
+    policy = saa.Policy(budget=0.35, budget_over=over, granularity="block", tail=0)
     trace = saa.run(smollm2, novel[:3000], policy, record="summary")
     if over == "layer":
         assert (trace.density.mean(1) <= 0.35 + 1e-6).all()

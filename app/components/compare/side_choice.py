@@ -9,6 +9,7 @@ from dataclasses import replace
 import streamlit as st
 
 from app.components.shared.message import failure
+from app.components.sidebar.choice import by_length
 from app.components.sidebar.policy import aim_choice
 from app.live.models import MODELS
 from app.live.values import Compared, Side
@@ -18,6 +19,7 @@ from app.state import session, spill
 from app.state.examples import gallery, texts
 from app.text import Words, plain
 from saa_core import Model, Policy
+from saa_core.data.titles import FIRST
 
 FORM = (
     "a_text",
@@ -108,7 +110,7 @@ def _side_b(
     if model is not None and how == "saa":
         default = model.spec.policy
         rule = state.b_rule or default.rule_name
-        policy = aim_choice(default, rule, f"b_{rule}", words)
+        policy = aim_choice(default, rule, f"b_{rule}", words, by_length(model))
         if model.task is not None:
             tokens = st.select_slider(
                 words("sidebar.tokens"), SHARES, format_func=words.percent, key="b_tokens"
@@ -172,7 +174,7 @@ def _from_address() -> dict[str, object]:
 def _start(name: str, words: Words) -> None:
     """Fills both cards with a starting point and runs it."""
     state = st.session_state
-    model = {"task": "minilm + sentences", "joint": "smollm2"}.get(name, "smollm2")
+    model = {"task": "minilm + sentences", "joint": "smollm2"}.get(name, MODELS[0])
     example = next(iter(gallery(model)))
     if name in ("edit", "task") or not state.get("a_text", "").strip():
         state.a_text = words("compare.edit_a") if name == "edit" else example.text
@@ -182,17 +184,16 @@ def _start(name: str, words: Words) -> None:
         "edit": {
             "b_how": "saa",
             "b_rule": "mass",
-            "b_mass": 0.95,
             "b_text": words("compare.edit_b"),
         },
         "joint": {
             "b_how": "saa",
             "b_rule": "mass",
-            "b_mass": 0.93,
-            "b_model": "smollm2 + saa-joint",
+            "b_model": FIRST,
         },
         "task": {"b_how": "dense"},
     }[name]
+    state.pop("b_mass", None)  # at the model's default
     for key, value in ({"b_model": SAME, "b_gates": ""} | changes).items():
         state[key] = value
     state.b_own = name == "edit"

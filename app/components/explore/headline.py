@@ -81,12 +81,16 @@ def _time_key(found: Figures, result: Result) -> str:
 
 
 def time_note(found: Figures, result: Result, words: Words) -> None:
-    """Where nothing is gained in time: that, why, and from which length it is."""
+    """Where nothing is gained in time: that, why, from which length it is, and what happens to such a text
+    where nobody looks at it."""
     if result.trace.policy is None or (found.speed == "faster" and not found.pairwise):
         return
+    gap = "" if words.lang == "ja" else " "
+    falls_back = result.verdict is not None and result.verdict.dense
+    elsewhere = gap + words("note.fallback") if falls_back else ""
     if result.trace.labels is not None:
         if found.speed in ("slower", "same"):
-            st.info(words("note.task"))
+            st.info(words("note.task") + elsewhere)
         return
     if not found.skips:
         key = "pairwise" if found.pairwise else "reference"
@@ -103,5 +107,5 @@ def time_note(found: Figures, result: Result, words: Words) -> None:
         )
     else:
         wins = words("note.crossover_unknown")
-    gap = "" if words.lang == "ja" else " "
-    st.info(words(f"note.{key}", tokens=found.tokens, limit=PAIR_LIMIT) + gap + wins)
+    said = words(f"note.{key}", tokens=found.tokens, limit=PAIR_LIMIT) + gap + wins
+    st.info(said + elsewhere)

@@ -137,7 +137,8 @@ def by_setting(result: Result, client: Client, words: Words) -> None:
     dark = st.context.theme.type == "dark"
     drawn, said = st.columns([3, 2], gap="medium")
     with drawn:
-        chart = time_charts.tradeoff(points, best, result.request.policy.mass, words, dark, unit)
+        policy = result.trace.policy or result.request.policy
+        chart = time_charts.tradeoff(points, best, policy.mass, words, dark, unit)
         st.altair_chart(chart, key="tradeoff")
         export("tradeoff", words("latency.text_header"), words, result.trace, chart=chart)
     with said:

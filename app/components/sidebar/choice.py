@@ -14,6 +14,10 @@ from app.state import records
 from app.state.session import Choice
 from app.state.uploads import open_policy
 from app.text import Words
+from saa_core.data.titles import FIRST
+
+LENGTHS = (512, 1024, 2048, 4096, 8192)
+"""At which the default of a model is shown."""
 
 STEPS = ("downloading", "converting")
 """First words of what fetching a model reports."""
@@ -41,6 +45,12 @@ def _remember_language() -> None:
     link.write(lang=st.session_state.lang)
 
 
+def by_length(model: saa.Model) -> tuple[tuple[int, float], ...]:
+    """What the model's default aims at, by length of a text in tokens."""
+    lengths = [length for length in LENGTHS if length <= model.max_length] or [model.max_length]
+    return tuple((length, model.resolve(model.spec.policy, length).aim) for length in lengths)
+
+
 def _live(client: Client, words: Words) -> Choice:
     """Model, policy and an uploaded file, as the widgets say."""
     name, model = _model(client, words)
@@ -49,6 +59,8 @@ def _live(client: Client, words: Words) -> Choice:
         model.spec.policy if model else saa.Policy(),
         model.task.shares if model and model.task else None,
         words,
+        causal=model is not None and model.causal,
+        by_length=() if model is None else by_length(model),
     )
     promise = None
     if model is not None:
@@ -73,6 +85,8 @@ def _model(client: Client, words: Words) -> tuple[str, saa.Model | None]:
         return name, None
     finally:
         bar.empty()
+    if custom == "" and listed in ("smollm2", FIRST):
+        st.caption(words("sidebar.frozen" if model.spec.adapter is None else "sidebar.joint"))
     st.caption(words("sidebar.gate"))
     if model.spec.trained:
         st.badge(words("sidebar.trained", gate=text.plain(model.spec.gate)), color="green")

@@ -9,6 +9,7 @@ from app.components.shared.outcome import ask
 from app.state.address import AIMS
 from app.text import Words
 from saa_core import Policy
+from saa_core.types import DEFAULT_MASS, DEFAULT_TAIL, PAIR_LIMIT
 
 START = {"mass": 0.95, "budget": 0.4}
 """Where the slider of a rule begins that is not the default's."""
@@ -17,13 +18,21 @@ OF_MODEL = ("rule", *AIMS, "tokens", "forces", "guard", "margin")
 
 
 def policy_choice(
-    name: str, default: Policy, shares: tuple[float, float] | None, words: Words
+    name: str,
+    default: Policy,
+    shares: tuple[float, float] | None,
+    words: Words,
+    *,
+    causal: bool = False,
+    by_length: tuple[tuple[int, float], ...] = (),
 ) -> Policy:
     """Draws the widgets.
 
     Args:
         name: of the model.
         shares: lowest and highest share of the token work that a task's gates know; None without.
+        causal: the model is a language model, in which the end of a prompt is read densely.
+        by_length: what the default aims at, by tokens of a text.
     """
     state = st.session_state
     if state.get("policy_of", name) != name:
@@ -33,8 +42,16 @@ def policy_choice(
     tokens = default.tokens if shares is None else _tokens(default.tokens or 1.0, shares, words)
     if state.get("rule") not in AIMS:
         state.rule = default.rule_name
-    policy = aim_choice(default, state.rule, state.rule, words)
-    st.caption(words(f"sidebar.default_{default.rule_name}", aim=default.aim))
+    policy = aim_choice(default, state.rule, state.rule, words, by_length)
+    if len({aim for _, aim in by_length}) > 1:
+        listed = " · ".join(f"{length:,}: {aim:.2f}" for length, aim in by_length)
+        st.caption(words("sidebar.default_by_length", listed=listed))
+    else:
+        st.caption(words(f"sidebar.default_{default.rule_name}", aim=typical(default, by_length)))
+    if causal and default.tail is None:
+        st.caption(words("sidebar.default_tail", tail=DEFAULT_TAIL, limit=PAIR_LIMIT))
+    elif default.tail:
+        st.caption(words("sidebar.tail", tail=default.tail))
     with st.expander(words("sidebar.advanced")):
         st.selectbox(
             words("sidebar.rule"),
@@ -73,15 +90,30 @@ def policy_choice(
     )
 
 
-def aim_choice(default: Policy, rule: str, key: str, words: Words) -> Policy:
-    """The default with the aim that a slider says, under one of the two rules.
+def typical(default: Policy, by_length: tuple[tuple[int, float], ...]) -> float:
+    """What a default aims at; where that follows the length, at about 1,024 tokens."""
+    if default.aims:
+        return default.aim
+    return min(by_length, key=lambda at: abs(at[0] - 1024))[1] if by_length else DEFAULT_MASS
+
+
+def aim_choice(
+    default: Policy,
+    rule: str,
+    key: str,
+    words: Words,
+    by_length: tuple[tuple[int, float], ...] = (),
+) -> Policy:
+    """The default with the aim that a slider says, under one of the two rules; the default itself, which
+    may follow the length of the text, until the slider is moved.
 
     Args:
+        by_length: see :func:`policy_choice`.
         key: of the slider; where the session's state holds nothing under it, it begins at the default.
     """
     state, own = st.session_state, rule == default.rule_name
     low, high = AIMS[rule]
-    start = round(default.aim if own else START[rule], 2)
+    start = round(typical(default, by_length) if own else START[rule], 2)
     state.setdefault(key, min(max(start, low), high))
     aim = st.slider(
         words(f"sidebar.{rule}"),

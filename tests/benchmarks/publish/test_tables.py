@@ -18,6 +18,9 @@ from benchmarks.publish.tables_tasks import seeds_table, shift_table, understand
 from benchmarks.publish.tables_time import app_table, latency_table, prefill_table
 from benchmarks.publish.tables_trust import far_table, promise_table, trust_table, tune_table
 from benchmarks.tasks.understanding import shipped_seeds
+from saa_core.gates.defaults import MassEntry, MassTable
+
+ROOT = publish.ROOT
 
 
 def timings(rows):
@@ -67,3 +70,30 @@ def whole(table):
         assert row.count("|") == columns, row
         assert re.search(r"\d", row.split("|", 2)[2]), row
         assert not re.search(r"\b(nan|inf|None)\b", row), row
+
+
+def test_times_of_the_joint_model_are_those_that_were_measured():
+    rows = [row for row in result("prefill") if row["dtype"] == "float32"]
+    found = publish.prefill_timings(result("prefill"))
+    assert [timing.length for timing in found[::2]] == [row["length"] for row in rows]
+    for dense, sparse, row in zip(found[::2], found[1::2], rows, strict=True):
+        assert (dense.name, sparse.name) == ("dense", f"saa {row['policy']}")
+        assert sparse.ratio(dense)[1] == pytest.approx(row["prefill_ratio"])
+    shipped = json.loads((ROOT / "assets/adapters/smollm2/saa-joint/gates/gates.json").read_text())
+    assert timings(shipped["evaluation"]["timings"]) == found
+
+
+def test_a_default_that_follows_the_length_stays_as_it_was_calibrated(tmp_path):
+    table = MassTable((MassEntry(512, (1, 1), 0.9), MassEntry(1024, (32, 16), 0.8)))
+    about = {"policy": {"mass": None, "budget": None}, "defaults": table.as_dict()}
+    (tmp_path / "gates.json").write_text(json.dumps(about))
+    rows = [
+        {"length": length, "block": list(block), "mass": mass, "ppl_increase_pct": 0.1}
+        for length, block in ((512, (1, 1)), (1024, (32, 16)))
+        for mass in (0.7, 0.8, 0.9)
+    ]
+    assert publish.publish_gates(tmp_path, rows, "command") == 0.8
+    written = json.loads((tmp_path / "gates.json").read_text())
+    assert written["policy"]["mass"] is None
+    shown = [(row["length"], row["mass"]) for row in written["evaluation"]["quality"]]
+    assert shown == [(512, 0.9), (1024, 0.8)]

@@ -16,7 +16,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers import AutoModel, AutoTokenizer
 
 import saa_core as saa
-from saa_core.data import e5, fetch
+from saa_core.convert import e5
+from saa_core.data import fetch
 from saa_core.files import cache_dir
 from saa_core.loading import put_prefix
 from saa_core.model import fingerprint
