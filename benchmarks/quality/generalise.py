@@ -1,11 +1,13 @@
 """What a policy costs on each kind of text, by length: the rows from which shipped defaults are chosen.
 
-    python -m benchmarks.quality.generalise --adapter saa-joint --left-out dialogue list
+    python -m benchmarks.quality.generalise --adapter saa-joint --left-out dialogue law speech encyclopedia
+    python -m benchmarks.quality.generalise --adapter saa-joint --rows runs/rows.json
+    saa masses --model "smollm2 + saa-joint" --rows runs/rows.json --out FOLDER   # chooses the default from them
 
-The held-out part of every kind, windows spread evenly over it, several masses on the same windows. Every
-increase is counted from the original dense model. Kinds that the gates were not trained on are named by
-``--left-out`` and marked in the rows. What each window lost stays in the rows, so that intervals and
-defaults can be made again. Resumable: what stands in the file is not measured again.
+The held-out part of every kind, windows spread evenly over it, several masses on the same windows, the end
+of each read densely as by default. Every increase is counted from the original dense model. Kinds that the
+gates were not trained on are named by ``--left-out`` and marked in the rows; defaults are chosen on them.
+What each window lost stays in the rows. Resumable: what stands in the file is not measured again.
 """
 
 import argparse
@@ -13,71 +15,81 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import altair as alt
-import torch
 
 import saa_core as saa
 from benchmarks.resume import read_rows
+from saa_core.certify.masses import MassRow
 from saa_core.data import corpus
 from saa_core.files import write_json
-from saa_core.train.evaluate import interval, loss, percent, spread_windows
+from saa_core.train.evaluate import on_windows, percent
+from saa_core.types import PAIR_LIMIT
 
 RESULTS = Path(__file__).parent.parent / "results"
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 MASSES = (0.87, 0.9, 0.93, 0.95, 0.97)
 MANY, FEW = 12, 6
 """Windows per kind up to 2,048 tokens, and above."""
-KEY = ("model", "kind", "length", "block", "mass", "dtype")
+MEASURED = ("kind", "length", "block", "mass", "increases", "density")
+"""The fields of a row that are a :class:`MassRow`; the others say of what it is."""
 
 
 def windows_at(length: int) -> int:
     return MANY if length <= 2048 else FEW
 
 
-def held_out(kinds: Sequence[str]) -> dict[str, str]:
-    """The held-out texts of kinds, by kind; one kind's short documents are joined."""
-    found = corpus.documents([f"{corpus.KIND}{kind}" for kind in kinds])
-    return corpus.join_documents(found, "heldout", by="kind")
+def held_out(kind: str) -> str:
+    """The held-out texts of a kind, short documents joined."""
+    found = corpus.documents([f"{corpus.KIND}{kind}"])
+    return corpus.join_documents(found, "heldout", by="kind")[kind]
+
+
+def policy_at(mass: float, length: int, block: Sequence[int]) -> saa.Policy:
+    """Decided as by default at that length, and never left to dense."""
+    if length <= PAIR_LIMIT:
+        return saa.Policy(mass=mass, granularity="pair", fallback="never")
+    sizes = (block[0], block[1])
+    return saa.Policy(mass=mass, granularity="block", block=sizes, fallback="never")
 
 
 def measure(
     model: saa.Model,
-    policy: saa.Policy,
-    windows: Sequence[torch.Tensor],
-    dense: Sequence[float],
-) -> dict[str, Any]:
-    """What each window lost (nats per token) and how many pairs it kept, and the means."""
-    added, densities = [], []
-    for tokens, before in zip(windows, dense, strict=True):
-        call = saa.Call(policy, record="summary")
-        added.append(loss(model, tokens, call) - before)
-        layers = torch.stack([record.density for record in call.layers.values()])
-        densities.append(float(layers.mean()))
-    lo, hi = interval(added)
-    return {
-        "windows": len(windows),
-        "density": sum(densities) / len(densities),
-        "ppl_increase_pct": percent(sum(added) / len(added)),
-        "lo": percent(lo),
-        "hi": percent(hi),
-        "added_nats": [round(value, 6) for value in added],
-    }
+    original: saa.Model,
+    text: str,
+    length: int,
+    policies: Sequence[saa.Policy],
+    windows: int | None,
+) -> list[dict[str, Any]]:
+    """Per policy what each window lost (nats per token), and the mean density."""
+    count = windows or windows_at(length)
+    _, added, densities = on_windows(
+        model, text, length, policies, windows=count, baseline=original
+    )
+    return [
+        {
+            "length": length,
+            "block": list(policy.block_for(length)),
+            "mass": policy.mass,
+            "density": sum(density) / len(density),
+            "increases": [round(value, 6) for value in increases],
+        }
+        for policy, increases, density in zip(policies, added, densities, strict=True)
+    ]
 
 
-def todo(options: argparse.Namespace, done: set[tuple[Any, ...]], model: str) -> Iterator[Any]:
-    """What is not in the rows yet: (length, kind, masses)."""
-    for length in options.lengths:
-        for kind in options.kinds:
-            masses = [
-                mass
-                for mass in options.masses
-                if (model, kind, length, tuple(options.block), mass, options.dtype) not in done
-            ]
-            if masses:
-                yield length, kind, masses
+def measured(row: dict[str, Any]) -> MassRow:
+    return MassRow(**{name: row[name] for name in MEASURED})
+
+
+def increase(row: dict[str, Any]) -> tuple[float, float, float]:
+    """Mean, lower and upper end of the 95 % interval, percent."""
+    low, high = measured(row).interval
+    return percent(fmean(row["increases"])), 100 * low, 100 * high
 
 
 def at_one_percent(rows: Sequence[dict[str, Any]]) -> float | None:
@@ -86,7 +98,7 @@ def at_one_percent(rows: Sequence[dict[str, Any]]) -> float | None:
     Args:
         rows: one kind and length, several masses.
     """
-    points = sorted((row["density"], row["ppl_increase_pct"]) for row in rows)
+    points = sorted((row["density"], increase(row)[0]) for row in rows)
     for (sparser, more), (denser, less) in itertools.pairwise(points):
         if more >= 1.0 >= less:
             share = 0.0 if more == less else (more - 1.0) / (more - less)
@@ -94,23 +106,36 @@ def at_one_percent(rows: Sequence[dict[str, Any]]) -> float | None:
     return None
 
 
+def todo(
+    options: argparse.Namespace, rows: Sequence[dict[str, Any]], model: str
+) -> Iterator[tuple[int, str, list[float]]]:
+    """What is not in the rows yet: (length, kind, masses)."""
+    done = {
+        (row["model"], row["kind"], row["length"], tuple(row["block"]), row["mass"], row["dtype"])
+        for row in rows
+    }
+    for length, kind in itertools.product(options.lengths, options.kinds):
+        block = policy_at(0.5, length, options.block).block_for(length)
+        place = (model, kind, length, tuple(block))
+        masses = [mass for mass in options.masses if (*place, mass, options.dtype) not in done]
+        if masses:
+            yield length, kind, masses
+
+
 def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
     """A panel per length, a line per kind: increase against density; left out kinds are dashed."""
     drawn = [
-        {key: row[key] for key in ("kind", "density", "ppl_increase_pct", "length", "left_out")}
+        {key: row[key] for key in ("kind", "density", "length", "left_out")}
+        | {"increase": increase(row)[0]}
         for row in rows
     ]
     chart = (
         alt.Chart(alt.Data(values=drawn))
         .mark_line(point=True, clip=True)
         .encode(
-            x=alt.X(
-                "density:Q",
-                title="density: kept / allowed pairs",
-                axis=alt.Axis(format="%"),
-            ),
+            x=alt.X("density:Q", title="density: kept / allowed pairs", axis=alt.Axis(format="%")),
             y=alt.Y(
-                "ppl_increase_pct:Q",
+                "increase:Q",
                 title="perplexity increase over dense, %",
                 scale=alt.Scale(domain=[-1, 4]),
             ),
@@ -122,6 +147,10 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
         .facet("length:O", columns=3, title="tokens")
     )
     chart.save(file)
+
+
+def _title(model: saa.Model) -> str:
+    return f"{model.spec.title} {model.spec.gate}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -137,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--windows", type=int, help="fewer windows, to try")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--minutes", type=float, help="stop after this long; go on another time")
+    parser.add_argument("--rows", type=Path, help="measure nothing; write what saa masses takes")
     parser.add_argument("--out", type=Path, default=RESULTS / "generalise.json")
     options = parser.parse_args(arguments)
     original = saa.load(options.model, device="cpu", dtype=options.dtype)
@@ -144,47 +174,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.adapter or options.gates:
         given = {"adapter": options.adapter, "gates": options.gates}
         model = saa.load(options.model, device="cpu", dtype=options.dtype, **given)
-    name = f"{model.spec.name} {model.spec.gate}"
     rows = read_rows(options.out)
-    done = {tuple(tuple(v) if isinstance(v := row[k], list) else v for k in KEY) for row in rows}
+    if options.rows:
+        own = [row for row in rows if row["model"] == _title(model) and row["left_out"]]
+        write_json(options.rows, [asdict(measured(row)) for row in own])
+        return
     started = time.monotonic()
-    texts: dict[str, str] = {}
-    for length, kind, masses in todo(options, done, name):
+    for length, kind, masses in todo(options, rows, _title(model)):
         if options.minutes and time.monotonic() - started > 60 * options.minutes:
             print("time is up; run again to go on", file=sys.stderr)
             return
-        if kind not in texts:
-            texts |= held_out([kind])
-        windows = spread_windows(
-            original, texts[kind], length, options.windows or windows_at(length)
-        )
-        dense = [loss(original, tokens, saa.Call()) for tokens in windows]
-        for mass in masses:
-            policy = saa.Policy(
-                mass=mass,
-                granularity="block",
-                block=tuple(options.block),
-                fallback="never",
-            )
-            about = {
-                "model": name,
-                "kind": kind,
-                "length": length,
-                "block": options.block,
-            }
-            about |= {
-                "mass": mass,
-                "dtype": options.dtype,
-                "left_out": kind in options.left_out,
-            }
-            rows.append(about | measure(model, policy, windows, dense))
-            write_json(options.out, rows)
-            row = rows[-1]
+        policies = [policy_at(mass, length, options.block) for mass in masses]
+        about = {"model": _title(model), "dtype": options.dtype, "kind": kind}
+        about |= {"left_out": kind in options.left_out}
+        text = held_out(kind)
+        for row in measure(model, original, text, length, policies, options.windows):
+            rows.append(about | row)
+            mean, low, high = increase(rows[-1])
             print(
-                f"{kind:10} {length:5} mass {mass:.2f} density {row['density']:.3f} "
-                f"ppl {row['ppl_increase_pct']:+.2f} % ({row['lo']:+.2f} to {row['hi']:+.2f})",
+                f"{kind:12} {length:5} mass {row['mass']:.2f} density {row['density']:.3f} "
+                f"ppl {mean:+.2f} % ({low:+.2f} to {high:+.2f})",
                 flush=True,
             )
+        write_json(options.out, rows)
     plot(rows, options.out.with_suffix(".svg"))
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import saa_core as saa
-from benchmarks.quality.generalise import at_one_percent, held_out, measure, windows_at
+from benchmarks.quality.generalise import at_one_percent, held_out, increase, measure, policy_at
 from benchmarks.resume import read_rows
 from saa_core.attention import Call
 from saa_core.data import corpus
@@ -32,12 +32,11 @@ from saa_core.run.execute import forward
 from saa_core.train.checkpoint import Checkpoint
 from saa_core.train.config import TrainConfig
 from saa_core.train.distil import EPSILON, block_mass, gate_parameters, schedule
-from saa_core.train.evaluate import loss, spread_windows
 
 RESULTS = Path(__file__).parent.parent / "results"
 EVERY = "every kind"
-KINDS = ("mail", "dialogue", "manual", "review")
-"""Kinds that are left out in turn."""
+KINDS = ("mail", "dialogue", "law", "speech")
+"""Kinds that are left out in turn; the shipped gates, which are gone on from, have seen none of them."""
 BLOCK = (32, 16)
 
 
@@ -127,13 +126,10 @@ def evaluate(options: argparse.Namespace) -> None:
     done = {(row["kind"], row["gates"], row["length"], row["mass"]) for row in rows}
     started = time.monotonic()
     for kind in options.kinds:
-        text = held_out([kind])[kind]
+        text = held_out(kind)
         for name in (EVERY, kind):
             model = saa.load(
-                options.model,
-                gates=options.folder / name,
-                device="cpu",
-                dtype=options.dtype,
+                options.model, gates=options.folder / name, device="cpu", dtype=options.dtype
             )
             for length in options.lengths:
                 masses = [m for m in options.masses if (kind, name, length, m) not in done]
@@ -142,26 +138,16 @@ def evaluate(options: argparse.Namespace) -> None:
                 if options.minutes and time.monotonic() - started > 60 * options.minutes:
                     print("time is up; run again to go on", file=sys.stderr)
                     return
-                count = options.windows or windows_at(length)
-                windows = spread_windows(original, text, length, count)
-                dense = [loss(original, tokens, Call()) for tokens in windows]
-                for mass in masses:
-                    policy = saa.Policy(mass=mass, granularity="block", fallback="never")
-                    about = {
-                        "kind": kind,
-                        "gates": name,
-                        "length": length,
-                        "mass": mass,
-                    }
-                    rows.append(about | measure(model, policy, windows, dense))
-                    write_json(options.out, rows)
-                    row = rows[-1]
+                policies = [policy_at(mass, length, BLOCK) for mass in masses]
+                for row in measure(model, original, text, length, policies, options.windows):
+                    rows.append({"kind": kind, "gates": name} | row)
                     print(
                         f"{kind:10} {'with' if name == EVERY else 'without'} {length:5} "
-                        f"mass {mass:.2f} density {row['density']:.3f} "
-                        f"ppl {row['ppl_increase_pct']:+.2f} %",
+                        f"mass {row['mass']:.2f} density {row['density']:.3f} "
+                        f"ppl {increase(row | {'kind': kind})[0]:+.2f} %",
                         flush=True,
                     )
+                write_json(options.out, rows)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
