@@ -1,4 +1,4 @@
-"""A model that is fetched when it is first chosen, has a prefix, and has no trained gates yet."""
+"""A model that is fetched when it is first chosen, has a prefix, and reads Japanese."""
 
 from types import SimpleNamespace
 
@@ -27,12 +27,12 @@ def test_what_is_fetched_and_how_far_it_is_stands_on_the_page(lang: str) -> None
 
 
 @pytest.mark.model
-def test_a_japanese_text_is_read_and_nobody_takes_its_gates_for_trained() -> None:
+def test_a_japanese_text_is_read_with_gates_that_were_trained_on_japanese() -> None:
     at = press(app(model="e5").run(), "中文 中文。毎朝六時に、港の市場で競りが始まります。")
     assert not at.exception
-    assert any("UNTRAINED" in badge.value for badge in at.markdown)
-    assert any("UNTRAINED" in error.value for error in at.error)
+    assert any("e5-distilled-1200" in badge.value for badge in at.markdown)
+    assert not any("UNTRAINED" in shown.value for shown in (*at.markdown, *at.error))
     assert any("query" in caption.value for caption in at.sidebar.caption)
-    assert 0.9 < float(figure(at, "Cosine with dense")) <= 1
+    assert float(figure(at, "Cosine with dense")) > 0.99
     tables = " ".join(str(table.value.to_dict()) for table in (*at.dataframe, *at.table))
     assert "dequantised from 4-bit" in tables + page_text(at)
