@@ -65,6 +65,7 @@ MARKED_BY_FIXTURE = {
     "smollm2": "model",
     "minilm": "model",
     "chromium": "browser",
+    "exported": "slow",
 }
 
 
