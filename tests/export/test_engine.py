@@ -149,6 +149,24 @@ def elsewhere(folder: Path) -> None:
     put(folder, "model.onnx", graph.SerializeToString())
 
 
+def huge_weights(folder: Path) -> None:
+    """Weights that say that they are a million times as large."""
+    graph = onnx.load(folder / "model.onnx")
+    first = max(graph.graph.initializer, key=lambda each: len(each.raw_data))
+    first.dims[0] <<= 20
+    put(folder, "model.onnx", graph.SerializeToString())
+
+
+def huge_answer(folder: Path) -> None:
+    """A graph that would fill 4 PiB with its answer."""
+    graph = onnx.load_from_string(outputs(np.zeros((1, 3))))
+    shape = onnx.numpy_helper.from_array(np.array([1 << 30, 1 << 20], np.int64), "shape")
+    graph.graph.initializer.append(shape)
+    del graph.graph.node[0]
+    graph.graph.node.append(helper.make_node("ConstantOfShape", ["shape"], ["probabilities"]))
+    put(folder, "model.onnx", graph.SerializeToString())
+
+
 def cut_short(folder: Path) -> None:
     whole = (folder / "model.onnx").read_bytes()
     (folder / "model.onnx").write_bytes(whole[: len(whole) // 2])
@@ -181,6 +199,8 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no graph": (lambda f: put(f, "model.onnx", b"PK\x03\x04 nothing"), "model.onnx"),
     "no tokenizer": (lambda f: put(f, "tokenizer.json", b"{}"), "tokenizer.json is no tokenizer"),
+    "huge weights": (huge_weights, "model.onnx cannot be opened by ONNX Runtime"),
+    "huge answer": (huge_answer, "model.onnx"),
     "weights elsewhere": (elsewhere, "asks for weights from other files"),
     "many layers": (lambda f: about(f, weights=[1] * 5000, gates=[0] * 5000), "1 to 1,000"),
     "huge layers": (lambda f: about(f, weights=[2**60] * 4), "weights=1152921504606846976"),
