@@ -46,7 +46,8 @@ def export(model: Model, folder: str | os.PathLike[str], int8: bool = False) -> 
     Args:
         model: loaded for a task, with its gates: ``load("minilm", task=...)``. Pair gates stay behind.
         folder: where to; one that was exported before is replaced, anything else is left alone.
-        int8: products with weights in int8, which is faster and changes a few labels.
+        int8: the layers' products with weights in int8, which is faster and changes a few labels. What
+            the reference answers stays in float32.
 
     Returns:
         The folder.
@@ -64,7 +65,7 @@ def export(model: Model, folder: str | os.PathLike[str], int8: bool = False) -> 
     reference = model.reference_model
     with _new_folder(target) as part:
         write_graph(SparseGraph(model, special_ids(model)).eval(), part / MODEL, int8=int8)
-        write_graph(DenseGraph(reference).eval(), part / REFERENCE, int8=int8)
+        write_graph(DenseGraph(reference).eval(), part / REFERENCE, int8=False)
         (part / TOKENIZER).write_text(model.tokenizer.backend_tokenizer.to_str(), "utf-8")
         write_manifest(part, _describe(model, reference, task, part, int8=int8))
     return target

@@ -162,7 +162,8 @@ def attend(rows: Rows, q_AE: Tensor, k_AE: Tensor, v_AE: Tensor, heads: int) -> 
     def spread(part_AE: Tensor) -> Tensor:
         """[A, E] to [B, H, W, D]."""
         table = part_AE.index_select(0, source).unflatten(0, (counts.shape[0], -1))
-        return table.unflatten(2, (heads, -1)).transpose(1, 2)
+        found: Tensor = table.unflatten(2, (heads, -1)).transpose(1, 2)
+        return found
 
     q, k, v = spread(q_AE), spread(k_AE), spread(v_AE)
     scores = q * (q.shape[-1] ** -0.5) @ k.transpose(2, 3)

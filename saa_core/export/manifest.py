@@ -40,7 +40,7 @@ class Manifest:
         share, margin: the defaults; share 1 drops nothing, margin 0 never asks the reference.
         longest: tokens that the task was trained and measured with.
         max_length: tokens that the model takes.
-        precision: of the products with weights, one of PRECISIONS.
+        precision: of the layers' products with weights, one of PRECISIONS; the reference's is float32.
         files: sha256 of each file.
         fingerprints: of what was exported, by side: sha256 of weights and gates, and their dtype.
         versions: of what exported it.

@@ -60,7 +60,7 @@ def trace_of(
             kernel=ENGINE,
             reason=ASKED if asked else "the model was exported",
             device="cpu",
-            dtype=about.precision,
+            dtype="float32" if asked else about.precision,
             threads=threads or os.cpu_count() or 1,
         ),
         versions=versions(),

@@ -120,6 +120,8 @@ def test_int8_answers_nearly_the_same(model, tmp_path):
     assert sum(len(each.dims) == 2 for each in small) == 4 * 6, (
         "int8 are the six products of each layer, and nothing else"
     )
+    reference = onnx.load(folder / "reference.onnx").graph
+    assert not any(each.data_type == onnx.TensorProto.INT8 for each in reference.initializer)
     texts = draw_texts(random.Random(3), 40)
     found = saa.open_engine(folder, threads=1).classify(texts, 0.5, 0.0)
     expected = list(classify(model, texts, policy(0.5)))
