@@ -33,7 +33,7 @@ from saa_core.export.manifest import (
 from saa_core.files import flush, shorten
 from saa_core.model import Model, fingerprint
 from saa_core.run.flops import layer_weights
-from saa_core.run.varlen import drops_tokens, packing_of, special_ids, token_gates
+from saa_core.run.varlen import drops_tokens, packing_of, token_gates
 from saa_core.task import Task
 
 OPSET = 20
@@ -64,7 +64,7 @@ def export(model: Model, folder: str | os.PathLike[str], int8: bool = False) -> 
     _refuse_other(target)
     reference = model.reference_model
     with _new_folder(target) as part:
-        write_graph(SparseGraph(model, special_ids(model)).eval(), part / MODEL, int8=int8)
+        write_graph(SparseGraph(model).eval(), part / MODEL, int8=int8)
         write_graph(DenseGraph(reference).eval(), part / REFERENCE, int8=False)
         (part / TOKENIZER).write_text(model.tokenizer.backend_tokenizer.to_str(), "utf-8")
         write_manifest(part, _describe(model, reference, task, part, int8=int8))

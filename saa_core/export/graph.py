@@ -9,7 +9,7 @@ Shapes: B texts, N tokens of the longest one, A tokens of all texts that are sti
 H heads, D head size, W most needed tokens of one text, C labels, L layers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from saa_core.families.packing import PackedLayer
 from saa_core.gates.token import SHARES, TokenGate
 from saa_core.model import Model
-from saa_core.run.varlen import packing_of, token_gates
+from saa_core.run.varlen import packing_of, special_ids, token_gates
 from saa_core.task import margins
 
 
@@ -30,25 +30,25 @@ class Rows:
         x: hidden states [A, E].
         text: which text each belongs to, int64 [A].
         place: where each stands in the padded table, flattened, int64 [A].
+        fixed: those that no gate drops, bool [A].
         owner: 1 where a row belongs to a text, else 0, float32 [B, A].
     """
 
     x: Tensor
     text: Tensor
     place: Tensor
+    fixed: Tensor
     owner: Tensor
 
     def take(self, kept: Tensor) -> "Rows":
         """The rows at these indices, which ascend."""
         return Rows(
-            self.x.index_select(0, kept),
+            take(self.x, kept),
             self.text.index_select(0, kept),
             self.place.index_select(0, kept),
+            self.fixed.index_select(0, kept),
             self.owner.index_select(1, kept),
         )
-
-    def replace(self, x: Tensor) -> "Rows":
-        return Rows(x, self.text, self.place, self.owner)
 
     @property
     def sums(self) -> Tensor:
@@ -67,6 +67,8 @@ class DenseGraph(nn.Module):
         assert model.task is not None
         self.encoder, self.head = model.hf.base_model, model.task.head
         self.packing = packing_of(model)
+        self.special: Tensor
+        self.register_buffer("special", torch.tensor(special_ids(model)), persistent=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         rows = self.pack(input_ids, attention_mask)
@@ -78,14 +80,16 @@ class DenseGraph(nn.Module):
         """The real tokens, embedded."""
         text, position = mask_BN.nonzero().unbind(1)
         place = text * ids_BN.shape[1] + position
-        x = self.packing.embed(ids_BN.flatten().index_select(0, place), position)
-        texts = torch.arange(ids_BN.shape[0])
-        return Rows(x, text, place, (texts[:, None] == text).float())
+        ids = ids_BN.flatten().index_select(0, place)
+        fixed = (ids[:, None] == self.special).any(1)
+        owner = (torch.arange(ids_BN.shape[0])[:, None] == text).float()
+        return Rows(self.packing.embed(ids, position), text, place, fixed, owner)
 
     def layer(self, layer: PackedLayer, rows: Rows) -> Rows:
         q, k, v = layer.project(rows.x)
         config: Any = layer.attention.config
-        return rows.replace(layer.finish(rows.x, attend(rows, q, k, v, config.num_attention_heads)))
+        mixed = attend(rows, q, k, v, config.num_attention_heads)
+        return replace(rows, x=layer.finish(rows.x, mixed))
 
     def answer(self, sums_BE: Tensor, mask_BN: Tensor) -> Tensor:
         """Probabilities [B, C] from the sum of each text's final states."""
@@ -100,18 +104,13 @@ class SparseGraph(DenseGraph):
     - probabilities [B, C],
     - where the two most probable labels are closer than the margin, bool [B],
     - how many layers computed each token, int64 [B, N]; 0 is padding.
-
-    Args:
-        special: ids of tokens that are never dropped.
     """
 
-    def __init__(self, model: Model, special: list[int]) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__(model)
         gates = token_gates(self.packing)
         self.gates = nn.ModuleList([gate for gate in gates if gate is not None])
         self.gated = tuple(gate is not None for gate in gates)
-        self.special: Tensor
-        self.register_buffer("special", torch.tensor(special), persistent=False)
         self.knots: Tensor
         self.register_buffer("knots", torch.tensor(SHARES, dtype=torch.float64), persistent=False)
 
@@ -119,24 +118,22 @@ class SparseGraph(DenseGraph):
         self, input_ids: Tensor, attention_mask: Tensor, share: Tensor, margin: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows = self.pack(input_ids, attention_mask)
-        ids = input_ids.flatten()
         left = rows.x.new_zeros(input_ids.shape[0], rows.x.shape[1])
-        computed = attention_mask.flatten().to(torch.int64)
+        rows, places = replace(rows, fixed=rows.fixed | (share >= 1)), []
         shifts, gates = iter(self.shifts(share)), iter(self.gates)
         for gated, layer in zip(self.gated, self.packing.layers, strict=True):
             if gated:
                 gate = next(gates)
                 assert isinstance(gate, TokenGate)
-                own = ids.index_select(0, rows.place)
-                fixed = (own[:, None] == self.special).any(1) | (share >= 1)
-                keep = (gate.unshifted(rows.x) + next(shifts) > 0) | fixed
+                keep = (gate.unshifted(rows.x) + next(shifts) > 0) | rows.fixed
                 left = left + (rows.owner * (~keep).float()) @ rows.x
-                rows = rows.take(keep.nonzero()[:, 0])
-            if layer is not self.packing.layers[0]:
-                computed = computed.index_add(0, rows.place, torch.ones_like(rows.place))
+                rows = rows.take(keep.nonzero().squeeze(1))
+            places.append(rows.place)
             rows = self.layer(layer, rows)
         probabilities = self.answer(left + rows.sums, attention_mask)
         unclear = margins(probabilities) < margin
+        place = torch.cat(places)
+        computed = torch.zeros_like(input_ids).flatten().index_add(0, place, torch.ones_like(place))
         return probabilities, unclear, computed.view_as(input_ids)
 
     def shifts(self, share: Tensor) -> Tensor:
@@ -157,12 +154,11 @@ def attend(rows: Rows, q_AE: Tensor, k_AE: Tensor, v_AE: Tensor, heads: int) -> 
     starts = counts.cumsum(0) - counts
     wide = torch.arange(counts.max().item())
     real_BW = wide < counts[:, None]
-    source = torch.where(real_BW, starts[:, None] + wide, 0).flatten()
+    source_BW = torch.where(real_BW, starts[:, None] + wide, 0)
 
     def spread(part_AE: Tensor) -> Tensor:
         """[A, E] to [B, H, W, D]."""
-        table = part_AE.index_select(0, source).unflatten(0, (counts.shape[0], -1))
-        found: Tensor = table.unflatten(2, (heads, -1)).transpose(1, 2)
+        found: Tensor = take(part_AE, source_BW).unflatten(2, (heads, -1)).transpose(1, 2)
         return found
 
     q, k, v = spread(q_AE), spread(k_AE), spread(v_AE)
@@ -170,4 +166,10 @@ def attend(rows: Rows, q_AE: Tensor, k_AE: Tensor, v_AE: Tensor, heads: int) -> 
     scores = torch.where(real_BW[:, None, None], scores, -torch.inf)
     mixed: Tensor = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2).flatten(0, 1)
     within = torch.arange(rows.text.shape[0]) - starts.index_select(0, rows.text)
-    return mixed.index_select(0, rows.text * wide.shape[0] + within)
+    return take(mixed, rows.text * wide.shape[0] + within)
+
+
+def take(table: Tensor, index: Tensor) -> Tensor:
+    """Rows of a table [R, E] at indices of any shape: what an embedding does, since that is one node of a
+    graph, and indexing is several."""
+    return nn.functional.embedding(index, table)
