@@ -280,6 +280,20 @@ def test_arguments_are_refused_in_words(engine, exported):
     assert engine.classify([]) == []
 
 
+@pytest.mark.parametrize("package", ["onnxruntime", "tokenizers"])
+def test_a_missing_package_is_named(package, exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(saa.SAAError, match=r"pip install \"saa-core\[onnx\]\""):
+        saa.open_engine(exported)
+
+
+def test_to_export_needs_onnx(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(saa.SAAError, match=r"export needs onnxscript.*saa-core\[onnx\]"):
+        saa.export(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_from_the_command_line(exported, tmp_path, capsys):
     base = ["classify", "--engine", "onnxruntime", "--model", str(exported)]
     file = tmp_path / "text.txt"
