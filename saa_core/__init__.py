@@ -31,6 +31,8 @@ if TYPE_CHECKING:
         TextError,
         TraceError,
     )
+    from saa_core.export.engine import open_engine
+    from saa_core.export.export import export
     from saa_core.loading import load
     from saa_core.model import Model, Spec
     from saa_core.run.generate import generate
@@ -77,10 +79,12 @@ __all__ = [
     "certify_policy",
     "compare",
     "detach",
+    "export",
     "generate",
     "load",
     "load_policy",
     "measure",
+    "open_engine",
     "run",
     "save_adapter",
     "save_gates",
@@ -98,6 +102,8 @@ _HOMES = {
     "certify.policy_file": "StoredPolicy load_policy save_policy",
     "errors": "DeckError FetchError GateError KernelError ModelError PolicyError SAAError StoreError "
     "TextError TraceError",
+    "export.engine": "open_engine",
+    "export.export": "export",
     "loading": "load",
     "model": "Model Spec",
     "run.generate": "generate",

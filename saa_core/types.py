@@ -359,3 +359,27 @@ class Policy:
             self.granularity == "auto" and length <= PAIR_LIMIT
         )
         return (1, 1) if pairwise else self.block
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The label of one text, and what it cost.
+
+    Args:
+        label: the most probable one.
+        probabilities: by label, in the task's order; they sum to 1.
+        tokens: length of the text, special tokens included.
+        token_share: tokens computed / tokens, mean over layers; 1 is dense.
+        flops_share: floating-point operations of all layers, token gates included, against dense;
+            over 1 where the reference model was asked as well. What single dropped pairs save is not
+            counted.
+        dense: True where the reference model answered: a guard had it answer, or dropping tokens gains
+            no time at this length (``Policy.fallback``).
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    tokens: int
+    token_share: float
+    flops_share: float
+    dense: bool = False

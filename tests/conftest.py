@@ -67,6 +67,7 @@ MARKED_BY_FIXTURE = {
     "minilm": "model",
     "e5": "model",
     "chromium": "browser",
+    "exported": "slow",
 }
 
 

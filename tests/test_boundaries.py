@@ -26,7 +26,7 @@ ROOMS = (
         "data",
     ),
     *("gates", "rules", "kernels", "trace", "families", "guard", "task", "attention"),
-    *("store", "report", "model", "attach", "loading", "deck", "run", "explain", "train"),
+    *("store", "report", "model", "attach", "loading", "deck", "run", "explain", "train", "export"),
     *("certify", "audit", "cli"),
 )
 """Modules and folders of saa_core from the ground up: each imports only what stands before it."""
@@ -178,8 +178,8 @@ ERRORS = (
     "TraceError"
 )
 FUNCTIONS = (
-    "attach certify_policy compare detach generate load load_policy measure run save_adapter save_gates "
-    "save_policy train_gates train_joint"
+    "attach certify_policy compare detach export generate load load_policy measure open_engine run "
+    "save_adapter save_gates save_policy train_gates train_joint"
 )
 
 

@@ -108,7 +108,6 @@ def run_audit(
     from saa_core.audit.texts import TextSpool
     from saa_core.cli.bars import Bars
     from saa_core.loading import load
-    from saa_core.run.corpora import TooLong
     from saa_core.store import Store
 
     baseline = None
@@ -137,7 +136,7 @@ def run_audit(
         for file, known in readings.items():
             say_reading(file, known)
         if cut:
-            say(TooLong(model.max_length, total, len(cut)).sentence(cut[0]))
+            say(tables.TooLong(model.max_length, total, len(cut)).sentence(cut[0]))
         for number, done in enumerate(audit.over(texts), 1):
             new += done.new
             bars("auditing", number, total)

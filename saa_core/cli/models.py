@@ -3,6 +3,7 @@ read and cut, writing gates."""
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,11 +151,25 @@ def check_lengths(
     Raises:
         TextError: one is, and ``cut`` is False.
     """
-    from saa_core.run.corpora import TooLong, longer_than
+    from saa_core.run.corpora import longer_than
 
     found = longer_than(model, texts, limit)
+    say_lengths(found, places, limit, cut=cut)
+    return list(found)
+
+
+def say_lengths(found: Mapping[int, int], places: Sequence[str], limit: int, *, cut: bool) -> None:
+    """Says how many texts are longer than a limit.
+
+    Args:
+        found: index and tokens of those that are.
+        places: where each text stands.
+
+    Raises:
+        TextError: one is, and ``cut`` is False.
+    """
     if not found:
-        return []
+        return
     (index, length), *_ = found.items()
     if not cut:
         raise TextError(
@@ -162,5 +177,4 @@ def check_lengths(
             limit=limit,
             length=length,
         )
-    say(TooLong(limit, len(texts), len(found)).sentence(places[index]))
-    return list(found)
+    say(tables.TooLong(limit, len(places), len(found)).sentence(places[index]))

@@ -1,4 +1,4 @@
-"""Commands on classification: ``classify`` and ``train-task``."""
+"""Commands on classification: ``classify``, ``train-task`` and ``export``."""
 
 import argparse
 import csv
@@ -8,19 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from saa_core.cli.models import check_lengths, read_one, say_reading
+from saa_core.cli.models import check_lengths, read_one, say_lengths, say_reading
 from saa_core.cli.options import column_option, cut_option, device_option, seed_option
 from saa_core.data import labelled, tables
 from saa_core.errors import PolicyError, TextError, choice
 from saa_core.files import dump_json, replacing
 from saa_core.train.config import TokenConfig
-from saa_core.types import Guard, Policy
+from saa_core.types import Guard, Policy, Prediction
 
 if TYPE_CHECKING:
-    from saa_core.run.classify import Prediction
     from saa_core.train.task import TaskQuality
 
 BATCH = 32
+ENGINES = ("pytorch", "onnxruntime")
 
 
 def classify(command: argparse.ArgumentParser) -> None:
@@ -31,7 +31,16 @@ def classify(command: argparse.ArgumentParser) -> None:
         help=f"one text, or a table of texts ({tables.ENDINGS}); - is standard input",
     )
     command.add_argument(
-        "--task", required=True, metavar="NAME", help="shipped task or folder; required"
+        "--task",
+        metavar="NAME",
+        help="shipped task or folder; needed with --engine pytorch (default: none)",
+    )
+    command.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="pytorch",
+        help="what runs the model; onnxruntime takes as --model a folder that saa export wrote, and needs no "
+        "PyTorch (default: %(default)s)",
     )
     _encoder(command)
     command.add_argument(
@@ -136,6 +145,28 @@ def train_task(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=_train_task)
 
 
+def export(command: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    command.add_argument(
+        "--task", required=True, metavar="NAME", help="shipped task or folder; required"
+    )
+    command.add_argument(
+        "--out", required=True, metavar="FOLDER", help="where to write the model; required"
+    )
+    command.add_argument(
+        "--model",
+        default="minilm",
+        metavar="NAME",
+        help="alias, hub id or folder of an encoder (default: %(default)s)",
+    )
+    command.add_argument(
+        "--int8",
+        action="store_true",
+        help="products with weights in int8: faster, and a few labels change (default: float32)",
+    )
+    command.set_defaults(run=_export)
+
+
 def _classify(options: argparse.Namespace) -> None:
     table = options.file != "-" and tables.is_table(Path(options.file))
     rows = _rows(options.file, options.column) if table else [read_one(options.file)]
@@ -150,6 +181,51 @@ def _classify(options: argparse.Namespace) -> None:
         )
     if options.out and Path(options.out).suffix.lower() not in (".csv", ".jsonl"):
         raise TextError(choice("--out", Path(options.out).suffix, (".csv", ".jsonl")))
+    if options.engine == "onnxruntime":
+        found = _by_engine(options, texts, places)
+    else:
+        found = _by_pytorch(options, texts, places)
+    if options.out:
+        print(f"labels: {_write(Path(options.out), rows, found)}")
+    elif table:
+        for _, answer in _by_row(rows, found):
+            shown = "" if answer is None else f"{max(answer.probabilities.values()):.4f}"
+            print(f"{'' if answer is None else answer.label}\t{shown}")
+    else:
+        for name, probability in sorted(found[0].probabilities.items(), key=lambda x: -x[1]):
+            print(f"{name:28} {100 * probability:6.2f} %")
+    work = sum(p.flops_share * p.tokens for p in found) / sum(p.tokens for p in found)
+    asked = sum(p.dense for p in found)
+    again = f"; the reference model was asked for {asked} of {len(found)} texts" if asked else ""
+    print(f"work done: {100 * work:.1f} % of dense (operations, per token){again}", file=sys.stderr)
+
+
+def _by_engine(
+    options: argparse.Namespace, texts: list[str], places: list[str]
+) -> list[Prediction]:
+    """Labels by an exported folder; nothing here needs PyTorch."""
+    refused = {"--task": options.task is not None, "--policy": options.policy is not None}
+    refused["--device"] = options.device not in ("auto", "cpu")
+    for name, given in refused.items():
+        if given:
+            raise PolicyError(
+                f"{name} and --engine onnxruntime exclude each other: the folder that --model names holds "
+                "one task, which runs on the CPU"
+            )
+    from saa_core.export.engine import open_engine
+
+    engine = open_engine(options.model)
+    limit = engine.about.longest if options.cut else engine.about.max_length
+    too_long = {i: n for i, n in enumerate(engine.lengths(texts)) if n > limit}
+    say_lengths(too_long, places, limit, cut=options.cut)
+    return engine.classify(texts, options.tokens, options.margin, batch=BATCH, cut=options.cut)
+
+
+def _by_pytorch(
+    options: argparse.Namespace, texts: list[str], places: list[str]
+) -> list[Prediction]:
+    if options.task is None:
+        raise PolicyError("--task is missing; name a shipped task or a folder")
     from saa_core.certify.policy_file import load_policy
     from saa_core.cli.bars import Bars
     from saa_core.loading import load
@@ -172,25 +248,13 @@ def _classify(options: argparse.Namespace) -> None:
         print(f"policy file: {stored.promise or stored.policy or 'dense'}", file=sys.stderr)
     limit = task_of(model).longest if options.cut else model.max_length
     check_lengths(model, texts, places, limit, cut=options.cut)
-    found = []
+    found = list[Prediction]()
     with Bars("text") as bars:
         for prediction in classify(model, texts, policy, batch=BATCH, cut=options.cut):
             found.append(prediction)
             if len(texts) > 1:
                 bars("classifying", len(found), len(texts))
-    if options.out:
-        print(f"labels: {_write(Path(options.out), rows, found)}")
-    elif table:
-        for _, answer in _by_row(rows, found):
-            shown = "" if answer is None else f"{max(answer.probabilities.values()):.4f}"
-            print(f"{'' if answer is None else answer.label}\t{shown}")
-    else:
-        for name, probability in sorted(found[0].probabilities.items(), key=lambda x: -x[1]):
-            print(f"{name:28} {100 * probability:6.2f} %")
-    work = sum(p.flops_share * p.tokens for p in found) / sum(p.tokens for p in found)
-    asked = sum(p.dense for p in found)
-    again = f"; the reference model was asked for {asked} of {len(found)} texts" if asked else ""
-    print(f"work done: {100 * work:.1f} % of dense (operations, per token){again}", file=sys.stderr)
+    return found
 
 
 def _rows(file: str, column: str) -> list[str | None]:
@@ -227,15 +291,15 @@ def check_texts(texts: Sequence[str], places: Sequence[str]) -> None:
 
 
 def _by_row(
-    rows: "Sequence[str | None]", found: "list[Prediction]"
-) -> "Iterator[tuple[str | None, Prediction | None]]":
+    rows: Sequence[str | None], found: list[Prediction]
+) -> Iterator[tuple[str | None, Prediction | None]]:
     """Each row with its answer; None where it has no text."""
     answers = iter(found)
     for text in rows:
         yield text, None if text is None else next(answers)
 
 
-def _write(out: Path, texts: "Sequence[str | None]", found: "list[Prediction]") -> Path:
+def _write(out: Path, texts: Sequence[str | None], found: list[Prediction]) -> Path:
     """Text, label, probability and work per row, as CSV or JSONL; of a row without a text they are empty."""
     rows = [
         {
@@ -254,6 +318,14 @@ def _write(out: Path, texts: "Sequence[str | None]", found: "list[Prediction]") 
             writer.writeheader()
             writer.writerows(rows)
     return out
+
+
+def _export(options: argparse.Namespace) -> None:
+    from saa_core.export.export import export
+    from saa_core.loading import load
+
+    model = load(options.model, task=options.task, side="sparse", device="cpu")
+    print(f"exported: {export(model, options.out, int8=options.int8)}")
 
 
 def _train_task(options: argparse.Namespace) -> None:

@@ -69,6 +69,29 @@ class Reading:
                 yield f"{len(rows):,} rows have {what}: {outcome} (rows {named}{more})"
 
 
+@dataclass(frozen=True)
+class TooLong:
+    """Texts that are longer than a limit.
+
+    Args:
+        limit: in tokens.
+        texts: how many texts were looked at.
+        count: how many are longer.
+    """
+
+    limit: int
+    texts: int
+    count: int
+
+    def sentence(self, first: str) -> str:
+        """That they are cut; ``first`` is where the first one stands."""
+        return (
+            f"{self.count:,} of {self.texts:,} text{'s' * (self.texts != 1)} "
+            f"{'is' if self.count == 1 else 'are'} longer than {self.limit:,} tokens and cut there; "
+            f"the first is {first}"
+        )
+
+
 def is_table(file: Path) -> bool:
     """True if the name of a file ends like one of READERS."""
     return file.suffix.lower() in READERS

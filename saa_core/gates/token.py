@@ -72,8 +72,12 @@ class TokenGate(nn.Module):
             x_TE: hidden states [..., E].
             share: of the token work to be done, in (0, 1).
         """
+        return self.unshifted(x_TE) + self.shift_for(share)
+
+    def unshifted(self, x_TE: Tensor) -> Tensor:
+        """Scores [T] before the shift of any share."""
         score: Tensor = self.up(nn.functional.gelu(self.down(self.norm(x_TE))))[..., 0]
-        return score + self.shift_for(share)
+        return score
 
     def shift_for(self, share: float) -> Tensor:
         """The learned shift at a share, between the neighbours in SHARES; outside, the nearest."""

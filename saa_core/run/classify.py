@@ -15,31 +15,7 @@ from saa_core.model import Model
 from saa_core.run.execute import execute
 from saa_core.run.flops import flops_against_dense
 from saa_core.task import Task
-from saa_core.types import Policy
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The label of one text, and what it cost.
-
-    Args:
-        label: the most probable one.
-        probabilities: by label, in the task's order; they sum to 1.
-        tokens: length of the text, special tokens included.
-        token_share: tokens computed / tokens, mean over layers; 1 is dense.
-        flops_share: floating-point operations of all layers, token gates included, against dense;
-            over 1 where the reference model was asked as well. What single dropped pairs save is not
-            counted.
-        dense: True where the reference model answered: a guard had it answer, or dropping tokens gains
-            no time at this length (``Policy.fallback``).
-    """
-
-    label: str
-    probabilities: dict[str, float]
-    tokens: int
-    token_share: float
-    flops_share: float
-    dense: bool = False
+from saa_core.types import Policy, Prediction
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ However long a file is, only a part of it is in memory.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from saa_core.data import encodings, tables
@@ -91,29 +90,6 @@ def split_windows(model: Model, text: str, length: int) -> tuple[list[str], str]
     found = [text[offsets[at][0] : offsets[at + step - 1][1]] for at in starts]
     end = offsets[starts[-1] + step - 1][1] if starts else 0
     return [part for part in found if part.strip()], text[end:]
-
-
-@dataclass(frozen=True)
-class TooLong:
-    """Texts that are longer than a limit.
-
-    Args:
-        limit: in tokens.
-        texts: how many texts were looked at.
-        count: how many are longer.
-    """
-
-    limit: int
-    texts: int
-    count: int
-
-    def sentence(self, first: str) -> str:
-        """That they are cut; ``first`` is where the first one stands."""
-        return (
-            f"{self.count:,} of {self.texts:,} text{'s' * (self.texts != 1)} "
-            f"{'is' if self.count == 1 else 'are'} longer than {self.limit:,} tokens and cut there; "
-            f"the first is {first}"
-        )
 
 
 def longer_than(model: Model, texts: Sequence[str], limit: int) -> dict[int, int]:

@@ -32,13 +32,13 @@ def encoder_flops(model: Model, needed: Tensor | Sequence[int], *, gates: bool =
     total = torch.zeros_like(tokens[..., 0])
     for index, (layer, gate) in enumerate(zip(packing.layers, token_gates(packing), strict=True)):
         here = tokens[..., index]
-        total = total + 2 * _weights(layer.module) * here + 4 * hidden * here * here
+        total = total + 2 * layer_weights(layer.module) * here + 4 * hidden * here * here
         if gates and gate is not None:
             total = total + gate.flops_per_token * tokens[..., max(index - 1, 0)]
     return total
 
 
-def _weights(layer: nn.Module) -> int:
+def layer_weights(layer: nn.Module) -> int:
     """Numbers in the model's own matrices; counted once, since a text alone would wait for it."""
     if layer not in _counted:
         _counted[layer] = sum(

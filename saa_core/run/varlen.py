@@ -326,9 +326,14 @@ def _check(model: Model, batch: Sequence[Sequence[int]]) -> None:
 
 def special_tokens(model: Model, ids: Tensor) -> Tensor:
     """Where the tokens stand that frame a text; they are never dropped. bool, shaped like ``ids``."""
+    return torch.isin(ids, torch.tensor(special_ids(model), device=ids.device))
+
+
+def special_ids(model: Model) -> list[int]:
+    """Ids of the tokens that frame a text, ascending."""
     names = ("cls_token_id", "sep_token_id", "pad_token_id", "bos_token_id", "eos_token_id")
-    frame = {getattr(model.tokenizer, name, None) for name in names} - {None}
-    return torch.isin(ids, torch.tensor(sorted(frame), device=ids.device))
+    found = {getattr(model.tokenizer, name, None) for name in names}
+    return sorted(each for each in found if each is not None)
 
 
 def _heads(layer: PackedLayer, x_AE: Tensor) -> tuple[Tensor, Tensor, Tensor]:

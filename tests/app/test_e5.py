@@ -30,7 +30,7 @@ def test_what_is_fetched_and_how_far_it_is_stands_on_the_page(lang: str) -> None
 def test_a_japanese_text_is_read_with_gates_that_were_trained_on_japanese() -> None:
     at = press(app(model="e5").run(), "中文 中文。毎朝六時に、港の市場で競りが始まります。")
     assert not at.exception
-    assert any("e5-distilled-1200" in badge.value for badge in at.markdown)
+    assert any("distilled" in badge.value for badge in at.markdown)
     assert not any("UNTRAINED" in shown.value for shown in (*at.markdown, *at.error))
     assert any("query" in caption.value for caption in at.sidebar.caption)
     assert float(figure(at, "Cosine with dense")) > 0.99
