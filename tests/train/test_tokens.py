@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import saa_core as saa
-from saa_core.run import varlen as packed
-from saa_core.run.varlen import attend, encode, packing_of, special_tokens
+from saa_core.run import packed_attention as packed
+from saa_core.run.packed_attention import attend
+from saa_core.run.varlen import encode, packing_of, special_tokens, token_gates
 from saa_core.task import add_token_gates
 from saa_core.train import lora
 from saa_core.train.batches import (
@@ -111,7 +112,7 @@ def test_dropping_equals_masking(make, name, share):
 
 def test_a_dropped_token_stays_dropped_and_special_ones_stay(make):
     model, batch = make(), texts(8)
-    for gate in packed.token_gates(packing_of(model)):
+    for gate in token_gates(packing_of(model)):
         if gate is not None:
             gate.shift.data.fill_(-1000.0)
     found = encode(model, batch, saa.Policy(mass=1.0, tokens=0.5))
