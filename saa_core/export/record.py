@@ -39,7 +39,7 @@ def trace_of(
     layers, tokens = len(about.weights), len(encoded.ids)
     kept = answered.layers[0, :tokens] > np.arange(layers)[:, None]
     guard = Guard(missed_mass=None, margin=margin) if margin else None
-    policy: Policy | None = Policy(mass=1.0, tokens=share, guard=guard)
+    policy: Policy | None = Policy(mass=1.0, tokens=share, guard=guard, tail=0)
     events: tuple[dict[str, Any], ...] = ()
     asked = bool(answered.asked[0])
     if asked:
