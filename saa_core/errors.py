@@ -62,6 +62,18 @@ class DeckError(SAAError, ValueError):
     """A presentation cannot be read, or shows what its traces do not hold."""
 
 
+def check_text(text: object, argument: str) -> None:
+    """Raises TextError where a text has no word or cannot be encoded; ``argument`` is what it is called."""
+    if not isinstance(text, str) or not text.strip():
+        raise TextError(f"{argument} is empty; give at least one word")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TextError(
+            f"{argument} has an invalid character (a lone surrogate) at position {error.start}"
+        ) from error
+
+
 def choice(argument: str, value: object, valid: Iterable[str]) -> str:
     """The sentence for a value outside a fixed set of choices."""
     return f"{argument}={value!r} is not known; choose one of: {', '.join(sorted(valid))}"

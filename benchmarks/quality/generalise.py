@@ -11,6 +11,7 @@ What each window lost stays in the rows. Resumable: what stands in the file is n
 """
 
 import argparse
+import functools
 import itertools
 import sys
 import time
@@ -43,6 +44,7 @@ def windows_at(length: int) -> int:
     return MANY if length <= 2048 else FEW
 
 
+@functools.cache
 def held_out(kind: str) -> str:
     """The held-out texts of a kind, short documents joined."""
     found = corpus.documents([f"{corpus.KIND}{kind}"])

@@ -1,7 +1,7 @@
 """Gates trained without one kind of text and judged on it, beside gates that were trained on every kind.
 
     python -m benchmarks.quality.leave_out train --steps 400     # gates/ALL and gates/KIND under --folder
-    python -m benchmarks.quality.leave_out measure               # writes results/leave_out.json and .svg
+    python -m benchmarks.quality.leave_out measure               # writes results/leave_out.json
 
 All sets learn in one pass over the same windows: the frozen model runs once, its attention is the target
 of all, and each set leaves out the windows of its own kind. Resumable, both parts.
@@ -9,7 +9,6 @@ of all, and each set leaves out the windows of its own kind. Resumable, both par
 
 import argparse
 import copy
-import math
 import random
 import sys
 import time
@@ -26,12 +25,12 @@ from benchmarks.resume import read_rows
 from saa_core.attention import Call
 from saa_core.data import corpus
 from saa_core.files import write_json
-from saa_core.gates.pair import PairGate, grid
+from saa_core.gates.pair import PairGate
 from saa_core.pairs import Allowed
 from saa_core.run.execute import forward
 from saa_core.train.checkpoint import Checkpoint
 from saa_core.train.config import TrainConfig
-from saa_core.train.distil import EPSILON, block_mass, gate_parameters, schedule
+from saa_core.train.distil import block_mass, choose_rows, gate_parameters, learn, schedule
 
 RESULTS = Path(__file__).parent.parent / "results"
 EVERY = "every kind"
@@ -50,20 +49,12 @@ class Lesson:
         self.losses = [0.0 for _ in sets]
 
     def layer(self, layer: int, q: Tensor, k: Tensor, allowed: Allowed, scale: float) -> None:
-        bq = BLOCK[0]
         q_BHQD, k_BGKD = q.detach().float(), k.detach().float()
-        M = math.ceil(allowed.queries / bq)
-        chosen = torch.tensor(sorted(self.draw.sample(range(M), min(M, max(1, self.rows // bq)))))
+        chosen = choose_rows(allowed.queries, BLOCK, self.rows, self.draw)
         target = block_mass(q_BHQD, k_BGKD, allowed, BLOCK, chosen, scale)
         for index, gates in enumerate(self.sets):
-            gate = gates[layer]
-            rows = grid(allowed, BLOCK, chosen, pooled=gate.pooled)
-            with torch.enable_grad():
-                predicted = gate(q_BHQD, k_BGKD, allowed, rows)
-                gain = (target + EPSILON).log() - (predicted + EPSILON).log()
-                found = (target * gain).sum(-1).mean()
-                found.backward()
-            self.losses[index] += float(found.detach()) / len(gates)
+            found, _ = learn(gates[layer], q_BHQD, k_BGKD, allowed, BLOCK, chosen, target)
+            self.losses[index] += found / len(gates)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -148,6 +139,8 @@ def evaluate(options: argparse.Namespace) -> None:
                         flush=True,
                     )
                 write_json(options.out, rows)
+    for line in table(rows):
+        print(line)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from saa_core.cli.models import check_lengths, read_one, say_lengths, say_reading
 from saa_core.cli.options import column_option, cut_option, device_option, seed_option
 from saa_core.data import labelled, tables
-from saa_core.errors import PolicyError, TextError, choice
+from saa_core.errors import PolicyError, TextError, check_text, choice
 from saa_core.files import dump_json, replacing
 from saa_core.train.config import TokenConfig
 from saa_core.types import Guard, Policy, Prediction
@@ -280,14 +280,7 @@ def check_texts(texts: Sequence[str], places: Sequence[str]) -> None:
         TextError: one holds half of a character or is empty; it says which.
     """
     for text, where in zip(texts, places, strict=True):
-        if not text.strip():
-            raise TextError(f"{where} is empty; give at least one word")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise TextError(
-                f"{where} has an invalid character (a lone surrogate) at position {error.start}"
-            ) from error
+        check_text(text, where)
 
 
 def _by_row(

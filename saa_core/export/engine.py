@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saa_core.errors import ModelError, PolicyError, SAAError, TextError
+from saa_core.errors import ModelError, PolicyError, SAAError, TextError, check_text
 from saa_core.export.manifest import (
     MODEL,
     REFERENCE,
@@ -110,7 +110,7 @@ class Engine:
         from saa_core.export.record import trace_of  # only who asks for it waits for it
 
         share, margin = self._settings(share, margin)
-        _check_text(text, "text")
+        check_text(text, "text")
         encoded = self.tokenizer.encode(text)
         self._check_lengths([encoded.ids])
         answered = self.answer([encoded.ids], share, margin)
@@ -128,7 +128,7 @@ class Engine:
             TextError: a text is empty, not valid Unicode, or too long.
         """
         for index, text in enumerate(texts):
-            _check_text(text, f"texts[{index}]")
+            check_text(text, f"texts[{index}]")
         tokenizer = self._cutting if cut else self.tokenizer
         ids = [encoded.ids for encoded in tokenizer.encode_batch_fast(list(texts))]
         self._check_lengths(ids)
@@ -229,17 +229,6 @@ def open_engine(folder: str | os.PathLike[str], *, threads: int | None = None) -
     if threads is not None and not (isinstance(threads, int) and threads >= 1):
         raise PolicyError(f"threads={threads!r} must be a whole number >= 1, or None")
     return Engine(Path(folder), threads)
-
-
-def _check_text(text: str, argument: str) -> None:
-    if not isinstance(text, str) or not text.strip():
-        raise TextError(f"{argument} is empty; give at least one word")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise TextError(
-            f"{argument} has an invalid character (a lone surrogate) at position {error.start}"
-        ) from error
 
 
 def needed_tokens(layers_BN: Array, layers: int) -> Array:

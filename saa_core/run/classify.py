@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saa_core.errors import ModelError, PolicyError, TextError
+from saa_core.errors import ModelError, PolicyError, TextError, check_text
 from saa_core.model import Model
 from saa_core.run.execute import execute
 from saa_core.run.flops import flops_against_dense
@@ -155,14 +155,7 @@ def token_ids(model: Model, text: str, index: int, longest: int | None) -> list[
     Raises:
         TextError: the text is empty, not valid Unicode, or too long.
     """
-    if not isinstance(text, str) or not text.strip():
-        raise TextError(f"texts[{index}] is empty; give at least one word")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise TextError(
-            f"texts[{index}] has an invalid character (a lone surrogate) at position {error.start}"
-        ) from error
+    check_text(text, f"texts[{index}]")
     shorten = {} if longest is None else {"truncation": True, "max_length": longest}
     ids: list[int] = model.tokenizer(text, verbose=False, **shorten)["input_ids"]
     if len(ids) > model.max_length:

@@ -154,24 +154,47 @@ class GateDistiller:
         self.density = 0.0
 
     def layer(self, layer: int, q: Tensor, k: Tensor, allowed: Allowed, scale: float) -> None:
-        bq = self.block[0]
         q_BHQD, k_BGKD = q.detach().float(), k.detach().float()
-        M = math.ceil(allowed.queries / bq)
-        chosen = torch.tensor(sorted(self.draw.sample(range(M), min(M, max(1, self.rows // bq)))))
+        chosen = choose_rows(allowed.queries, self.block, self.rows, self.draw)
         target = block_mass(q_BHQD, k_BGKD, allowed, self.block, chosen, scale)
-        gate = self.gates[layer]
-        with torch.enable_grad():
-            rows = grid(allowed, self.block, chosen, pooled=gate.pooled)
-            predicted = gate(q_BHQD, k_BGKD, allowed, rows)
-            gain = (target + EPSILON).log() - (predicted + EPSILON).log()
-            loss = (target * gain).sum(-1).mean()
-            loss.backward()
-        self.loss += float(loss.detach())
+        loss, predicted = learn(
+            self.gates[layer], q_BHQD, k_BGKD, allowed, self.block, chosen, target
+        )
+        self.loss += loss
         count = allowed.count(self.block)
         forced = rules.forced(allowed, Policy(tail=0), self.block, count)[:, :, chosen]
-        keep, _ = rules.mass(predicted.detach(), forced, count[:, :, chosen], 0.95)
+        keep, _ = rules.mass(predicted, forced, count[:, :, chosen], 0.95)
         kept = (keep * count[:, :, chosen]).sum((2, 3)).float()
         self.density += float((kept / count[:, :, chosen].sum((2, 3))).mean())
+
+
+def choose_rows(queries: int, block: tuple[int, int], rows: int, draw: random.Random) -> Tensor:
+    """Blocks of queries that a gate learns from, about ``rows`` queries in all; ascending indices."""
+    M = math.ceil(queries / block[0])
+    return torch.tensor(sorted(draw.sample(range(M), min(M, max(1, rows // block[0])))))
+
+
+def learn(
+    gate: PairGate,
+    q_BHQD: Tensor,
+    k_BGKD: Tensor,
+    allowed: Allowed,
+    block: tuple[int, int],
+    chosen: Tensor,
+    target: Tensor,
+) -> tuple[float, Tensor]:
+    """Adds the gradient of the chosen rows to the gate; the loss (nats per query block) and what it predicted.
+
+    Args:
+        target: true mass of the blocks of those rows, see :func:`block_mass`.
+    """
+    with torch.enable_grad():
+        rows = grid(allowed, block, chosen, pooled=gate.pooled)
+        predicted = gate(q_BHQD, k_BGKD, allowed, rows)
+        gain = (target + EPSILON).log() - (predicted + EPSILON).log()
+        loss = (target * gain).sum(-1).mean()
+        loss.backward()
+    return float(loss.detach()), predicted.detach()
 
 
 def block_mass(
