@@ -16,12 +16,12 @@ from typing import Any
 
 import saa_core as saa
 from benchmarks.page.decks import write_measured
+from benchmarks.publish.tables_kinds import kinds_table, one_percent_table, retrieval_table
 from benchmarks.publish.tables_quality import (
     encoder_table,
     equal_density_table,
     frontier_table,
     quality_table,
-    retrieval_table,
 )
 from benchmarks.publish.tables_readme import headline_table
 from benchmarks.publish.tables_tasks import seeds_table, shift_table, understanding_table
@@ -147,6 +147,8 @@ def result_tables(results: dict[str, Any]) -> dict[str, str]:
         "gpu": latency_table(_timings(results["gpu"])),
         "frontier": frontier_table(results["frontier"]),
         "equal": equal_density_table(results["frontier"]),
+        "kinds": kinds_table(results["generalise"], (0.91, 0.94)),
+        "kinds_density": one_percent_table(results["generalise"]),
         "retrieval": retrieval_table(results["retrieval"]),
         "prefill": prefill_table(results["prefill"]),
         "prefill_xeon": prefill_table(results["prefill_xeon"]),

@@ -1,4 +1,4 @@
-"""Tables of what sparsity costs in quality: settings, rules, retrieval, encoder."""
+"""Tables of what sparsity costs in quality: settings, rules, encoder."""
 
 import itertools
 from typing import Any
@@ -129,21 +129,3 @@ def needed(points: list[tuple[float, float]], limit: float) -> str:
         return f"over {points[0][0]:.2f}"
     found = density_at(points, limit)
     return f"under {points[-1][0]:.2f}" if found is None else f"{found:.2f}"
-
-
-def retrieval_table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| questions | tokens | method | pairs kept | found (95 % interval over texts) | asked |",
-        "| --- | ---: | --- | ---: | ---: | ---: |",
-    ]
-
-    def place(row: dict[str, Any]) -> tuple[str, int, bool]:
-        return row["questions"], row["length"], row["method"] != "dense"
-
-    for row in sorted(rows, key=place):
-        name = row["method"] + (f", mass {row['mass']:g}" if row["mass"] else "")
-        lines.append(
-            f"| {row['questions']} | {row['length']:,} | {name} | {row['density']:.2f} | {100 * row['accuracy']:.1f} % "
-            f"({100 * row['lo']:.0f} to {100 * row['hi']:.0f}) | {row['trials']} |"
-        )
-    return "\n".join(lines)

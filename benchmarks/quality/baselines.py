@@ -25,11 +25,15 @@ SLICE = 16
 
 
 class Scorer(nn.Module):
-    """Base: stands where a gate stands, and is asked like one."""
+    """Base: stands where a gate stands, and is asked like one.
 
-    def __init__(self, layer: int) -> None:
+    Args:
+        gate: whose place it takes.
+    """
+
+    def __init__(self, gate: PairGate) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.layers, self.config = gate.layer, gate.layers, gate.config
 
     pooled = POOLED
 
@@ -124,7 +128,7 @@ class Oracle(Scorer):
         return torch.cat(parts, 2)
 
 
-SCORERS: dict[str, Callable[[int], Scorer]] = {
+SCORERS: dict[str, Callable[[PairGate], Scorer]] = {
     "oracle": Oracle,
     "mean keys": MeanKeys,
     "antidiagonal": Antidiagonal,
@@ -138,7 +142,7 @@ def swap(modules: list[nn.Module], name: str) -> list[PairGate]:
     gates = [module.saa_gate for module in modules]
     for module, gate in zip(modules, gates, strict=True):
         del module.saa_gate
-        module.saa_gate = SCORERS[name](gate.layer)
+        module.saa_gate = SCORERS[name](gate)
     return gates
 
 

@@ -7,18 +7,21 @@
 The held-out part of every kind, windows spread evenly over it, several masses on the same windows, the end
 of each read densely as by default. Every increase is counted from the original dense model. Kinds that the
 gates were not trained on are named by ``--left-out`` and marked in the rows; defaults are chosen on them.
-What each window lost stays in the rows. Resumable: what stands in the file is not measured again.
+What each window lost stays in the rows. Resumable: what stands in the file is not measured again, unless
+``--half-width`` asks for a narrower interval: then kinds that differ more from window to window are measured
+anew on as many windows as their spread asks for (never by what they lost), as far as the text goes.
 """
 
 import argparse
 import functools
 import itertools
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import altair as alt
@@ -34,8 +37,10 @@ from saa_core.types import PAIR_LIMIT
 RESULTS = Path(__file__).parent.parent / "results"
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 MASSES = (0.87, 0.9, 0.93, 0.95, 0.97)
-MANY, FEW = 12, 6
+MANY, FEW = 16, 8
 """Windows per kind up to 2,048 tokens, and above."""
+CHARACTERS = 4.4
+"""Of a token, at least: how many windows a text holds."""
 MEASURED = ("kind", "length", "block", "mass", "increases", "density")
 """The fields of a row that are a :class:`MassRow`; the others say of what it is."""
 
@@ -65,12 +70,11 @@ def measure(
     text: str,
     length: int,
     policies: Sequence[saa.Policy],
-    windows: int | None,
+    windows: int,
 ) -> list[dict[str, Any]]:
     """Per policy what each window lost (nats per token), and the mean density."""
-    count = windows or windows_at(length)
     _, added, densities = on_windows(
-        model, text, length, policies, windows=count, baseline=original
+        model, text, length, policies, windows=windows, baseline=original
     )
     return [
         {
@@ -108,20 +112,36 @@ def at_one_percent(rows: Sequence[dict[str, Any]]) -> float | None:
     return None
 
 
+def place_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """All masses of a place are measured on the same windows."""
+    return row["model"], row["dtype"], row["kind"], row["length"], tuple(row["block"])
+
+
+def windows_for(rows: Sequence[dict[str, Any]], half_width: float) -> int:
+    """Windows that a place needs for a 95 % interval of so many points to each side, by its spread so far."""
+    spread = max(100 * stdev(row["increases"]) for row in rows)
+    return math.ceil((2.1 * spread / half_width) ** 2)
+
+
 def todo(
     options: argparse.Namespace, rows: Sequence[dict[str, Any]], model: str
-) -> Iterator[tuple[int, str, list[float]]]:
-    """What is not in the rows yet: (length, kind, masses)."""
-    done = {
-        (row["model"], row["kind"], row["length"], tuple(row["block"]), row["mass"], row["dtype"])
-        for row in rows
-    }
+) -> Iterator[tuple[int, str, list[float], int]]:
+    """What is not in the rows yet, or too wide: (length, kind, masses, windows)."""
     for length, kind in itertools.product(options.lengths, options.kinds):
         block = policy_at(0.5, length, options.block).block_for(length)
-        place = (model, kind, length, tuple(block))
-        masses = [mass for mass in options.masses if (*place, mass, options.dtype) not in done]
+        place = (model, options.dtype, kind, length, tuple(block))
+        here = [row for row in rows if place_of(row) == place]
+        masses = [mass for mass in options.masses if mass not in {row["mass"] for row in here}]
+        count = options.windows or windows_at(length)
+        if here:
+            count = max(len(row["increases"]) for row in here)
+            if options.half_width:
+                most = len(held_out(kind)) // (CHARACTERS * length)
+                wanted = min(windows_for(here, options.half_width), most)
+                if wanted > 1.2 * count:
+                    count, masses = wanted, sorted({*options.masses, *(r["mass"] for r in here)})
         if masses:
-            yield length, kind, masses
+            yield length, kind, masses, count
 
 
 def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
@@ -166,6 +186,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--masses", type=float, nargs="+", default=list(MASSES))
     parser.add_argument("--block", type=int, nargs=2, default=[32, 16])
     parser.add_argument("--windows", type=int, help="fewer windows, to try")
+    parser.add_argument(
+        "--half-width", type=float, help="measure again what is known less well, in points"
+    )
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--minutes", type=float, help="stop after this long; go on another time")
     parser.add_argument("--rows", type=Path, help="measure nothing; write what saa masses takes")
@@ -182,15 +205,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_json(options.rows, [asdict(measured(row)) for row in own])
         return
     started = time.monotonic()
-    for length, kind, masses in todo(options, rows, _title(model)):
+    for length, kind, masses, count in list(todo(options, rows, _title(model))):
         if options.minutes and time.monotonic() - started > 60 * options.minutes:
             print("time is up; run again to go on", file=sys.stderr)
             return
         policies = [policy_at(mass, length, options.block) for mass in masses]
         about = {"model": _title(model), "dtype": options.dtype, "kind": kind}
         about |= {"left_out": kind in options.left_out}
-        text = held_out(kind)
-        for row in measure(model, original, text, length, policies, options.windows):
+        found = measure(model, original, held_out(kind), length, policies, count)
+        again = {(*place_of(about | row), row["mass"]) for row in found}
+        rows = [row for row in rows if (*place_of(row), row["mass"]) not in again]
+        for row in found:
             rows.append(about | row)
             mean, low, high = increase(rows[-1])
             print(

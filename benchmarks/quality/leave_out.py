@@ -20,7 +20,14 @@ import torch
 from torch import Tensor
 
 import saa_core as saa
-from benchmarks.quality.generalise import at_one_percent, held_out, increase, measure, policy_at
+from benchmarks.quality.generalise import (
+    at_one_percent,
+    held_out,
+    increase,
+    measure,
+    policy_at,
+    windows_at,
+)
 from benchmarks.resume import read_rows
 from saa_core.attention import Call
 from saa_core.data import corpus
@@ -130,7 +137,8 @@ def evaluate(options: argparse.Namespace) -> None:
                     print("time is up; run again to go on", file=sys.stderr)
                     return
                 policies = [policy_at(mass, length, BLOCK) for mass in masses]
-                for row in measure(model, original, text, length, policies, options.windows):
+                count = options.windows or windows_at(length)
+                for row in measure(model, original, text, length, policies, count):
                     rows.append({"kind": kind, "gates": name} | row)
                     print(
                         f"{kind:10} {'with' if name == EVERY else 'without'} {length:5} "

@@ -2,7 +2,8 @@
 
 Averages hardly feel it when a sparse model no longer finds one sentence far back, so training on
 plain text alone does not punish it. These documents are real paragraphs with facts strewn in and,
-behind them, the beginnings of the same facts and quotations of earlier sentences. The names, words and wordings of benchmarks/quality/retrieval.py do not occur.
+behind them, the beginnings of the same facts and quotations of earlier sentences. The names, words and wordings
+of benchmarks/quality/needles.py do not occur.
 """
 
 import random

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import saa_core as saa
-from benchmarks.quality import retrieval
+from benchmarks.quality import needles
 from saa_core.data import corpus
 from saa_core.data.recall import recall
 from saa_core.train.calibrate import SLACKS, Sensitivity, calibrate, share_out
@@ -119,8 +119,8 @@ def test_recall_documents_ask_for_facts_that_they_hide_and_share_nothing_with_th
         answers = [part for part in re.findall(r"[^.']+[.']", asked) if " of " in part]
         assert all(answer.strip() in body for answer in answers)
         assert "password" not in text
-        assert not set(retrieval.WORDS) & set(re.findall(r"[a-z]+", text))
-        assert not set(retrieval.NAMES) & set(re.findall(r"[A-Z][a-z]+", text))
+        assert not set(needles.WORDS) & set(re.findall(r"[a-z]+", text))
+        assert not {*needles.NAMES, *needles.CITIES} & set(re.findall(r"[A-Z][a-z]+", text))
 
 
 def test_windows_are_seeded_and_can_be_skipped():

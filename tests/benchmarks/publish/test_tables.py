@@ -7,12 +7,12 @@ import pytest
 
 import saa_core as saa
 from benchmarks.publish import publish
+from benchmarks.publish.tables_kinds import kinds_table, one_percent_table, retrieval_table
 from benchmarks.publish.tables_quality import (
     encoder_table,
     equal_density_table,
     frontier_table,
     quality_table,
-    retrieval_table,
 )
 from benchmarks.publish.tables_tasks import seeds_table, shift_table, understanding_table
 from benchmarks.publish.tables_time import app_table, latency_table, prefill_table
@@ -36,6 +36,8 @@ TABLES = {
     "frontier": frontier_table,
     "frontier, at equal density": equal_density_table,
     "retrieval": retrieval_table,
+    "generalise": lambda rows: kinds_table(rows, (0.91, 0.94)),
+    "generalise, at 1 %": one_percent_table,
     "prefill": prefill_table,
     "prefill_xeon": prefill_table,
     "understanding": lambda rows: understanding_table(rows, shipped_seeds()),

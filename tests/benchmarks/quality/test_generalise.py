@@ -87,5 +87,5 @@ def test_the_density_at_one_percent_lies_between_two_points():
     ]
     assert at_one_percent(rows) == pytest.approx(0.3)
     assert at_one_percent(rows[1:]) is None
-    assert generalise.windows_at(2048) == 12
-    assert generalise.windows_at(4096) == 6
+    assert generalise.windows_at(2048) == 16
+    assert generalise.windows_at(4096) == 8
