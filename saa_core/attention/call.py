@@ -273,6 +273,11 @@ class Call:
                     *(policy, plan.block, allowed, q), *(handed.k, handed.v)
                 )
                 plan.fused = fused.serves(plan, q, handed.v)
+                if self.live is not None and not plan.fused:
+                    raise KernelError(
+                        f"live=: lengths on the device are read by kernel='triton' under the rule 'mass', "
+                        f"and here runs {plan.kernel!r} ({plan.kernel_reason}); leave live out"
+                    )
         return self._plans[id(view)]
 
     def _dense_because(self, policy: Policy, gate: PairGate, handed: Handed) -> str:

@@ -12,6 +12,7 @@ one's (nats, mean over positions), and each gate's own loss (see distil.py) besi
 import random
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from saa_core.train import lora
 from saa_core.train.checkpoint import Checkpoint
 from saa_core.train.config import CANDIDATES, JointConfig
 from saa_core.train.distil import GateDistiller, gate_parameters, pool, schedule
+from saa_core.train.recompute import recomputed
 from saa_core.types import Policy
 
 ADAPTER = "saa"
@@ -101,8 +103,9 @@ def train_joint(
             drawn, others = places[: config.positions], places[config.positions :][:CANDIDATES]
             policy = Policy(mass=mass, granularity="block", block=BLOCK, tail=0)
             call = Call(policy, observe=lesson.layer)
-            divergence = _divergence(model, tokens, drawn, others, config.hard, call)
-            divergence.backward()
+            with recomputed(model.hf) if config.recompute else nullcontext():
+                divergence = _divergence(model, tokens, drawn, others, config.hard, call)
+                divergence.backward()
             nn.utils.clip_grad_norm_(adapter.values(), 1.0)
             optimizer.step()
             if saved and saved.due(step + 1):

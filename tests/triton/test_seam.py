@@ -11,6 +11,7 @@ from saa_core.kernels import engines
 from saa_core.kernels.engines import Engine, Measured, chosen, read_table, save_table
 from saa_core.kernels.flex import listed_mask
 from saa_core.pairs import Allowed
+from saa_core.run.captured import Captured, bucket_for
 from saa_core.types import Force
 from tests.triton.scene import layer
 
@@ -117,3 +118,25 @@ def test_the_table_says_which_engine_runs(tmp_path):
 
 def test_flash_says_where_it_does_not_serve():
     assert "model is on cpu" in engines.flash_unavailable(torch.device("cpu"), (128, 128))
+
+
+def test_one_padded_pass_serves_shorter_texts(model):
+    """What a captured graph does: the bucket is computed, the true length comes from the device."""
+    short, device = IDS[:, :45], model.device
+    live = torch.tensor([45, 45], dtype=torch.int32, device=device)
+    with torch.inference_mode():
+        found = model.hf(IDS.to(device), saa=saa.Call(policy("triton"), live=live)).logits[:, :45]
+        expected = model.hf(short.to(device), saa=saa.Call(policy("triton"))).logits
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        with pytest.raises(KernelError, match=r"live=.*'gather'"):
+            model.hf(IDS.to(device), saa=saa.Call(policy("gather"), live=live))
+
+
+@pytest.mark.parametrize(("length", "size"), [(1, 256), (256, 256), (257, 512), (1100, 1280)])
+def test_buckets_of_graphs(length, size):
+    assert bucket_for(length) == size
+
+
+def test_graphs_say_where_they_cannot_be_captured(tiny):
+    with pytest.raises(KernelError, match="device='cpu' has no graphs"):
+        Captured(saa.attach(tiny()))
