@@ -91,7 +91,9 @@ def layer(setting: Any) -> list[dict[str, Any]]:
         runs |= _engines(one, lists, scale, setting.device, tunings=not setting.tiny)
         samples = milliseconds(runs, setting.device, setting.repeats)
         medians = {name: quartiles(found)[1] for name, found in samples.items()}
-        best = min((name for name in medians if name.split()[0] in ENGINES), key=medians.__getitem__)
+        best = min(
+            (name for name in medians if name.split()[0] in ENGINES), key=medians.__getitem__
+        )
         rows.append(
             {
                 **_about(shape, length, block, dtype),

@@ -54,7 +54,7 @@ def shapes(setting: Any) -> list[dict[str, Any]]:
 
 def default(setting: Any) -> list[dict[str, Any]]:
     """The real SmolLM2 under its default in blocks of a GPU's size, fallback off and on."""
-    model = _loaded("smollm2", device=setting.device)
+    model = _loaded("smollm2", device=str(setting.device))
     if isinstance(model, str):
         return [{"skipped": model}]
     rows = []
@@ -91,7 +91,7 @@ def understanding(setting: Any) -> list[dict[str, Any]]:
     """Classification in bfloat16 by batch: dense eager, compiled and packed, and SAA with tokens dropped."""
     rows: list[dict[str, Any]] = []
     for task in sorted(path.name for path in (fetch.assets() / "tasks" / "minilm").iterdir()):
-        given = {"task": task, "device": setting.device, "dtype": torch.bfloat16}
+        given = {"task": task, "device": str(setting.device), "dtype": torch.bfloat16}
         sparse, dense = (_loaded("minilm", side=side, **given) for side in ("sparse", "dense"))
         if isinstance(sparse, str) or isinstance(dense, str):
             rows.append({"task": task, "skipped": sparse if isinstance(sparse, str) else dense})
@@ -130,7 +130,7 @@ def train(setting: Any) -> list[dict[str, Any]]:
     """Tokens per second of the two trainings in bfloat16, activations held and computed again."""
     rows: list[dict[str, Any]] = []
     for name in ("train", "joint", "joint, recompute"):
-        model = _loaded("smollm2", device=setting.device, dtype=torch.bfloat16)
+        model = _loaded("smollm2", device=str(setting.device), dtype=torch.bfloat16)
         if isinstance(model, str):
             return [{"skipped": model}]
         text = (fetch.assets() / "examples/persuasion.txt").read_text("utf-8")

@@ -25,6 +25,7 @@ from saa_core.gates.pair import PairGate
 from saa_core.guard import Checked, Inspection
 from saa_core.kernels import (
     KERNELS,
+    engine_of,
     kept_weights,
     mix,
     native_refuses,
@@ -273,6 +274,9 @@ class Call:
                     *(policy, plan.block, allowed, q), *(handed.k, handed.v)
                 )
                 plan.fused = fused.serves(plan, q, handed.v)
+                if plan.fused:
+                    engine = engine_of(q, handed.k.shape[1], plan.block, self.live)
+                    plan.kernel_reason += f"; attention over the lists by {engine.name}"
                 if self.live is not None and not plan.fused:
                     raise KernelError(
                         f"live=: lengths on the device are read by kernel='triton' under the rule 'mass', "

@@ -8,11 +8,6 @@ from torch import Tensor
 from saa_core import rules
 from saa_core.attention.clock import StageTimer
 from saa_core.gates.pair import Grid, PairGate, grid
-from saa_core.kernels import (
-    flex_refuses,
-    flex_unavailable,
-    native_refuses,
-)
 from saa_core.pairs import Allowed, Decision
 from saa_core.triton.decide import Task
 from saa_core.triton.workspace import Workspace

@@ -14,7 +14,7 @@ from saa_core.kernels.flex import flex, flex_refuses, flex_unavailable
 from saa_core.kernels.gather import gather
 from saa_core.kernels.native import native, native_refuses
 from saa_core.kernels.reference import kept_weights, mix, reference
-from saa_core.kernels.triton import attend_listed, triton, triton_refuses
+from saa_core.kernels.triton import attend_listed, engine_of, triton, triton_refuses
 from saa_core.pairs import Allowed, Decision
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Decision, Allowed, float], Tensor]
@@ -32,6 +32,7 @@ __all__ = [
     "Kernel",
     "attend_listed",
     "dense",
+    "engine_of",
     "flex",
     "flex_refuses",
     "flex_unavailable",

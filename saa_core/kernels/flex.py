@@ -90,9 +90,7 @@ def flex_lists(
     return mixed if allowed.mask is None else _without_blind(mixed, allowed)
 
 
-def listed_mask(
-    lists: Lists, allowed: Allowed, item: int, lengths: tuple[int, int]
-) -> "BlockMask":
+def listed_mask(lists: Lists, allowed: Allowed, item: int, lengths: tuple[int, int]) -> "BlockMask":
     """FlexAttention's form of one batch item's lists, for padded lengths."""
     from torch.nn.attention.flex_attention import BlockMask
 

@@ -40,13 +40,20 @@ def triton(
     return attend_listed(q_BHQD, k_BGKD, v_BGKD, lists, allowed, scale, seen)
 
 
-def triton_refuses(
-    block: tuple[int, int], allowed: Allowed, q_BHQD: Tensor, v_BGKD: Tensor
-) -> str:
+def triton_refuses(block: tuple[int, int], allowed: Allowed, q_BHQD: Tensor, v_BGKD: Tensor) -> str:
     """Reason this decision cannot be executed over lists, or ''."""
     if reason := refuses(block, q_BHQD.shape[-1], v_BGKD.shape[-1]):
         return reason
     return "the attention mask has gaps" if allowed.intervals is None else ""
+
+
+def engine_of(
+    q_BHQD: Tensor, key_heads: int, block: tuple[int, int], live: Tensor | None = None
+) -> Engine:
+    """The engine that computes attention over such lists: our own where no other can."""
+    if interpreting() or live is not None:
+        return Engine("triton")
+    return engine_for(q_BHQD, key_heads, block)
 
 
 def attend_listed(
@@ -67,11 +74,7 @@ def attend_listed(
         seen, live: see :class:`saa_core.triton.decide.Task`.
         engine: by default the one that was measured to be fastest for such heads on this GPU.
     """
-    engine = engine or (
-        Engine("triton")
-        if interpreting() or live is not None
-        else engine_for(q_BHQD, k_BGKD.shape[1], lists.block)
-    )
+    engine = engine or engine_of(q_BHQD, k_BGKD.shape[1], lists.block, live)
     if engine.name != "triton":
         return flex_lists(
             q_BHQD, k_BGKD, v_BGKD, lists, allowed, scale, flash=engine.name == "flash"

@@ -158,10 +158,9 @@ def without_excluded(score: Tensor, forced: Tensor, count: Tensor) -> tuple[Tens
     leaves a doubt it is looked for on a CPU; a GPU is not waited for.
     """
     if forced.shape[1] < score.shape[1]:
-        excluded = None
-    else:
-        excluded = forced == EXCLUDED
-    if excluded is None or (forced.device.type == "cpu" and not bool(excluded.any())):
+        return score, forced, count
+    excluded = forced == EXCLUDED
+    if forced.device.type == "cpu" and not bool(excluded.any()):
         return score, forced, count
     shape = torch.broadcast_shapes(forced.shape, count.shape)
     return (

@@ -30,7 +30,9 @@ def recomputed(hf: Any) -> Iterator[None]:
     hf.gradient_checkpointing_enable({"use_reentrant": False})
     before = [layer.training for layer in layers]
     for layer in layers:
-        layer.training = True  # of the layer alone, which asks for it; what is inside does not learn of it
+        layer.training = (
+            True  # of the layer alone, which asks for it; what is inside does not learn of it
+        )
     try:
         yield
     finally:

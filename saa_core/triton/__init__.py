@@ -69,9 +69,7 @@ def refuses(block: tuple[int, int], head_size: int, value_size: int) -> str:
     if head_size != value_size:
         return f"keys have {head_size} numbers per head and values {value_size}"
     if head_size % 16 or head_size > LARGEST_HEAD:
-        return (
-            f"the head size is {head_size}, and it takes multiples of 16 up to {LARGEST_HEAD}"
-        )
+        return f"the head size is {head_size}, and it takes multiples of 16 up to {LARGEST_HEAD}"
     return ""
 
 

@@ -31,9 +31,8 @@ def add_tile(
     d = tl.arange(0, BD)
     there = n < K
     inside = (d < D)[None, :]
-    if WHOLE:
-        mask = inside
-    else:
+    mask = inside
+    if not WHOLE:
         mask = inside & there[:, None]
     key = tl.load(k + n.to(tl.int64)[:, None] * k_n + d[None, :], mask=mask, other=0.0)
     if UPCAST:  # the interpreter multiplies bfloat16 wrongly

@@ -13,7 +13,9 @@ TILE = (64, 32)
 """(queries, keys) that one program multiplies at once: texts are short."""
 
 
-def attend_texts(q_HAD: Tensor, k_HAD: Tensor, v_HAD: Tensor, first: Tensor, last: Tensor) -> Tensor:
+def attend_texts(
+    q_HAD: Tensor, k_HAD: Tensor, v_HAD: Tensor, first: Tensor, last: Tensor
+) -> Tensor:
     """Softmax attention of each text to itself, [H, A, D].
 
     Args:

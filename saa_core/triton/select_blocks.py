@@ -177,7 +177,9 @@ def select_blocks(
     total = tl.zeros([ROWS, BD], tl.float32)
     for i in range(SIZE):
         member = tl.minimum(pooled * SIZE + i, Q - 1).to(tl.int64)  # beyond the end: the last query
-        total += tl.load(base + member[:, None] * q_n + d[None, :], mask=(d < D)[None, :], other=0.0).to(tl.float32)
+        total += tl.load(
+            base + member[:, None] * q_n + d[None, :], mask=(d < D)[None, :], other=0.0
+        ).to(tl.float32)
     position = tl.minimum(pooled * SIZE + SIZE // 2, Q - 1)
     at = base + position.to(tl.int64)[:, None] * q_n + d[None, :]
     middle = tl.load(at, mask=(d < D)[None, :], other=0.0).to(tl.float32)

@@ -236,7 +236,9 @@ def test_activations_that_are_computed_again_change_nothing(toy, dtype):
         for gate in model.gates:
             gate.float()
         config = saa.JointConfig(steps=2, positions=32, rows=32, recompute=recompute, **CONFIG)
-        steps = [(step.divergence, step.gate_loss) for step in saa.train_joint(model, TEXTS, config)]
+        steps = [
+            (step.divergence, step.gate_loss) for step in saa.train_joint(model, TEXTS, config)
+        ]
         modes = [module.training for module in model.hf.modules()]
         learned = {n: p.clone() for n, p in model.hf.named_parameters() if "lora" in n}
         found.append((steps, learned, modes))
@@ -251,7 +253,8 @@ def test_activations_that_are_computed_again_change_nothing(toy, dtype):
 
 
 def test_a_model_that_cannot_compute_again_is_named():
-    with pytest.raises(saa.ModelError, match="recompute: Linear has no layers"), recomputed(
-        torch.nn.Linear(2, 2)
+    with (
+        pytest.raises(saa.ModelError, match="recompute: Linear has no layers"),
+        recomputed(torch.nn.Linear(2, 2)),
     ):
         pass
