@@ -16,7 +16,7 @@ from saa_core.run.captured import Captured
 from saa_core.run.classify import classify
 from saa_core.run.varlen import encode
 from tests.problems import Problem, problem
-from tests.triton.scene import layer
+from tests.triton import scene
 
 pytestmark = [
     pytest.mark.gpu,
@@ -174,7 +174,7 @@ def test_the_kernels_pass_their_own_check(dtype):
 def test_decisions_at_the_size_of_a_real_layer(mask):
     """Races and limits that the interpreter does not have: many programs, long rows, again and again."""
     shape = {"batch": 2, "heads": 9, "key_heads": 3, "size": 64, "rank": 64, "block": (64, 32)}
-    one = layer(torch.device("cuda"), 4000, mask=mask, tail=64, mass=0.9, **shape)
+    one = scene.layer(torch.device("cuda"), 4000, mask=mask, tail=64, mass=0.9, **shape)
     expected = one.by_pytorch()
     before = None
     for _ in range(5):

@@ -1,14 +1,17 @@
 """Activations of a model's layers are computed again on the way back, not held: memory for time.
 
-Transformers' own gradient checkpointing, without putting the model into training mode: dropout stays off.
+Transformers' layers know how (gradient checkpointing), but only in training mode, which would let dropout in: so
+the layers alone are put into it.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from saa_core.errors import ModelError
 
@@ -22,23 +25,21 @@ def recomputed(hf: Any) -> Iterator[None]:
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    layers = [m for m in hf.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if not layers or not hf.supports_gradient_checkpointing:
+    layers: list[Any] = [m for m in hf.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
         raise ModelError(
             f"recompute: {type(hf).__name__} has no layers that can be computed again; leave it out"
         )
-    hf.gradient_checkpointing_enable({"use_reentrant": False})
-    before = [layer.training for layer in layers]
+    before = [(layer.gradient_checkpointing, layer.training) for layer in layers]
     for layer in layers:
-        layer.training = (
-            True  # of the layer alone, which asks for it; what is inside does not learn of it
-        )
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        # Training mode of the layer alone, which asks for it; what is inside does not learn of it.
+        layer.gradient_checkpointing = layer.training = True
     try:
         yield
     finally:
-        for layer, mode in zip(layers, before, strict=True):
-            layer.training = mode
-        hf.gradient_checkpointing_disable()
+        for layer, (again, training) in zip(layers, before, strict=True):
+            layer.gradient_checkpointing, layer.training = again, training
 
 
 def held() -> torch.autograd.graph.saved_tensors_hooks:
