@@ -22,13 +22,13 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.speed import gpu_layers, gpu_models
+from benchmarks.speed.gpu_shapes import Setting
 from saa_core.errors import KernelError
 from saa_core.files import write_json
 from saa_core.trace.record import versions
@@ -37,17 +37,7 @@ from saa_core.triton import unavailable
 RESULTS = Path(__file__).parent.parent / "results"
 
 
-@dataclass(frozen=True)
-class Setting:
-    """Where and how much is measured."""
-
-    device: torch.device
-    tiny: bool
-    repeats: int
-    engines: Path
-
-
-PARTS: dict[str, Callable[[Any], list[dict[str, Any]]]] = {
+PARTS: dict[str, Callable[[Setting], list[dict[str, Any]]]] = {
     "check": gpu_layers.check,
     "layer": gpu_layers.layer,
     "prefill": gpu_models.prefill,

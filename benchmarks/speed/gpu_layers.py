@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.speed.gpu_shapes import LLAMA, SMOLLM2, TINY, Layer, Shape, milliseconds
+from benchmarks.speed.gpu_shapes import (
+    LLAMA,
+    SMOLLM2,
+    TINY,
+    Layer,
+    Setting,
+    Shape,
+    milliseconds,
+)
 from saa_core.errors import KernelError
 from saa_core.files import cache_dir
 from saa_core.gates.pair import grid
@@ -33,7 +41,7 @@ TUNINGS = ((4, 2), (4, 3), (8, 2), (8, 3))
 """(warps, stages) of our own kernel that are tried."""
 
 
-def check(setting: Any) -> list[dict[str, Any]]:
+def check(setting: Setting) -> list[dict[str, Any]]:
     """Decisions and attention against PyTorch's, over shapes and number formats.
 
     Raises:
@@ -68,7 +76,7 @@ def check(setting: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def layer(setting: Any) -> list[dict[str, Any]]:
+def layer(setting: Setting) -> list[dict[str, Any]]:
     """Times of one layer by part and engine; the fastest engines become the table of this GPU."""
     rows, table = [], []
     for shape, length, block, density in _timed(setting.tiny):

@@ -14,6 +14,7 @@ from benchmarks.speed.gpu_shapes import (
     LLAMA,
     QWEN,
     SMOLLM2,
+    Setting,
     Shape,
     median_ratio,
     random_model,
@@ -38,12 +39,12 @@ STEPS = 12
 Side = Callable[[], object]
 
 
-def prefill(setting: Any) -> list[dict[str, Any]]:
+def prefill(setting: Setting) -> list[dict[str, Any]]:
     """Whole prefill of SmolLM2's shape, both sides captured, at a stated density: times, not quality."""
     return _prefill(SMOLLM2, LENGTHS, DENSITY, setting)
 
 
-def shapes(setting: Any) -> list[dict[str, Any]]:
+def shapes(setting: Setting) -> list[dict[str, Any]]:
     """The same of larger shapes; a length that does not fit into the memory is named."""
     return [
         row
@@ -52,7 +53,7 @@ def shapes(setting: Any) -> list[dict[str, Any]]:
     ]
 
 
-def default(setting: Any) -> list[dict[str, Any]]:
+def default(setting: Setting) -> list[dict[str, Any]]:
     """The real SmolLM2 under its default in blocks of a GPU's size, fallback off and on."""
     model = _loaded("smollm2", device=str(setting.device))
     if isinstance(model, str):
@@ -87,7 +88,7 @@ def default(setting: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def understanding(setting: Any) -> list[dict[str, Any]]:
+def understanding(setting: Setting) -> list[dict[str, Any]]:
     """Classification in bfloat16 by batch: dense eager, compiled and packed, and SAA with tokens dropped."""
     rows: list[dict[str, Any]] = []
     for task in sorted(path.name for path in (fetch.assets() / "tasks" / "minilm").iterdir()):
@@ -126,7 +127,7 @@ def understanding(setting: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def train(setting: Any) -> list[dict[str, Any]]:
+def train(setting: Setting) -> list[dict[str, Any]]:
     """Tokens per second of the two trainings in bfloat16, activations held and computed again."""
     rows: list[dict[str, Any]] = []
     for name in ("train", "joint", "joint, recompute"):
@@ -155,7 +156,7 @@ def train(setting: Any) -> list[dict[str, Any]]:
 
 
 def _prefill(
-    shape: Shape, lengths: Sequence[int], density: float, setting: Any
+    shape: Shape, lengths: Sequence[int], density: float, setting: Setting
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     about = {"shape": shape.name, "block": list(BLOCK), "dtype": "bfloat16"}
@@ -224,7 +225,7 @@ def _texts(count: int) -> list[list[int]]:
     ]
 
 
-def _turns(sides: dict[str, Side], setting: Any) -> dict[str, list[float]]:
+def _turns(sides: dict[str, Side], setting: Setting) -> dict[str, list[float]]:
     """Raw samples in ms; the sides take turns, after two rounds that are not counted."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(setting.repeats + 2):

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,6 +21,16 @@ from saa_core.triton.workspace import Workspace
 
 TRIES = 7
 """Halvings of the range of masses until a density is met."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how much is measured; ``engines`` is the file of the table of engines."""
+
+    device: torch.device
+    tiny: bool
+    repeats: int
+    engines: Path
 
 
 @dataclass(frozen=True)

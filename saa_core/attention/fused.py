@@ -160,5 +160,5 @@ def failed(device: torch.device, dtype: torch.dtype = torch.float32) -> str:
     if not differing <= TIES:
         return f"on {device} they decided {differing:.0%} of the blocks otherwise than PyTorch"
     expected = reference(q.float(), k.float(), v.float(), found, allowed, D**-0.5)
-    error = float((out - expected).norm() / expected.norm())
-    return "" if error <= NEAR else f"on {device} their attention was wrong by {error:.0%}"
+    wrong = float((out - expected).norm() / expected.norm())
+    return "" if wrong <= NEAR else f"on {device} their attention was wrong by {wrong:.0%}"

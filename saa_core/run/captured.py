@@ -61,7 +61,7 @@ class Captured:
             raise TextError(
                 f"ids holds {len(ids)} tokens; {self.model.spec.name} takes 1 to {self.model.max_length}"
             )
-        size = len(ids) if self.exact else bucket_for(len(ids))
+        size = len(ids) if self.exact else min(bucket_for(len(ids)), self.model.max_length)
         if size not in self._graphs:
             self._graphs[size] = _Graph(self.model, self.policy, size, self.exact)
         return self._graphs[size].run(torch.tensor(ids))

@@ -20,6 +20,9 @@ KEY_BLOCKS = 16
 """Key blocks that one program pools and projects."""
 HELD = 4096
 """Numbers of a tile of keys that are held at once."""
+PRECISION = "tf32x3"
+"""Products of scores: on matrix units in three parts, about as exact as float32. One part would differ by more than
+ties from what PyTorch decides."""
 PANEL = 64
 """Key blocks whose scores are computed at once."""
 RANKED = 8192
@@ -162,9 +165,8 @@ def decide(
     G, R = k.shape[1], query.shape[-1]
     (bq, bk), (M, S), seen = task.block, task.blocks, task.seen
     shape = B, H, M, S
-    precision = "ieee" if q.dtype == torch.float32 else "tf32"
     size = padded(D)
-    common = {"D": D, "BD": size, "R": R, "BR": padded(R), "BK": bk, "PRECISION": precision}
+    common = {"D": D, "BD": size, "R": R, "BR": padded(R), "BK": bk, "PRECISION": PRECISION}
     common |= {"MASKED": seen is not None, "LIVE": task.live is not None}
     live = first if task.live is None else task.live
     pooled = workspace.take("pooled", (B, G, S, R), torch.float32)

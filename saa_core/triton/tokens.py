@@ -45,7 +45,7 @@ def token_scores(
             BW=padded(width),
             BT=TILE,
             CHUNK=CHUNK,
-            PRECISION="ieee" if x.dtype == torch.float32 else "tf32",
+            PRECISION="tf32x3",
             num_warps=4,
         )
     return score, stays.view(torch.bool)

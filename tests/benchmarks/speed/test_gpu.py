@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.speed import gpu_models, gpu_shapes
-from benchmarks.speed.gpu import Setting
+from benchmarks.speed.gpu_shapes import Setting
 from saa_core.run.captured import Captured
 from tests.benchmarks.started import start
 
