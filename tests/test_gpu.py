@@ -55,8 +55,8 @@ def on_cuda(p: Problem) -> Problem:
         for field in fields(p.decision)
         if isinstance(value := getattr(p.decision, field.name), torch.Tensor)
     }
-    mask = None if p.allowed.mask is None else p.allowed.mask.to(device)
-    allowed = replace(p.allowed, device=device, mask=mask)
+    given = None if p.allowed.given is None else p.allowed.given.to(device)
+    allowed = replace(p.allowed, device=device, given=given)
     q, k, v = (x.to(device) for x in (p.q, p.k, p.v))
     return Problem(q, k, v, allowed, replace(p.decision, **moved), p.scale)
 
@@ -147,7 +147,8 @@ def test_labels_are_those_of_a_cpu(side):
     found = []
     for device in ("cuda", "cpu"):
         model = saa.load("minilm", task="questions", side=side, device=device, dtype=torch.float32)
-        policy = saa.Policy(tokens=0.6 if side == "sparse" else None, mass=1.0)
+        tokens = 0.6 if side == "sparse" else None
+        policy = saa.Policy(tokens=tokens, mass=1.0, fallback="never")
         found.append(list(classify(model, QUESTIONS, policy)))
     for here, there in zip(*found, strict=True):
         assert here.label == there.label
@@ -155,7 +156,7 @@ def test_labels_are_those_of_a_cpu(side):
 
 
 def test_memory_and_time_are_those_of_the_device(on_gpu):
-    policy = saa.Policy(mass=0.9, granularity="block", block=(64, 64))
+    policy = saa.Policy(mass=0.9, granularity="block", block=(64, 64), fallback="never")
     dense, sparse = saa.measure(on_gpu, [1024], (None, policy), repeats=2)
     for timing in (dense, sparse):
         assert timing.device.startswith("cuda")

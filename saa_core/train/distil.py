@@ -21,13 +21,13 @@ from saa_core.attention import Call
 from saa_core.data.corpus import draw_windows
 from saa_core.errors import PolicyError
 from saa_core.exact import attention_weights, per_block
+from saa_core.families.recompute import held
 from saa_core.gates.pair import PairGate, grid
 from saa_core.model import Model
 from saa_core.pairs import Allowed
 from saa_core.run.execute import forward
 from saa_core.train.checkpoint import Checkpoint
 from saa_core.train.config import TrainConfig
-from saa_core.train.recompute import held
 from saa_core.types import PAIR_LIMIT, Policy
 
 BLOCKS = ((32, 16), (32, 16), (1, 1), (32, 16), (16, 16), (64, 32), (32, 16), (1, 1))
@@ -156,7 +156,7 @@ class GateDistiller:
         self.taught: set[int] = set()
 
     def layer(self, layer: int, q: Tensor, k: Tensor, allowed: Allowed, scale: float) -> None:
-        if layer in self.taught:  # computed again on the way back (recompute.py)
+        if layer in self.taught:  # computed again on the way back (families/recompute.py)
             return
         self.taught.add(layer)
         q_BHQD, k_BGKD = q.detach().float(), k.detach().float()

@@ -24,6 +24,7 @@ from saa_core.attach import save_gates
 from saa_core.attention import Call
 from saa_core.data.corpus import draw_windows
 from saa_core.errors import ModelError
+from saa_core.families.recompute import recomputed
 from saa_core.gates.files import read_gates
 from saa_core.model import Model
 from saa_core.run.execute import forward
@@ -31,7 +32,6 @@ from saa_core.train import lora
 from saa_core.train.checkpoint import Checkpoint
 from saa_core.train.config import CANDIDATES, JointConfig
 from saa_core.train.distil import GateDistiller, gate_parameters, pool, schedule
-from saa_core.train.recompute import recomputed
 from saa_core.types import Policy
 
 ADAPTER = "saa"

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import saa_core as saa
+from saa_core.families.recompute import recomputed
 from saa_core.gates.files import read_gates
 from saa_core.kernels import KERNELS
 from saa_core.run.execute import forward
 from saa_core.train.evaluate import evaluate
 from saa_core.train.joint import _add_adapter, _divergence
-from saa_core.train.recompute import recomputed
 from tests.train.test_train import WORDS, Letters
 
 CONFIG = {"lengths": (256,), "rank": 4, "rate": 2e-3, "masses": (0.5, 0.5), "save_every": 3}
