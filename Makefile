@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: app quick test all setup models clean
+.PHONY: app quick test all setup models interpreter clean
 
 app: models
 	@$(BIN)/python -m streamlit run app/main.py
@@ -12,17 +12,21 @@ app: models
 quick: setup
 	@scripts/check quick
 
-test: models
+test: models interpreter
 	@scripts/check test
 
 # Long walks, wide fuzz, everything times everything.
-all: models
+all: models interpreter
 	@scripts/check all
 
 setup: $(VENV)/.installed
 
 models: setup
 	@$(BIN)/saa fetch smollm2 minilm
+
+# Triton's interpreter, for the tests of the GPU's kernels; nothing is done where PyTorch brought Triton.
+interpreter: setup
+	@$(BIN)/python scripts/setup.py --interpreter
 
 $(VENV)/.installed: requirements.txt pyproject.toml scripts/setup.py
 	@$(PYTHON) scripts/setup.py

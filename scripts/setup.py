@@ -1,6 +1,7 @@
 """Makes .venv with every package of requirements.txt, and says how far it is. Needs Python and nothing else.
 
     python3 scripts/setup.py
+    python3 scripts/setup.py --interpreter     # and what the tests of the GPU's kernels need without a GPU
 
 On a terminal one line shows the state; elsewhere a line is printed now and then, ever more seldom, so
 that a log stays short. What pip says goes to .venv/setup.log, and its end is shown if it fails.
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 import venv
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,8 +53,37 @@ class Status:
         print(f"{clear}{text}", file=sys.stderr, flush=True)
 
 
+def interpreter() -> int:
+    """Brings Triton (286 MB, 1 GB on the disk) where PyTorch brought none: that of PyTorch for CUDA stays as it is.
+
+    Returns the exit status.
+    """
+    status = Status()
+    python = VENV / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    there = [str(python), "-c", "import importlib.util as u; exit(u.find_spec('triton') is None)"]
+    if subprocess.run(there).returncode == 0:
+        return 0
+    if not sys.platform.startswith("linux"):
+        status.keep(
+            "setup: Triton is made for Linux only; the tests of its kernels will be skipped"
+        )
+        return 0
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (package,) = extras["optional-dependencies"]["interpreter"]
+    status.keep(f"setup: {package} for the tests of the GPU's kernels, 286 MB, once")
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "install"]
+    with LOG.open("a", encoding="utf-8") as log:
+        install = Install([*command, "--progress-bar", "raw", package], log)
+        if code := install.run(status):
+            status.keep(f"setup: pip ended with status {code}; see {LOG}")
+            return 1
+    return 0
+
+
 def main() -> int:
     """Returns the exit status."""
+    if "--interpreter" in sys.argv[1:]:
+        return interpreter()
     if sys.version_info < OLDEST:
         found = ".".join(map(str, sys.version_info[:3]))
         needed = ".".join(map(str, OLDEST))

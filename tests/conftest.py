@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from tests.triton import interpreted  # before anything imports Triton  # isort: skip
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -93,6 +95,17 @@ def _no_models() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fetch, "fetch_model", refuse)
         yield
+
+
+@pytest.fixture
+def triton_device(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """Where the Triton kernels run: a GPU, or the interpreter on a CPU; skips where there is neither."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if not interpreted.INTERPRETED:
+        pytest.skip('the extra "interpreter" is not installed (package triton)')
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    return torch.device("cpu")
 
 
 @pytest.fixture(scope="session", autouse=True)

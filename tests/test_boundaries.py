@@ -22,6 +22,7 @@ ROOMS = (
         "types",
         "pairs",
         "native",
+        "triton",
         "convert",
         "data",
     ),

@@ -177,6 +177,19 @@ def test_the_nearest_machine_counts():
     assert not asked(64, gpu, machine=Machine("NVIDIA H200", "another", (), 8)).dense
 
 
+def test_a_gpu_that_nobody_measured_is_cautious():
+    card = Machine("NVIDIA L4", "any", (), 4)
+    short, long = (asked(length, profile({64: 9.0}), machine=card) for length in (60_000, 70_000))
+    assert short.dense
+    assert not long.dense
+    assert "nothing was measured of such a model on a GPU (NVIDIA L4 here)" in short.reason
+    assert "saa measure --profile" in long.reason
+    measured = profile({64: 9.0}, machine=card)
+    assert not asked(80, measured, machine=card).dense
+    assert asked(80, measured, machine=card, kind="tokens").dense, "tokens are another matter"
+    assert asked(80, profile({64: 9.0}, gate="another", shape=(1, 1, 1, 1))) is None, "a CPU is not"
+
+
 def test_these_gates_and_blocks_count_before_others_of_their_shape():
     own, other = profile({64: 2.0}, gate="mine"), profile({64: 0.5}, gate="theirs")
     assert not asked(64, own, other, gate="mine").dense

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from saa_core import rules
+from saa_core.attention import fused
+from saa_core.attention.choice import choose_kernel, decide
 from saa_core.attention.clock import StageTimer
 from saa_core.attention.execution import execute_decision, fast_dtype
 from saa_core.attention.fallback import crossover_reason, pair_verdict
-from saa_core.attention.plan import Plan, choose_kernel, decide, needs_gradients
+from saa_core.attention.plan import Plan, needs_gradients
 from saa_core.errors import KernelError, ModelError, PolicyError, choice
 from saa_core.exact import Softmax
 from saa_core.families.arguments import Handed, Views
@@ -23,6 +25,7 @@ from saa_core.gates.pair import PairGate
 from saa_core.guard import Checked, Inspection
 from saa_core.kernels import (
     KERNELS,
+    engine_of,
     kept_weights,
     mix,
     native_refuses,
@@ -52,6 +55,8 @@ class Call:
         fall_back: under ``fallback="auto"`` a text may be computed densely; by default where nothing is
             recorded or observed.
         observe: called with (layer, q_BHQD, k_BGKD, allowed, scale) before each layer decides.
+        live: queries and keys of the text at hand, int32 [2] on the device: for a captured graph, which
+            computes every text up to the length that it was captured with (run/captured.py).
 
     Attributes:
         layers: what was recorded, by layer index.
@@ -70,6 +75,7 @@ class Call:
         clock: bool = False,
         observe: Observer | None = None,
         fall_back: bool | None = None,
+        live: Tensor | None = None,
     ) -> None:
         if record not in RECORDS:
             raise PolicyError(choice("record", record, RECORDS))
@@ -82,6 +88,7 @@ class Call:
         self.record = record
         self.clock = clock
         self.observe = observe
+        self.live = live
         looked_at = record != "none" or observe is not None
         self.fall_back = not looked_at if fall_back is None else fall_back
         self.layers: dict[int, LayerRecord] = {}
@@ -158,6 +165,10 @@ class Call:
             else:
                 q, k, v = fast_dtype(q, k, v)
                 out = dense_everywhere(q, k, v, allowed, scale).transpose(1, 2)
+        elif self._only_lists(plan, guard, handed):
+            self.kernel, self.kernel_reason = plan.kernel, plan.kernel_reason
+            with torch.no_grad():
+                out = fused.attend(gate, (q, k, v), plan, scale, watch).transpose(1, 2)
         else:
             q, k, v = fast_dtype(q, k, v)
             with torch.no_grad():  # kept or not has no gradient
@@ -189,6 +200,17 @@ class Call:
                 softmax=softmax,
             )
         return out, weights
+
+    def _only_lists(self, plan: Plan, guard: Inspection | None, handed: Handed) -> bool:
+        """Whether nobody but the attention needs what this layer decides."""
+        return (
+            plan.fused
+            and self.record == "none"
+            and guard is None
+            and handed.softmax.plain
+            and not handed.asks_weights
+            and not needs_gradients(handed.q, handed.k, handed.v)
+        )
 
     def execute_decision(
         self,
@@ -246,11 +268,20 @@ class Call:
             if policy is not None:
                 self.used = policy = gate.resolve(policy, view.keys)
             as_is = self.policy is None or (policy is None and self.policy.fallback == "auto")
-            plan = self._plans[id(view)] = Plan(allowed, policy, as_is=as_is)
+            plan = self._plans[id(view)] = Plan(allowed, policy, as_is=as_is, live=self.live)
             if policy is not None:
                 plan.kernel, plan.kernel_reason = choose_kernel(
                     *(policy, plan.block, allowed, q), *(handed.k, handed.v)
                 )
+                plan.fused = fused.serves(plan, q, handed.v)
+                if plan.fused:
+                    engine = engine_of(q, handed.k.shape[1], plan.block, self.live)
+                    plan.kernel_reason += f"; attention over the lists by {engine.name}"
+                if self.live is not None and not plan.fused:
+                    raise KernelError(
+                        f"live=: lengths on the device are read by kernel='triton' under the rule 'mass', "
+                        f"and here runs {plan.kernel!r} ({plan.kernel_reason}); leave live out"
+                    )
         return self._plans[id(view)]
 
     def _dense_because(self, policy: Policy, gate: PairGate, handed: Handed) -> str:

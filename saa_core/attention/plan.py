@@ -1,17 +1,16 @@
 """What all layers of one call share, and from queries and keys to a decision and its kernel."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from saa_core import rules
 from saa_core.attention.clock import StageTimer
 from saa_core.gates.pair import Grid, PairGate, grid
-from saa_core.kernels import (
-    flex_refuses,
-    flex_unavailable,
-    native_refuses,
-)
 from saa_core.pairs import Allowed, Decision
+from saa_core.triton.decide import Task
+from saa_core.triton.workspace import Workspace
 from saa_core.types import Force, Policy
 
 
@@ -20,19 +19,37 @@ class Plan:
 
     kernel = "dense"
     kernel_reason = ""
-    forced: Tensor | None = None
-    count: Tensor | None = None
+    fused = False
+    """Decided by the Triton kernels as well (attention/fused.py)."""
 
-    def __init__(self, allowed: Allowed, policy: Policy | None, *, as_is: bool) -> None:
+    def __init__(
+        self,
+        allowed: Allowed,
+        policy: Policy | None,
+        *,
+        as_is: bool,
+        live: Tensor | None = None,
+    ) -> None:
         self.allowed = allowed
         self.policy = policy  # what is followed; None is dense
         self.as_is = as_is  # dense exactly as the model does it, and not in what is fastest
         self.grids: dict[int, Grid] = {}  # by the number of queries that share a score row
         self.by_person: dict[tuple[Force, ...], Tensor] = {}
         self.block = (1, 1) if policy is None else policy.block_for(allowed.keys)
-        if policy is not None:
-            self.count = allowed.count(self.block)
-            self.forced = rules.forced(allowed, policy, self.block, self.count)
+        self.live = live  # see Call
+        self.tasks: dict[int, Task] = {}  # of the Triton kernels, by the same number
+        self.workspace: Workspace | None = None
+
+    @cached_property
+    def count(self) -> Tensor:
+        """Allowed pairs per block, int32 [B or 1, 1, M, S]."""
+        return self.allowed.count(self.block)
+
+    @cached_property
+    def forced(self) -> Tensor:
+        """Blocks that are kept whatever a gate says, uint8 [B or 1, 1, M, S]."""
+        assert self.policy is not None
+        return rules.forced(self.allowed, self.policy, self.block, self.count)
 
     def grid_for(self, pooled: int) -> Grid:
         """The blocks as gates see them that score one row for so many queries."""
@@ -42,8 +59,6 @@ class Plan:
 
     def forced_for(self, layer: int, policy: Policy, heads: int) -> Tensor:
         """Blocks that one layer keeps, or drops, whatever its gate says."""
-        assert self.forced is not None
-        assert self.count is not None
         entries = tuple(entry for entry in policy.force if entry.layer in (None, layer))
         if entries not in self.by_person:
             self.by_person[entries] = rules.apply_overrides(
@@ -58,7 +73,6 @@ def decide(
     """From queries and keys of one layer to what is kept: gate, forced blocks, rule."""
     policy = plan.policy
     assert policy is not None
-    assert plan.count is not None
     score = gate(q_BHQD, k_BGKD, plan.allowed, plan.grid_for(gate.pooled))
     if watch:
         watch.lap("gate")
@@ -73,30 +87,3 @@ def decide(
 
 def needs_gradients(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-
-
-def choose_kernel(
-    policy: Policy, block: tuple[int, int], allowed: Allowed, q_BHQD: Tensor, *others: Tensor
-) -> tuple[str, str]:
-    """(kernel, why) for one call. What is asked for by name is what runs, or it raises.
-
-    Args:
-        others: keys and values, where they may need gradients that the queries do not.
-    """
-    if policy.kernel != "auto":
-        return policy.kernel, "asked for"
-    device = q_BHQD.device.type
-    pairwise = block == (1, 1)
-    if needs_gradients(q_BHQD, *others):
-        kernel = "reference" if pairwise else "gather"
-        return kernel, "gradients are needed; forwards the fastest kernel may run in its place"
-    fast = "native" if device == "cpu" else "flex"
-    if fast == "native":
-        reason = native_refuses(q_BHQD)
-    else:
-        reason = flex_unavailable(device) or flex_refuses(block, allowed)
-    if not reason:
-        return fast, "fastest kernel that works here"
-    if pairwise:
-        return "reference", "decided pair by pair, which only kernel 'native' on a CPU gains from"
-    return "gather", f"{fast} cannot run here: {reason}"

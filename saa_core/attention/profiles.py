@@ -26,6 +26,9 @@ PROFILE_FORMAT = 1
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "asimd", "bf16", "sve")
 """Of a processor: what the kernels' speed depends on."""
 Kind = Literal["pairs", "tokens"]
+CAUTIOUS = 65_536
+"""Tokens up to which a text is computed densely on a GPU of which nothing is known that fits: no GPU that was
+measured gained time below."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,8 @@ def verdict(
     profiles: Iterable[Profile] | None = None,
 ) -> Verdict | None:
     """What was measured says whether a text of this length gains time; None where nothing was measured of
-    such a model, so that it is decided.
+    such a model, so that it is decided. A GPU starts a launch per operation, which short texts do not pay
+    back: there a text is computed densely until something was measured, short of CAUTIOUS tokens.
 
     The nearest profiles count: those of this number format, if there are any, and of them those of this
     machine; else those of machines alike (the same kind of
@@ -165,7 +169,7 @@ def verdict(
         and (each.gate == gate or each.shape == tuple(shape))
     ]
     if not found:
-        return None
+        return _unmeasured(length, machine, kind)
     found = [each for each in found if each.dtype == dtype] or found
     here = [each for each in found if same_machine(each.machine, machine)]
     alike = [each for each in found if _alike(each.machine, machine)]
@@ -195,6 +199,17 @@ def verdict(
         f"{min(shown):.2f} times the speed of dense at {length:,} tokens, as measured{of} {where}"
     )
     return Verdict(min(shown) <= 1.0, what)
+
+
+def _unmeasured(length: int, machine: Machine, kind: Kind) -> Verdict | None:
+    """Of a model and machine that no profile fits."""
+    if machine.device in ("cpu", "mps"):
+        return None
+    nothing = f"nothing was measured of such a model on a GPU ({machine.device} here)"
+    if kind == "tokens":
+        return Verdict(True, f"{nothing}; until it is, no token is dropped (saa measure --profile)")
+    said = f"texts under {CAUTIOUS:,} tokens are computed densely (saa measure --profile)"
+    return Verdict(length < CAUTIOUS, f"{nothing}; until it is, {said}")
 
 
 def same_machine(one: Machine, other: Machine) -> bool:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from saa_core import native, rules
+from saa_core import native, rules, triton
+from saa_core.attention.fused import failed as triton_failed
 from saa_core.attention.profiles import known, same_machine, this_machine
 from saa_core.data import fetch
 from saa_core.errors import SAAError
@@ -74,6 +75,8 @@ def examine(device: str = "auto") -> Iterator[Finding]:
 @functools.cache
 def try_kernel(kernel: str, device: torch.device) -> str:
     """Runs a kernel on a small input and compares it with dense; empty, or what went wrong."""
+    if kernel == "triton" and (reason := triton.unavailable(device) or triton_failed(device)):
+        return reason
     unavailable = {"flex": flex_unavailable, "native": native.unavailable}.get(kernel)
     if unavailable is not None and (reason := unavailable(device.type)):
         return reason

@@ -8,7 +8,7 @@ from saa_core.data.titles import FIRST
 from saa_core.errors import PolicyError
 from saa_core.types import DEFAULT_TAIL, FALLBACKS, GRANULARITIES, PAIR_LIMIT, Guard, Policy
 
-KERNELS = ("native", "flex", "gather", "reference")
+KERNELS = ("native", "triton", "flex", "gather", "reference")
 """Keys of ``saa_core.kernels.KERNELS``, which needs PyTorch."""
 POLICY_OPTIONS = (
     *("mass", "budget", "granularity", "kernel", "block", "sink", "local", "tail"),

@@ -90,6 +90,11 @@ def joint(command: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="folder of an adapter, with its gates, to go on from (default: none)",
     )
+    command.add_argument(
+        "--recompute",
+        action="store_true",
+        help="compute activations again on the way back, not hold them: less memory, more time (default: hold them)",
+    )
     command.set_defaults(run=_joint)
 
 
@@ -186,6 +191,7 @@ def _joint(options: argparse.Namespace) -> None:
         hard=options.hard,
         pooled=options.pooled,
         start=options.start,
+        recompute=options.recompute,
         seed=options.seed,
         checkpoint=options.checkpoint or str(Path(options.out) / "checkpoint"),
     )

@@ -14,12 +14,14 @@ from saa_core.kernels.flex import flex, flex_refuses, flex_unavailable
 from saa_core.kernels.gather import gather
 from saa_core.kernels.native import native, native_refuses
 from saa_core.kernels.reference import kept_weights, mix, reference
+from saa_core.kernels.triton import attend_listed, engine_of, triton, triton_refuses
 from saa_core.pairs import Allowed, Decision
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Decision, Allowed, float], Tensor]
 
 KERNELS: dict[str, Kernel] = {
     "native": native,
+    "triton": triton,
     "flex": flex,
     "gather": gather,
     "reference": reference,
@@ -28,7 +30,9 @@ KERNELS: dict[str, Kernel] = {
 __all__ = [
     "KERNELS",
     "Kernel",
+    "attend_listed",
     "dense",
+    "engine_of",
     "flex",
     "flex_refuses",
     "flex_unavailable",
@@ -38,4 +42,6 @@ __all__ = [
     "native",
     "native_refuses",
     "reference",
+    "triton",
+    "triton_refuses",
 ]

@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 from saa_core.errors import KernelError
 from saa_core.native import compile_seconds
 from saa_core.pairs import Allowed, Decision
+from saa_core.triton.lists import Lists
 
 if TYPE_CHECKING:  # importing it brings the compiler, which takes seconds
     from torch.nn.attention.flex_attention import BlockMask
@@ -58,11 +59,77 @@ def flex(
         one = slice(item, item + 1)
         out.append(_run(q[one], k[one], v[one], mask, scale, k.shape[1] != H))
     mixed = (out[0] if B == 1 else torch.cat(out))[:, :, :Q]
-    if allowed.mask is None:
-        return mixed
+    return mixed if allowed.mask is None else _without_blind(mixed, allowed)
+
+
+def flex_lists(
+    q_BHQD: Tensor,
+    k_BGKD: Tensor,
+    v_BGKD: Tensor,
+    lists: Lists,
+    allowed: Allowed,
+    scale: float,
+    *,
+    flash: bool = False,
+) -> Tensor:
+    """The same over lists that are there already, so that nothing is sorted or counted; [B, H, Q, D].
+
+    Args:
+        flash: by FlashAttention 4 behind the same interface.
+    """
+    B, H, Q, _ = q_BHQD.shape
+    step = math.lcm(*lists.block, SMALLEST_LENGTH)
+    q, k, v = (pad(x, (0, 0, 0, -x.shape[2] % step)).contiguous() for x in (q_BHQD, k_BGKD, v_BGKD))
+    lengths = (q.shape[2], k.shape[2])
+    out = []
+    for item in range(B):
+        one = slice(item, item + 1)
+        mask = listed_mask(lists, allowed, item, lengths)
+        out.append(_run(q[one], k[one], v[one], mask, scale, k.shape[1] != H, flash))
+    mixed = (out[0] if B == 1 else torch.cat(out))[:, :, :Q]
+    return mixed if allowed.mask is None else _without_blind(mixed, allowed)
+
+
+def listed_mask(lists: Lists, allowed: Allowed, item: int, lengths: tuple[int, int]) -> "BlockMask":
+    """FlexAttention's form of one batch item's lists, for padded lengths."""
+    from torch.nn.attention.flex_attention import BlockMask
+
+    bq, bk = lists.block
+    M, S = lengths[0] // bq, lengths[1] // bk
+    one = slice(item, item + 1)
+    counts = [pad(x[one], (0, M - x.shape[2])) for x in (lists.part_count, lists.full_count)]
+    index = [
+        pad(x[one], (0, S - x.shape[3], 0, M - x.shape[2]))
+        for x in (lists.part_index, lists.full_index)
+    ]
+    mask: BlockMask = BlockMask.from_kv_blocks(
+        *(counts[0], index[0], counts[1], index[1]),
+        BLOCK_SIZE=lists.block,
+        mask_mod=_mask_mod(allowed, item, lengths[0]),
+        seq_lengths=lengths,
+        compute_q_blocks=False,
+    )
+    return mask
+
+
+def _mask_mod(
+    allowed: Allowed, item: int, queries: int
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """What FlexAttention asks of single pairs: whether the key lies in the query's stretch."""
+    assert allowed.intervals is not None
+    first, last = (_stretch(x[item if len(x) > 1 else 0], queries) for x in allowed.intervals)
+
+    def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (k >= first[q]) & (k <= last[q])
+
+    return mask_mod
+
+
+def _without_blind(mixed_BHQD: Tensor, allowed: Allowed) -> Tensor:
+    """Zeros for queries that see nothing."""
     assert allowed.intervals is not None
     first, last = allowed.intervals
-    return mixed.masked_fill((last < first)[:, None, :, None], 0.0)
+    return mixed_BHQD.masked_fill((last < first)[:, None, :, None], 0.0)
 
 
 def flex_unavailable(device: str) -> str:
@@ -93,18 +160,12 @@ def _block_mask(
     count = decision.count[item if len(decision.count) > 1 else 0][None]
     fill = (0, lengths[1] // bk - keep.shape[3], 0, lengths[0] // bq - keep.shape[2])
     keep, whole = pad(keep, fill), pad(count == bq * bk, fill)
-    assert allowed.intervals is not None
-    first, last = (_stretch(x[item if len(x) > 1 else 0], lengths[0]) for x in allowed.intervals)
-
-    def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return (k >= first[q]) & (k <= last[q])
-
     partial, full = _lists(keep & ~whole), _lists(keep & whole)
     mask: BlockMask = BlockMask.from_kv_blocks(
         *partial,
         *full,
         BLOCK_SIZE=decision.block,
-        mask_mod=mask_mod,
+        mask_mod=_mask_mod(allowed, item, lengths[0]),
         seq_lengths=lengths,
         compute_q_blocks=False,
     )
@@ -140,13 +201,21 @@ def _tile(block: tuple[int, int]) -> dict[str, Any]:
     return dict(zip(("BLOCK_M", "BLOCK_N"), tile, strict=True)) | {"FORCE_USE_FLEX_ATTENTION": True}
 
 
-def _run(q: Tensor, k: Tensor, v: Tensor, mask: "BlockMask", scale: float, grouped: bool) -> Tensor:
+def _run(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: "BlockMask",
+    scale: float,
+    grouped: bool,
+    flash: bool = False,
+) -> Tensor:
     """One batch item through the compiled engine, with its failures turned into sentences."""
     from torch._dynamo.exc import FailOnRecompileLimitHit
     from torch._inductor.exc import InductorError
 
     graphs, started = graph_count(), time.perf_counter()
-    options = _tile(mask.BLOCK_SIZE)
+    options = {"BACKEND": "FLASH"} if flash else _tile(mask.BLOCK_SIZE)
     try:
         out: Tensor = _compile()(
             q, k, v, block_mask=mask, scale=scale, enable_gqa=grouped, kernel_options=options

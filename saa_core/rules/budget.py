@@ -5,6 +5,9 @@ from torch import Tensor
 
 from saa_core.rules.forced import without_excluded
 
+BITS = 31
+"""Halvings after which one number of those from 0 to the largest score is left."""
+
 
 def budget(score: Tensor, forced: Tensor, count: Tensor, target: float) -> tuple[Tensor, Tensor]:
     """The blocks with the highest scores, over all heads and rows, within a share of the pairs.
@@ -26,7 +29,7 @@ def budget(score: Tensor, forced: Tensor, count: Tensor, target: float) -> tuple
     bits = score.detach().float().contiguous().view(torch.int32).flatten(1)
     low = torch.zeros_like(left)
     high = bits.amax(1).long() + 1
-    while bool((low < high).any()):
+    for _ in range(BITS):  # a fixed number, so that nobody waits for a GPU
         middle = (low + high) // 2
         spent = (open_cost * (bits >= middle[:, None])).sum(1, dtype=torch.int64)
         fits = spent <= left

@@ -152,9 +152,15 @@ def _last_query(allowed: Allowed) -> Tensor:
 
 
 def without_excluded(score: Tensor, forced: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Excluded blocks look to a rule like blocks in which nothing is allowed."""
+    """Excluded blocks look to a rule like blocks in which nothing is allowed.
+
+    Only a person excludes, and what a person says is given per head (:func:`apply_overrides`). Where that
+    leaves a doubt it is looked for on a CPU; a GPU is not waited for.
+    """
+    if forced.shape[1] < score.shape[1]:
+        return score, forced, count
     excluded = forced == EXCLUDED
-    if not bool(excluded.any()):
+    if forced.device.type == "cpu" and not bool(excluded.any()):
         return score, forced, count
     shape = torch.broadcast_shapes(forced.shape, count.shape)
     return (

@@ -1,6 +1,7 @@
-"""Attention of texts that stand behind each other without padding: each to itself.
+"""What an encoder asks of texts that stand behind each other without padding: attention of each to itself, and
+which of their tokens stay.
 
-Shapes: A tokens of all texts, B texts, H heads, D head size, N tokens of one text.
+Shapes: A tokens of all texts, B texts, H heads, D head size, N tokens of one text, E hidden size.
 """
 
 import math
@@ -9,9 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from saa_core.attention.fused import failed
+from saa_core.gates.token import TokenGate
 from saa_core.kernels import native as native_kernel
 from saa_core.kernels import native_refuses
 from saa_core.pairs import Allowed, Decision
+from saa_core.triton import refuses, unavailable
+from saa_core.triton.packed import attend_texts
+from saa_core.triton.tokens import token_scores
 
 BLOCK = (32, 16)
 """Blocks of queries and keys of which the kernel skips those that no text spans."""
@@ -22,18 +28,53 @@ OVERTAKEN = {"AVX2": 32, "AVX512": 128}
 def attend(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> Tensor:
     """Attention of each text to itself; B is 1 and A holds all texts. [1, H, A, D].
 
-    One text goes to PyTorch. Several are one call of the C++ kernel with the span of each text as
-    what its queries may see. Where that cannot run they are padded to the longest text, and where
-    PyTorch overtakes it (long texts) each is a call of its own.
+    One text goes to PyTorch. Several are one call of the C++ kernel, or of the Triton kernel on a GPU, with
+    the span of each text as what its queries may see. Where neither can run they are padded to the longest
+    text, and where PyTorch overtakes the C++ kernel (long texts) each is a call of its own.
+
+    Args:
+        lengths: tokens of each text, int64 [B], on the device of the queries.
     """
     if len(lengths) == 1:
         return scaled_dot_product_attention(q_BHAD, k_BHAD, v_BHAD)
+    if _on_gpu(q_BHAD, q_BHAD.shape[-1]):
+        ends, size = lengths.cumsum(0), q_BHAD.shape[2]
+        # With the size nobody has to wait for the device to know it.
+        first, last = (
+            each.repeat_interleave(lengths, output_size=size).int()
+            for each in (ends - lengths, ends - 1)
+        )
+        return attend_texts(q_BHAD[0], k_BHAD[0], v_BHAD[0], first, last)[None]
     if native_refuses(q_BHAD):
         return _attend_padded(q_BHAD, k_BHAD, v_BHAD, lengths)
     longest = OVERTAKEN.get(torch.backends.cpu.get_cpu_capability(), math.inf)
     overtaken = q_BHAD.dtype == torch.float32 and q_BHAD.shape[2] >= longest * len(lengths)
     way = _attend_each if overtaken else _attend_spans
     return way(q_BHAD, k_BHAD, v_BHAD, lengths)
+
+
+def which_stay(
+    gate: TokenGate, x_AE: Tensor, share: float, special_A: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A token gate's scores, float32 [A], and which tokens stay, bool [A].
+
+    Args:
+        special_A: tokens that are never dropped.
+    """
+    if _on_gpu(x_AE):
+        weights = (*gate.norm.parameters(), *gate.down.parameters(), *gate.up.parameters())
+        return token_scores(x_AE, weights, gate.shift_for(share), special_A, gate.norm.eps)
+    score_A = gate(x_AE.float(), share)
+    return score_A, (score_A > 0) | special_A
+
+
+def _on_gpu(x: Tensor, head_size: int = 16) -> bool:
+    """Whether the Triton kernels compute this."""
+    return not (
+        unavailable(x.device)
+        or refuses((16, 16), head_size, head_size)
+        or failed(x.device, x.dtype)
+    )
 
 
 def _attend_each(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from saa_core.gates.token import TokenGate
 from saa_core.kernels import KERNELS
 from saa_core.model import Model
 from saa_core.pairs import Allowed, Decision, expand
-from saa_core.run.packed_attention import attend
+from saa_core.run.packed_attention import attend, which_stay
 from saa_core.trace.record import LayerRecord, record_layer
 from saa_core.types import TOKEN, Policy
 
@@ -120,28 +120,32 @@ def encode(
     device = model.device
     lengths = torch.tensor([len(ids) for ids in batch])
     ids_T = torch.tensor([i for ids in batch for i in ids], device=device)
-    positions_T = torch.cat([torch.arange(len(ids)) for ids in batch]).to(device)
+    starts_T = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+    positions_T = (torch.arange(len(ids_T)) - starts_T).to(device)
     text_T = torch.arange(len(batch)).repeat_interleave(lengths).to(device)
     special_T = special_tokens(model, ids_T) if share < 1 else None
-    pairs_by = [_resolve(packing, policy, len(ids)) for ids in batch]
+    by_length = {length: _resolve(packing, policy, length) for length in {*map(len, batch)}}
+    pairs_by = [by_length[len(ids)] for ids in batch]
     pairwise = policy is not None and any(p.aim < 1 or p.kernel != "auto" for p in pairs_by)
     if recording and policy is not None and call is not None:
         call.used = pairs_by[0]
     with torch.inference_mode():
         states_TE = x_AE = packing.embed(ids_T, positions_T)
-        alive_A, still = torch.arange(len(ids_T), device=device), lengths
+        alive_A, still = torch.arange(len(ids_T), device=device), lengths.to(device)
         needed = []
         for layer, gate in zip(packing.layers, gates, strict=True):
             score_T = torch.full((len(ids_T),), torch.nan, device=device)
             if gate is not None and special_T is not None:
-                score_A = gate(x_AE.float(), share)
+                score_A, stays_A = which_stay(gate, x_AE, share, special_T[alive_A])
                 if recording:
                     score_T[alive_A] = score_A
-                kept = ((score_A > 0) | special_T[alive_A]).nonzero()[:, 0]
+                kept = stays_A.nonzero()[:, 0]  # the one thing of a layer that a GPU is waited for
                 if len(kept) < len(alive_A):
                     states_TE = states_TE.index_copy(0, alive_A, x_AE)
                     alive_A, x_AE = alive_A[kept], x_AE[kept]
-                    still = torch.bincount(text_T[alive_A], minlength=len(batch)).cpu()
+                    still = torch.zeros_like(still).index_add_(
+                        0, text_T[alive_A], torch.ones_like(alive_A)
+                    )
             needed.append(still)
             q, k, v = _heads(layer, x_AE)
             watch = StageTimer(call.seconds, device) if call is not None and call.clock else None
@@ -166,7 +170,7 @@ def encode(
                 watch.lap("kernel")
             x_AE = layer.finish(x_AE, mixed[0].transpose(0, 1).flatten(1))
         states_TE = states_TE.index_copy(0, alive_A, x_AE)
-    return Encoded(states_TE, lengths.to(device), torch.stack(needed))
+    return Encoded(states_TE, lengths.to(device), torch.stack(needed).cpu())
 
 
 def encode_all(

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from saa_core.errors import GateError
 from saa_core.files import replacing, write_json
 
-FREE = ("steps", "checkpoint", "save_every")
-"""What a resumed run may change: it may run for more steps."""
+FREE = ("steps", "checkpoint", "save_every", "recompute")
+"""What a resumed run may change: it may run for more steps, or hold less."""
 
 
 class Config(Protocol):

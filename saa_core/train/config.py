@@ -66,6 +66,7 @@ class JointConfig:
             differ most, because averages hide the few predictions that need one far-away pair.
         start: folder of an adapter, with its gates, to go on from; None starts afresh.
         pooled: neighbouring queries that share one score row; None leaves the gates as they are.
+        recompute: activations are computed again on the way back, not held: less memory, more time.
         seed: of everything that is drawn.
         checkpoint: folder to resume from and to write every ``save_every`` steps.
     """
@@ -81,6 +82,7 @@ class JointConfig:
     hard: int = 0
     start: str | None = None
     pooled: int | None = None
+    recompute: bool = False
     seed: int = 0
     checkpoint: str | None = None
     save_every: int = 20

@@ -21,6 +21,7 @@ from saa_core.attention import Call
 from saa_core.data.corpus import draw_windows
 from saa_core.errors import PolicyError
 from saa_core.exact import attention_weights, per_block
+from saa_core.families.recompute import held
 from saa_core.gates.pair import PairGate, grid
 from saa_core.model import Model
 from saa_core.pairs import Allowed
@@ -152,14 +153,19 @@ class GateDistiller:
         self.draw = random.Random(seed)
         self.loss = 0.0
         self.density = 0.0
+        self.taught: set[int] = set()
 
     def layer(self, layer: int, q: Tensor, k: Tensor, allowed: Allowed, scale: float) -> None:
+        if layer in self.taught:  # computed again on the way back (families/recompute.py)
+            return
+        self.taught.add(layer)
         q_BHQD, k_BGKD = q.detach().float(), k.detach().float()
-        chosen = choose_rows(allowed.queries, self.block, self.rows, self.draw)
+        chosen = choose_rows(allowed.queries, self.block, self.rows, self.draw).to(q.device)
         target = block_mass(q_BHQD, k_BGKD, allowed, self.block, chosen, scale)
-        loss, predicted = learn(
-            self.gates[layer], q_BHQD, k_BGKD, allowed, self.block, chosen, target
-        )
+        with held():
+            loss, predicted = learn(
+                self.gates[layer], q_BHQD, k_BGKD, allowed, self.block, chosen, target
+            )
         self.loss += loss
         count = allowed.count(self.block)
         forced = rules.forced(allowed, Policy(tail=0), self.block, count)[:, :, chosen]
@@ -212,7 +218,7 @@ def block_mass(
     """
     bq, bk = block
     Q = q_BHQD.shape[2]
-    rows = (chosen[:, None] * bq + torch.arange(bq)).flatten().to(q_BHQD.device)
+    rows = (chosen[:, None] * bq + torch.arange(bq, device=chosen.device)).flatten()
     real = (rows < Q).float()
     rows = rows.clamp(max=Q - 1)
     pairs = allowed.pairs[:, :, rows]

@@ -12,6 +12,7 @@ one's (nats, mean over positions), and each gate's own loss (see distil.py) besi
 import random
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from saa_core.attach import save_gates
 from saa_core.attention import Call
 from saa_core.data.corpus import draw_windows
 from saa_core.errors import ModelError
+from saa_core.families.recompute import recomputed
 from saa_core.gates.files import read_gates
 from saa_core.model import Model
 from saa_core.run.execute import forward
@@ -101,8 +103,9 @@ def train_joint(
             drawn, others = places[: config.positions], places[config.positions :][:CANDIDATES]
             policy = Policy(mass=mass, granularity="block", block=BLOCK, tail=0)
             call = Call(policy, observe=lesson.layer)
-            divergence = _divergence(model, tokens, drawn, others, config.hard, call)
-            divergence.backward()
+            with recomputed(model.hf) if config.recompute else nullcontext():
+                divergence = _divergence(model, tokens, drawn, others, config.hard, call)
+                divergence.backward()
             nn.utils.clip_grad_norm_(adapter.values(), 1.0)
             optimizer.step()
             if saved and saved.due(step + 1):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -42,6 +43,26 @@ def test_a_refusal_of_pip_comes_back(setup):
         )
         == 3
     )
+
+
+def test_triton_is_brought_only_where_pytorch_brought_none(setup, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(setup, "LOG", tmp_path / "setup.log")
+    monkeypatch.setattr(setup.sys, "platform", "linux")
+    ran: list[list[str]] = []
+
+    class Pip(setup.Install):
+        def run(self, status):
+            ran.append(self.command)
+            return 0
+
+    monkeypatch.setattr(setup, "Install", Pip)
+    for missing in (0, 1):
+        found = subprocess.CompletedProcess([], missing)
+        monkeypatch.setattr(setup.subprocess, "run", lambda *_, found=found: found)
+        assert setup.interpreter() == 0
+        assert len(ran) == missing
+    assert ran[0][-1] == "triton==3.9.0"
+    assert "286 MB" in capsys.readouterr().err
 
 
 def test_a_log_of_an_hour_stays_short(setup, monkeypatch, capsys):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import saa_core as saa
+from saa_core.families.recompute import recomputed
 from saa_core.gates.files import read_gates
 from saa_core.kernels import KERNELS
 from saa_core.run.execute import forward
@@ -223,3 +224,37 @@ def test_the_shipped_adapter_costs_less_than_the_gate_alone(smollm2, novel):
     assert together.ppl_increase_pct < 0.8 * alone.ppl_increase_pct
     assert abs(together.density - alone.density) < 0.05
     assert saa.run(joint, TEXTS["letters"][:200]).model.name == "smollm2 + saa-joint"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_that_are_computed_again_change_nothing(toy, dtype):
+    """The way that a GPU with little memory takes, gates learning inside the layers included."""
+    found = []
+    for recompute in (False, True):
+        model = toy()
+        model.hf.to(dtype)
+        for gate in model.gates:
+            gate.float()
+        config = saa.JointConfig(steps=2, positions=32, rows=32, recompute=recompute, **CONFIG)
+        steps = [
+            (step.divergence, step.gate_loss) for step in saa.train_joint(model, TEXTS, config)
+        ]
+        modes = [module.training for module in model.hf.modules()]
+        learned = {n: p.clone() for n, p in model.hf.named_parameters() if "lora" in n}
+        found.append((steps, learned, modes))
+    (held, weights, before), (again, others, after) = found
+    assert before == after, "no layer was left in training mode"
+    near = 1e-5 if dtype == torch.float32 else 2e-2
+    for one, other in zip(held, again, strict=True):
+        assert other == pytest.approx(one, rel=near)
+    assert any(value.abs().max() > 0 for name, value in weights.items() if "lora_B" in name)
+    for name, value in weights.items():
+        torch.testing.assert_close(others[name], value, rtol=near, atol=near)
+
+
+def test_a_model_that_cannot_compute_again_is_named():
+    with (
+        pytest.raises(saa.ModelError, match="recompute: Linear has no layers"),
+        recomputed(torch.nn.Linear(2, 2)),
+    ):
+        pass

@@ -82,7 +82,8 @@ def figures(result: Result) -> Figures:
         saa_ms=saa_ms,
         ratio=_ratio(result),
         pairwise=trace.policy is not None and trace.block == (1, 1),
-        skips=trace.execution.kernel in ("native", "flex", "gather") and trace.block != (1, 1),
+        skips=trace.execution.kernel in ("native", "triton", "flex", "gather")
+        and trace.block != (1, 1),
         settled=result.rounds_left == 0,
     )
 

@@ -62,7 +62,7 @@ def policy_choice(
         )
         kernel = st.selectbox(
             words("sidebar.kernel"),
-            ("auto", "native", "flex", "gather", "reference"),
+            ("auto", "native", "triton", "flex", "gather", "reference"),
             format_func=lambda name: words(f"choice.{name}"),
             key="kernel",
             help=words("sidebar.kernel_help"),
