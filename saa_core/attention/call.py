@@ -16,7 +16,7 @@ from saa_core.attention.clock import StageTimer
 from saa_core.attention.execution import execute_decision, fast_dtype
 from saa_core.attention.fallback import crossover_reason, pair_verdict
 from saa_core.attention.plan import Plan, choose_kernel, decide, needs_gradients
-from saa_core.errors import KernelError, ModelError, PolicyError, choice
+from saa_core.errors import KernelError, ModelError, PolicyError, StoppedError, choice
 from saa_core.exact import Softmax
 from saa_core.families.arguments import Handed, Views
 from saa_core.gates.pair import PairGate
@@ -52,6 +52,7 @@ class Call:
         fall_back: under ``fallback="auto"`` a text may be computed densely; by default where nothing is
             recorded or observed.
         observe: called with (layer, q_BHQD, k_BGKD, allowed, scale) before each layer decides.
+        cancelled: asked before each layer; where it says True the call ends with StoppedError.
 
     Attributes:
         layers: what was recorded, by layer index.
@@ -70,6 +71,7 @@ class Call:
         clock: bool = False,
         observe: Observer | None = None,
         fall_back: bool | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> None:
         if record not in RECORDS:
             raise PolicyError(choice("record", record, RECORDS))
@@ -82,6 +84,7 @@ class Call:
         self.record = record
         self.clock = clock
         self.observe = observe
+        self.cancelled = cancelled
         looked_at = record != "none" or observe is not None
         self.fall_back = not looked_at if fall_back is None else fall_back
         self.layers: dict[int, LayerRecord] = {}
@@ -93,6 +96,11 @@ class Call:
         self._views: Views = {}
         self._plans: dict[int, Plan] = {}
         self._inspection: Inspection | None = None
+
+    def stop_if_cancelled(self) -> None:
+        """Raises StoppedError where nobody waits for this call any more."""
+        if self.cancelled is not None and self.cancelled():
+            raise StoppedError("nobody waits for this call any more")
 
     def checked(self, item: int = 0) -> Checked | None:
         """What the guard found out about one batch item; None where no guard was at work."""
@@ -127,6 +135,7 @@ class Call:
         Args:
             dense: what the model itself computes; in float32 if it is given True.
         """
+        self.stop_if_cancelled()
         gate: PairGate = module.saa_gate  # type: ignore[assignment]
         layer = gate.layer
         q, k, v, scale, softmax = handed.q, handed.k, handed.v, handed.scale, handed.softmax

@@ -54,6 +54,7 @@ COMMANDS = (
     Command("joint", "train model and gates together, under the sparse mask (LoRA)", "train"),
     Command("train-task", "fine-tune and gate an encoder on labelled texts", "tasks"),
     Command("export", "write a task's model as a folder that runs without PyTorch", "tasks"),
+    Command("serve", "answer over HTTP: labels, embeddings, continuations, recorded runs", "serve"),
     Command("calibrate", "share missed mass out over the layers", "gates"),
     Command("reliability", "measure how true predicted mass is, and store the correction", "gates"),
     Command("masses", "choose the default mass by length, and store it with the gates", "gates"),

@@ -132,6 +132,8 @@ def encode(
         alive_A, still = torch.arange(len(ids_T), device=device), lengths
         needed = []
         for layer, gate in zip(packing.layers, gates, strict=True):
+            if call is not None:
+                call.stop_if_cancelled()
             score_T = torch.full((len(ids_T),), torch.nan, device=device)
             if gate is not None and special_T is not None:
                 score_A = gate(x_AE.float(), share)
