@@ -14,6 +14,7 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 
@@ -42,6 +43,7 @@ class Metrics:
     """
 
     def __init__(self, models: Iterable[str], device: str) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._models = frozenset(models)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):

@@ -91,6 +91,8 @@ class Service:
             ids = await self._tokens(ticket, lambda: offered.runs.encode(texts, cut=cut))
             self.submit(offered, ticket, policy, ids, self._batches(offered, "classify"))
             found: list[Prediction] = await ticket.result()
+            if all(each.dense for each in found):
+                ticket.side = "dense"
             for each in found:
                 self.metrics.predicted_label(name, "classify", each)
                 if policy is not None and each.dense and "fallback" not in ticket.facts:
@@ -108,6 +110,8 @@ class Service:
             ids = await self._tokens(ticket, lambda: offered.runs.encode(texts, cut=cut))
             self.submit(offered, ticket, policy, ids, self._batches(offered, "embed"))
             found: list[Embedded] = await ticket.result()
+            if all(each.why_dense for each in found):
+                ticket.side = "dense"
             for each in found:
                 self.guarded(name, "embed", each.events)
                 if each.why_dense is not None:
@@ -145,6 +149,7 @@ class Service:
             def note(work: Work, found: "Executed", why: str | None) -> None:
                 self.guarded(name, op, found.events)
                 if why is not None:
+                    work.ticket.side = "dense"
                     work.ticket.facts["fallback"] = why
                     self.metrics.fell_back(name, op, why)
 

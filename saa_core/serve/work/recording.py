@@ -22,7 +22,6 @@ from saa_core.run.timing import rounds
 from saa_core.serve.jobs import Piece
 from saa_core.serve.work.parts import Cancelling, NotFiniteError, Work
 from saa_core.trace.compare import Comparison
-from saa_core.trace.maps import InMemory
 from saa_core.trace.trace import Trace
 from saa_core.types import Policy, Timing
 
@@ -163,22 +162,6 @@ def packed(trace: Trace) -> bytes:
     """A trace as the bytes of its file."""
     with tempfile.TemporaryDirectory(prefix="saa-") as folder:
         return trace.save(Path(folder) / "run.saa").read_bytes()
-
-
-def unpacked(content: bytes) -> Trace:
-    """A trace from the bytes of its file, all of it in memory.
-
-    Raises:
-        TraceError: it is none.
-    """
-    with tempfile.TemporaryDirectory(prefix="saa-") as folder:
-        file = Path(folder) / "run.saa"
-        file.write_bytes(content)
-        trace = Trace.load(file)
-        if trace.layers is None:
-            return trace
-        read = {layer: trace.layers.read(layer) for layer in range(trace.shape[0])}
-        return replace(trace, layers=InMemory(read))
 
 
 def figures(found: Sides) -> dict[str, Any]:
