@@ -79,7 +79,9 @@ class Client:
     def __init__(self, address: str, token: str | None = None, timeout: float = 300.0) -> None:
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise PolicyError(f'backend={address!r} must be an address such as "http://127.0.0.1:8601"')
+            raise PolicyError(
+                f'backend={address!r} must be an address such as "http://127.0.0.1:8601"'
+            )
         self.address, self.timeout = address.rstrip("/"), timeout
         self._parts, self._base = parts, parts.path.rstrip("/")
         self._token = os.environ.get(BACKEND_TOKEN) if token is None else token
@@ -93,7 +95,12 @@ class Client:
         return {each["id"]: each["saa"] for each in self._json("GET", "/v1/models")["data"]}
 
     def run(
-        self, model: str, text: str, policy: Policy | str | None = "default", *, record: str = "full"
+        self,
+        model: str,
+        text: str,
+        policy: Policy | str | None = "default",
+        *,
+        record: str = "full",
     ) -> ServedRun:
         """Runs a text there and brings the trace here.
 
@@ -134,7 +141,9 @@ class Client:
         body |= {"text": text, "saa": _saa(policy)}
         return [_timing(each) for each in self._json("POST", "/saa/v1/measure", body)["timings"]]
 
-    def sweep(self, model: str, text: str, policy: Policy | str = "default") -> list[dict[str, Any]]:
+    def sweep(
+        self, model: str, text: str, policy: Policy | str = "default"
+    ) -> list[dict[str, Any]]:
         """The trade-off of a text: the fields of a :class:`saa_core.explain.tradeoff.Point` for each mass."""
         body = {"model": model, "text": text, "saa": _saa(policy)}
         return list(self._json("POST", "/saa/v1/tradeoff", body)["points"])
@@ -185,7 +194,9 @@ class Client:
         body |= {"stream": True, "saa": _saa(policy)}
         connection = self._connect()
         try:
-            response = self._answer(connection, "POST", "/v1/completions", body, "text/event-stream")
+            response = self._answer(
+                connection, "POST", "/v1/completions", body, "text/event-stream"
+            )
             while line := response.readline(1 << 20):
                 if not line.startswith(b"data: ") or line.strip() == b"data: [DONE]":
                     continue
@@ -215,7 +226,9 @@ class Client:
     def _json(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         found = json.loads(self._send(method, path, body, "application/json")[0])
         if not isinstance(found, dict):
-            raise BackendError(f"backend {self.address} answers {path} with no object; is it one of saa serve?")
+            raise BackendError(
+                f"backend {self.address} answers {path} with no object; is it one of saa serve?"
+            )
         return found
 
     def _send(
@@ -269,13 +282,17 @@ class Client:
             said = f"status {response.status}"
         message = f"backend {self.address}: {said}"
         if response.status == 400:
-            return TextError(message) if "tokens" in said and "text" in said else PolicyError(message)
+            return (
+                TextError(message) if "tokens" in said and "text" in said else PolicyError(message)
+            )
         after = response.getheader("Retry-After", "")
         return BackendError(message, response.status, int(after) if after.isdigit() else None)
 
     def _away(self, error: Exception) -> BackendError:
         why = getattr(error, "strerror", None) or type(error).__name__
-        return BackendError(f"backend {self.address} does not answer ({why}); is saa serve running there?")
+        return BackendError(
+            f"backend {self.address} does not answer ({why}); is saa serve running there?"
+        )
 
 
 def asked_fields(policy: Policy) -> dict[str, Any]:

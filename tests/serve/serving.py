@@ -46,9 +46,7 @@ class Running:
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def ask(
-        self, path: str, body: Any = None, method: str | None = None, **headers: str
-    ) -> Answer:
+    def ask(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> Answer:
         """One request; JSON unless the body is bytes."""
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         own = {"Content-Type": "application/json", **self.headers}

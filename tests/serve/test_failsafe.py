@@ -27,7 +27,11 @@ def faulty(monkeypatch, fault):
     real = pytorch.answers
 
     def broken(model, ids, policy=None, **given):
-        return real(model, ids, policy, **given) if policy is None else fault(real)(model, ids, policy, **given)
+        return (
+            real(model, ids, policy, **given)
+            if policy is None
+            else fault(real)(model, ids, policy, **given)
+        )
 
     monkeypatch.setattr(pytorch, "answers", broken)
 
@@ -106,7 +110,9 @@ def test_a_thread_that_hangs_is_left_behind(toys, tmp_path, monkeypatch):
         return real(model, ids, policy, **given)
 
     monkeypatch.setattr(pytorch.PytorchModel, "warm_up", lambda _self: None)
-    offered = settings(tmp_path, "toys", limits=Limits(sparse_seconds=0.1), breaker=Breaking(1, 60, 3600))
+    offered = settings(
+        tmp_path, "toys", limits=Limits(sparse_seconds=0.1), breaker=Breaking(1, 60, 3600)
+    )
     with running(offered, {"toys": toys}) as own:
         monkeypatch.setattr(pytorch, "answers", hang)
         try:
@@ -152,7 +158,9 @@ def test_memory_that_is_short_is_shed(own, monkeypatch):
 
     def short(model, ids, policy=None, **given):
         if max(map(len, ids)) > 8:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+            raise RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
+            )
         return real(model, ids, policy, **given)
 
     monkeypatch.setattr(pytorch, "answers", short)
