@@ -29,6 +29,8 @@ TRACE, PAIR = "application/vnd.saa.trace", "application/vnd.saa.traces+zip"
 FACTS = "x-saa-facts"
 MOST_BYTES = 1 << 30
 """Of one answer."""
+Asked = Policy | Mapping[str, Any] | str
+"""A policy, fields that replace those of the model's own, or the name of one; None stands for dense."""
 
 
 class BackendError(SAAError):
@@ -98,7 +100,7 @@ class Client:
         self,
         model: str,
         text: str,
-        policy: Policy | str | None = "default",
+        policy: Asked | None = "default",
         *,
         record: str = "full",
     ) -> ServedRun:
@@ -116,7 +118,7 @@ class Client:
         self,
         model: str,
         text: str,
-        policy: Policy | str = "default",
+        policy: Asked = "default",
         *,
         damage: str | None = None,
     ) -> ServedSides:
@@ -131,7 +133,7 @@ class Client:
         self,
         model: str,
         lengths: Sequence[int] = (),
-        policy: Policy | str = "default",
+        policy: Asked = "default",
         *,
         text: str | None = None,
         repeats: int = 5,
@@ -141,9 +143,7 @@ class Client:
         body |= {"text": text, "saa": _saa(policy)}
         return [_timing(each) for each in self._json("POST", "/saa/v1/measure", body)["timings"]]
 
-    def sweep(
-        self, model: str, text: str, policy: Policy | str = "default"
-    ) -> list[dict[str, Any]]:
+    def sweep(self, model: str, text: str, policy: Asked = "default") -> list[dict[str, Any]]:
         """The trade-off of a text: the fields of a :class:`saa_core.explain.tradeoff.Point` for each mass."""
         body = {"model": model, "text": text, "saa": _saa(policy)}
         return list(self._json("POST", "/saa/v1/tradeoff", body)["points"])
@@ -154,7 +154,7 @@ class Client:
         text: str,
         layer: int,
         head: int | None = None,
-        policy: Policy | str = "default",
+        policy: Asked = "default",
     ) -> list[dict[str, Any]]:
         """What leaving out each block does: the fields of a :class:`saa_core.explain.effects.Effect`."""
         body: dict[str, Any] = {"model": model, "text": text, "layer": layer, "head": head}
@@ -164,7 +164,7 @@ class Client:
         self,
         model: str,
         texts: Sequence[str],
-        policy: Policy | str | None = "default",
+        policy: Asked | None = "default",
         *,
         cut: bool = False,
         batch: int = 128,
@@ -185,7 +185,7 @@ class Client:
         self,
         model: str,
         prompt: str,
-        policy: Policy | str | None = "default",
+        policy: Asked | None = "default",
         *,
         max_new_tokens: int = 16,
     ) -> Iterator[str]:
@@ -311,9 +311,11 @@ def asked_fields(policy: Policy) -> dict[str, Any]:
     return found
 
 
-def _saa(policy: Policy | str | None) -> dict[str, Any]:
+def _saa(policy: Asked | None) -> dict[str, Any]:
     if policy is None or isinstance(policy, str):
         return {"policy": "dense" if policy is None else policy}
+    if isinstance(policy, Mapping):
+        return {"policy": dict(policy)}
     return {"policy": asked_fields(policy)}
 
 

@@ -175,6 +175,7 @@ def serve(settings: Settings) -> int:
         SAAError: a model, a policy or a setting cannot be used.
     """
     start_logging()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing that was not fetched before is served
     access, began = read_access(settings), time.monotonic()
     sock = _listen(settings)
 

@@ -169,11 +169,11 @@ def test_own_client(served, smollm2, minilm):
     assert 0 <= sides.figures["embedding_cosine"] <= 1
     timings = client.measure("minilm", [16], policy, repeats=2)
     assert [len(timing.samples_ms) for timing in timings] == [2, 2]
-    assert [point["mass"] for point in client.sweep("minilm", "Ok.")][0] == 0.6
+    assert client.sweep("minilm", "Ok.")[0]["mass"] == 0.6
     effects = client.effects("minilm", "Ok.", 0, 1, saa.Policy(mass=1.0))
     assert {tuple(effect["keys"]) for effect in effects} == {(at, at) for at in range(4)}
     labelled = list(client.classify("spam", SPAM, batch=2))
-    assert [each.label for each in labelled][0] in ("ham", "spam")
+    assert labelled[0].label in ("ham", "spam")
     written = "".join(client.generate("smollm2", "The capital of France is", max_new_tokens=3))
     assert written == "".join(
         generate(smollm2, "The capital of France is", smollm2.spec.policy, max_new_tokens=3)

@@ -1,72 +1,21 @@
 """The process itself: ready, drained by SIGTERM, killed and started again; with one exported task, without PyTorch."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import saa_core as saa
+from benchmarks.serve.process import COMMAND, Process, serving
 from tests.serve.serving import wait_for
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
-
-
-class Process:
-    """``saa serve`` on a free port."""
-
-    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
-        self.log = folder / "log.txt"
-        code = "import sys; from saa_core.cli.main import main; sys.exit(main())"
-        command = [sys.executable, "-c", code, "serve", "--port", "0", *options]
-        with self.log.open("a") as out:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, stderr=out, stdout=out, env={**os.environ, **environment}
-            )
-        wait_for(lambda: self.ready is not None or self.process.poll() is not None, 120)
-        assert self.ready is not None, self.log.read_text()[-3000:]
-        self.address = self.ready["address"]
-
-    @property
-    def lines(self) -> list[dict]:
-        found = self.log.read_text().splitlines()
-        return [json.loads(line) for line in found if line.startswith("{")]
-
-    @property
-    def ready(self) -> dict | None:
-        return next((line for line in self.lines[::-1] if line["event"] == "ready"), None)
-
-    def ask(self, path: str, body: dict | None = None) -> tuple[int, bytes]:
-        content = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            self.address + path, content, {"Content-Type": "application/json"}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=60) as response:
-                return response.status, response.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read()
-
-
-@contextmanager
-def process(folder: Path, *options: str, **environment: str) -> Iterator[Process]:
-    found = Process(folder, *options, **environment)
-    try:
-        yield found
-    finally:
-        found.process.kill()
-        found.process.wait(30)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +41,7 @@ def test_an_exported_task_is_served_without_pytorch(exported, tmp_path):
         "    pass\n"
     )
     here = {"PYTHONPATH": f"{watch}:{ROOT}"}
-    with process(tmp_path, "--engine", str(exported), **here) as own:
+    with serving(tmp_path, "--engine", str(exported), **here) as own:
         body = {"model": "toys", "input": ["w5 w6 w7", "w9"]}
         status, first = own.ask("/v1/classify", body)
         assert status == 200
@@ -105,7 +54,7 @@ def test_an_exported_task_is_served_without_pytorch(exported, tmp_path):
         assert json.loads(dense)["data"][0]["saa"]["dense"]
         own.process.send_signal(signal.SIGKILL)
         own.process.wait(30)
-    with process(tmp_path, "--engine", str(exported), **here) as again:
+    with serving(tmp_path, "--engine", str(exported), **here) as again:
         assert json.loads(again.ask("/v1/classify", body)[1])["data"] == json.loads(first)["data"]
 
 
@@ -113,10 +62,13 @@ def test_an_exported_task_is_served_without_pytorch(exported, tmp_path):
 def test_sigterm_lets_streams_end_and_nobody_in(tmp_path):
     stored = tmp_path / "kept"
     config = tmp_path / "serve.toml"
-    config.write_text(f'[[model]]\nmodel = "smollm2"\n[keep]\nwhat = "text"\nfolder = "{stored}"\n')
-    with process(tmp_path, "--config", str(config), "--device", "cpu") as own:
+    config.write_text(
+        f'[[model]]\nmodel = "smollm2"\n[keep]\nwhat = "text"\nfolder = "{stored}"\n'
+        "[limits]\ndrain_seconds = 300\nrequest_seconds = 300\n"
+    )
+    with serving(tmp_path, "--config", str(config), "--device", "cpu") as own:
         assert own.ask("/saa/v1/run", {"model": "smollm2", "text": "Once upon a time"})[0] == 200
-        body = {"model": "smollm2", "prompt": "Once upon a time", "max_tokens": 24, "stream": True}
+        body = {"model": "smollm2", "prompt": "Once upon a time", "max_tokens": 12, "stream": True}
         streams, threads = list[bytes](), list[threading.Thread]()
         for _ in range(2):
             threads.append(
@@ -136,7 +88,7 @@ def test_sigterm_lets_streams_end_and_nobody_in(tmp_path):
             assert stream.rstrip().endswith(b"data: [DONE]")
             assert b'"finish_reason": "length"' in stream
         assert own.process.wait(30) == 0
-    with process(tmp_path, "--config", str(config), "--device", "cpu") as again:
+    with serving(tmp_path, "--config", str(config), "--device", "cpu") as again:
         assert len(json.loads(again.ask("/saa/v1/traces")[1])["traces"]) == 1, "a run was lost"
         threading.Thread(target=lambda: _quietly(again, body), daemon=True).start()
         wait_for(lambda: b"saa_num_requests_running 1.0" in again.ask("/metrics")[1])
@@ -162,8 +114,7 @@ def test_what_cannot_be_served_is_said_in_a_sentence(tmp_path):
         (["--model", "minilm + nothing"], "does not ship"),
         (["--config", str(tmp_path / "none.toml")], "cannot be read"),
     ):
-        code = "import sys; from saa_core.cli.main import main; sys.exit(main())"
-        command = [sys.executable, "-c", code, "serve", "--port", "0", *options]
+        command = [sys.executable, "-c", COMMAND, "serve", "--port", "0", *options]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 1
         assert what in done.stderr

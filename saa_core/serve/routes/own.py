@@ -99,6 +99,11 @@ def routes(service: Service) -> APIRouter:
         )
         return _json({"effects": [asdict(effect) for effect in found]} | told(ticket))
 
+    @router.get("/fingerprints/{name:path}")
+    async def fingerprints(name: str) -> dict[str, str]:
+        found: dict[str, str] = await service.in_files(service.catalog.get(name).runs.digests)
+        return found
+
     @router.get("/traces")
     async def traces(request: Request) -> dict[str, Any]:
         found = await service.in_files(service.kept.list, asking_of(request).caller)
