@@ -5,7 +5,7 @@ operator may see and delete all. The store is the server's own, so that nobody e
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -17,6 +17,7 @@ from saa_core.serve.metrics import Metrics
 from saa_core.serve.settings import Keep
 from saa_core.store import Store
 from saa_core.store.ids import is_id, time_of
+from saa_core.store.notes import Note
 
 if TYPE_CHECKING:
     from saa_core.trace.trace import Trace
@@ -62,18 +63,19 @@ class Kept:
         with self._lock:
             return self.store.add(trace, tags=[f"{OWNER}{caller.name}"])
 
-    def list(self, caller: Caller) -> list[KeptRun]:
+    def visible(self, caller: Caller) -> list[KeptRun]:
         """What a caller may see, the newest first."""
         if self.store is None:
             return []
-        found = [self._about(run) for run in self.store.ids()]
+        notes = self.store.notes()
+        found = [self._about(run, notes) for run in self.store.ids()]
         return [kept for kept in found[::-1] if caller.operator or kept.owner == caller.name]
 
     def file(self, run: str, caller: Caller) -> Path | None:
         """The trace file of a run; None where there is none that this caller may see."""
         if self.store is None or not is_id(run) or run not in self.store:
             return None
-        about = self._about(run)
+        about = self._about(run, self.store.notes())
         allowed = caller.operator or about.owner == caller.name
         return self.store.path(run) if allowed and about.expires > self.clock() else None
 
@@ -90,7 +92,8 @@ class Kept:
         if self.store is None:
             return 0
         with self._lock:
-            runs = [self._about(run) for run in self.store.ids()]
+            notes = self.store.notes()
+            runs = [self._about(run, notes) for run in self.store.ids()]
             runs.sort(key=lambda kept: kept.expires)
             now, most = self.clock(), self.keep.most
             many = max(0, len(runs) - most)
@@ -101,11 +104,10 @@ class Kept:
             self.metrics.kept.set(len(runs) - len(gone))
         return len(gone)
 
-    def _about(self, run: str) -> KeptRun:
-        assert self.store is not None
+    def _about(self, run: str, notes: Mapping[str, Note]) -> KeptRun:
         recorded = time_of(run)
         when = 0.0 if recorded is None else recorded.timestamp()
-        note = self.store.notes().get(run)
+        note = notes.get(run)
         tags = () if note is None else note.tags
         owner = next((tag[len(OWNER) :] for tag in tags if tag.startswith(OWNER)), "")
         return KeptRun(run, owner, when + 3600 * self.keep.hours)

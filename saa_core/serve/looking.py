@@ -42,7 +42,7 @@ async def run(
         service.submit(offered, ticket, policy, (), steps, alone=True)
         trace: Trace = await ticket.result()
         service.admission.counted(ticket, trace.keys)
-        service.guarded(name, "run", trace.events)
+        service.guarded(name, "run", trace.events, ticket)
         if trace.policy is not None:
             service.metrics.density.labels(name, "run").observe(float(trace.density.mean()))
             service.metrics.predicted.labels(name, "run").observe(

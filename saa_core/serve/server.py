@@ -46,13 +46,16 @@ class Protocol(H11Protocol):
         super().connection_made(transport)
         self._wait()
 
+    def data_received(self, data: bytes) -> None:
+        if self._idle and self._waiting is None:
+            self._wait()  # a request has begun
+        super().data_received(data)
+
     def handle_events(self) -> None:
         before = self.scope
         super().handle_events()
-        if self.scope is not before:  # a header is complete
+        if self.scope is not before:  # its header is complete
             self._rest()
-        elif self._idle and self._waiting is None and not self.transport.is_closing():
-            self._wait()  # the next request of this connection has begun
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._rest()

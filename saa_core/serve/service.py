@@ -13,11 +13,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from saa_core.errors import PolicyError, TextError
+from saa_core.errors import ModelError, PolicyError, TextError
 from saa_core.serve.access import ANYONE, Caller
 from saa_core.serve.asked import policy_asked
 from saa_core.serve.catalog import Catalog, Offered
-from saa_core.serve.jobs import Admission, ClientGoneError, Ticket, TimeLimitError, estimated_tokens
+from saa_core.serve.jobs import (
+    Admission,
+    ClientGoneError,
+    RefusedError,
+    Ticket,
+    TimeLimitError,
+    estimated_tokens,
+)
 from saa_core.serve.keeping import Kept
 from saa_core.serve.metrics import Metrics
 from saa_core.serve.settings import Settings
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("saa.serve")
 T = TypeVar("T")
+GUARD_FACTS = ("bound", "estimate", "limit", "delta", "full_layers")
 
 
 @dataclass
@@ -147,7 +155,7 @@ class Service:
                 )
 
             def note(work: Work, found: "Executed", why: str | None) -> None:
-                self.guarded(name, op, found.events)
+                self.guarded(name, op, found.events, work.ticket)
                 if why is not None:
                     work.ticket.side = "dense"
                     work.ticket.facts["fallback"] = why
@@ -196,7 +204,10 @@ class Service:
         except TimeLimitError:
             self.metrics.errors.labels(name, op, "timeout").inc()
             raise
-        except (PolicyError, TextError):
+        except RefusedError:
+            ended = "refused"
+            raise
+        except (PolicyError, TextError, ModelError):
             self.metrics.errors.labels(name, op, "request").inc()
             raise
         except Exception:
@@ -245,13 +256,21 @@ class Service:
             )
         )
 
-    def guarded(self, name: str, op: str, events: Sequence[Mapping[str, Any]]) -> None:
-        """Counts what a guard said."""
+    def guarded(
+        self,
+        name: str,
+        op: str,
+        events: Sequence[Mapping[str, Any]],
+        ticket: Ticket | None = None,
+    ) -> None:
+        """Counts what a guard said, and notes what it found for the answer."""
         for event in events:
             suspected = str(event["suspected"])
             if suspected == "result":
                 self.metrics.missed.labels(name, op, "served").observe(event["estimate"])
                 self.metrics.missed_bound.labels(name, op).observe(event["bound"])
+                if ticket is not None:
+                    ticket.facts["guard"] = {key: event[key] for key in GUARD_FACTS}
                 continue
             self.metrics.guard_events.labels(name, suspected, str(event.get("done"))).inc()
             if suspected == "input":

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import saa_core as saa
+import saa_core.loading
+from saa_core.cli.main import main
 from saa_core.run.generate import generate
 from saa_core.serve.client import BackendError, Client
 from tests.serve.serving import Running
@@ -51,6 +53,14 @@ def test_openai_completions(client, smollm2):
     stopped = client.completions.create(model="smollm2", prompt=prompt, max_tokens=5, stop=["."])
     assert stopped.choices[0].text == expected.split(".")[0]
     assert stopped.choices[0].finish_reason == "stop"
+    guarded = client.completions.create(
+        model="smollm2",
+        prompt=prompt,
+        max_tokens=1,
+        extra_body={"saa": {"policy": {"guard": {"missed_mass": 0.05}}}},
+    )
+    assert guarded.saa["guard"]["limit"] == 0.05
+    assert guarded.saa["guard"]["bound"] <= 0.05 or guarded.saa["fallback"] == "guard"
 
 
 def test_openai_chat(client):
@@ -182,3 +192,22 @@ def test_own_client(served, smollm2, minilm):
         client.run("spam", text, "another")
     with pytest.raises(BackendError, match="does not answer"):
         Client("http://127.0.0.1:9").status()
+
+
+def test_the_command_line_asks_a_backend(served, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(saa.loading, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    file, out = tmp_path / "text.txt", tmp_path / "run.saa"
+    file.write_text("The quick brown fox jumps over the lazy dog.")
+    given = ["--backend", served.address, "--model"]
+    assert main(["run", str(file), *given, "minilm", "--mass", "0.9", "--out", str(out)]) == 0
+    assert "policy: mass 0.9" in capsys.readouterr().out
+    assert saa.Trace.load(out).policy.mass == 0.9
+    table = tmp_path / "texts.csv"
+    table.write_text("text\n" + "\n".join(f'"{text}"' for text in SPAM))
+    monkeypatch.setenv("SAA_BACKEND", served.address)
+    assert main(["classify", str(table), "--model", "spam", "--tokens", "0.5"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(SPAM)
+    assert main(["run", str(file), *given, "minilm", "--gates", "x"]) == 1
+    assert "--gates and --backend exclude each other" in capsys.readouterr().err
+    assert main(["run", str(file), "--backend", "http://127.0.0.1:9"]) == 1
+    assert "does not answer" in capsys.readouterr().err

@@ -106,7 +106,7 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/traces")
     async def traces(request: Request) -> dict[str, Any]:
-        found = await service.in_files(service.kept.list, asking_of(request).caller)
+        found = await service.in_files(service.kept.visible, asking_of(request).caller)
         return {"traces": [asdict(each) for each in found], "kept": service.kept.keep.what}
 
     @router.get("/traces/{run}", response_class=FileResponse)

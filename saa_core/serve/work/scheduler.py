@@ -104,38 +104,30 @@ class Scheduler:
 
     def _next(self) -> Group | None:
         """The group whose step is next: a new one and one that has begun, in turn."""
+        self._waiting = deque(work for work in self._waiting if not work.ticket.left)
         self._begun_next = not self._begun_next
         if self._begun_next and self._active:
             return self._active.popleft()
         streams = sum(group.works[0].stream for group in self._active)
         for index, head in enumerate(self._waiting):
-            if head.ticket.left:
-                continue
             if head.stream and streams >= self.limits.streams:
                 continue
             works = self._together(index)
             return Group(works, lambda group: guarded(group, self.metrics))
-        while self._waiting and self._waiting[0].ticket.left:
-            self._waiting.popleft()
         return self._active.popleft() if self._active else None
 
     def _together(self, index: int) -> list[Work]:
         """Takes the work at an index out of what waits, with what can be computed beside it."""
         head, size, taken = self._waiting[index], 0, list[Work]()
-        for work in list(self._waiting):
-            same = work is head or (head.key is not None and work.key == head.key)
-            if not same or work.ticket.left:
+        for work in self._waiting:
+            if work is not head and (head.key is None or work.key != head.key):
                 continue
             if taken and size + work.size > self.limits.batch:
                 break
             taken.append(work)
             size += work.size
-            if head.key is None:
-                break
         chosen = {id(work) for work in taken}
-        self._waiting = deque(
-            work for work in self._waiting if id(work) not in chosen and not work.ticket.left
-        )
+        self._waiting = deque(work for work in self._waiting if id(work) not in chosen)
         return taken
 
     def _step(self, group: Group) -> bool:
