@@ -5,6 +5,7 @@ it is an error.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from saa_core.errors import ModelError, PolicyError, TextError
@@ -39,7 +40,8 @@ async def run(
             before = (lambda: None) if own is None else service.sound(offered)
             return recording(model, text, own, "full" if full else "summary", before)
 
-        service.submit(offered, ticket, policy, (), steps, alone=True)
+        seconds = service.settings.limits.request_seconds  # recording takes as long as it takes
+        service.submit(offered, ticket, policy, (), steps, alone=True, seconds=seconds)
         trace: Trace = await ticket.result()
         service.admission.counted(ticket, trace.keys)
         service.guarded(name, "run", trace.events, ticket)
@@ -163,11 +165,15 @@ async def _alone(
     tokens = estimated_tokens(text) if tokens is None else tokens
     async with service.admitted(request, name, op, [text], tokens) as ticket:
         ticket.side = "sparse"
-        service.submit(
-            service.catalog.get(name), ticket, None, (), lambda _own: steps, alone=True, stream=True
-        )
+        offered, seconds = service.catalog.get(name), service.settings.limits.request_seconds
+        maker = partial(_same, steps)
+        service.submit(offered, ticket, None, (), maker, alone=True, stream=True, seconds=seconds)
         ticket.facts["policy"] = str(policy)
         return await ticket.result(), ticket
+
+
+def _same(steps: Any, _policy: Policy | None) -> Any:
+    return steps
 
 
 def _pytorch(service: Service, name: str) -> "tuple[Offered, Model]":

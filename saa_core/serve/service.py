@@ -237,8 +237,13 @@ class Service:
         *,
         alone: bool = False,
         stream: bool = False,
+        seconds: float | None = None,
     ) -> None:
-        """Hands work over: sparse where it may be, and what answers in its place."""
+        """Hands work over: sparse where it may be, and what answers in its place.
+
+        Args:
+            seconds: that a step may take, where it is not as for all.
+        """
         sparse = policy is not None and offered.damaged is None
         ticket.facts["policy"] = "dense" if policy is None else str(policy)
         self.scheduler.submit(
@@ -253,6 +258,7 @@ class Service:
                 stream=stream,
                 breaker=offered.breaker(policy) if sparse and policy is not None else None,
                 why_dense="damaged" if policy is not None and not sparse else None,
+                seconds=seconds,
             )
         )
 

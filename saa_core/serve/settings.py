@@ -103,8 +103,8 @@ class Limits:
         batch: texts that are computed together.
         connections: open ones.
         request_seconds: from arrival to the end of the answer.
-        sparse_seconds, dense_seconds: of one step: a batch, the reading of a prompt, one token. The sparse
-            path is stopped and answered densely after its own.
+        sparse_seconds, dense_seconds: of one step: a batch, the reading of a prompt, one token; for every
+            2,048 tokens in it. The sparse path is stopped and answered densely after its own.
         idle_seconds: without a byte of a request that has begun.
         drain_seconds: that requests get to end after SIGTERM.
     """

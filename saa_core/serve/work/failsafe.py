@@ -5,6 +5,7 @@ not expect: an exception, numbers that are none, a step that takes too long, gat
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -16,6 +17,8 @@ from saa_core.serve.settings import Limits
 from saa_core.serve.work.parts import DamagedError, NotFiniteError, Work
 
 LOG = logging.getLogger("saa.serve")
+STEP_TOKENS = 2048
+"""Tokens for which a step gets the time of the limits once."""
 Steps = Iterator[list[tuple[Work, Piece]]]
 SHORT_OF_MEMORY = (
     "out of memory",
@@ -61,7 +64,9 @@ class Group:
         own = self.works[0].seconds
         if own is not None:
             return own
-        return limits.sparse_seconds if self.sparse else limits.dense_seconds
+        tokens = sum(len(ids) for work in self.works for ids in work.ids)
+        seconds = limits.sparse_seconds if self.sparse else limits.dense_seconds
+        return seconds * max(1, math.ceil(tokens / STEP_TOKENS))
 
     def begin(self, metrics: Metrics) -> bool:
         """Notes when the first step began; True for that one."""
