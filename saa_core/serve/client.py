@@ -206,6 +206,8 @@ class Client:
                 for choice in event["choices"]:
                     if choice["text"]:
                         yield choice["text"]
+        except SAAError:
+            raise
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise self._away(error) from error
         finally:
@@ -239,6 +241,8 @@ class Client:
             response = self._answer(connection, method, path, body, accept)
             content = response.read(MOST_BYTES)
             return content, {name.lower(): value for name, value in response.getheaders()}
+        except SAAError:
+            raise
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise self._away(error) from error
         finally:

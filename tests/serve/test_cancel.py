@@ -4,7 +4,6 @@ import threading
 import time
 
 import numpy as np
-import pytest
 
 from saa_core.serve.settings import Limits
 from saa_core.serve.work import pytorch
@@ -14,7 +13,6 @@ from tests.serve.serving import Running, running, wait_for
 
 TEXT = "w5 w6 w7 w8 w9 w10"
 LONG = {"model": "smollm2", "prompt": "Once upon a time", "max_tokens": 400, "stream": True}
-pytestmark = pytest.mark.model
 
 
 def label(own: Running, text: str = TEXT):
