@@ -92,6 +92,12 @@ class Server(uvicorn.Server):
         self.service, self.door = service, door
         self._draining: asyncio.Task[None] | None = None
         self._signals = 0
+        self.about: dict[str, Any] = {}
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens, and says so."""
+        await super().startup(sockets=sockets)
+        LOG.info("ready", extra={"saa": self.about})
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._signals += 1
@@ -197,9 +203,10 @@ def serve(settings: Settings) -> int:
         "token_needed": bool(access.tokens),
     }
 
+    server.about = about
+
     async def run() -> None:
         async with background(service):
-            LOG.info("ready", extra={"saa": about})
             await server.serve([sock])
 
     with contextlib.suppress(KeyboardInterrupt):
