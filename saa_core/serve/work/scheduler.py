@@ -135,9 +135,7 @@ class Scheduler:
         first = group.begin(self.metrics)
         try:
             posts = next(group.steps, None)
-        except (
-            Exception
-        ) as error:  # whatever the model raises is an answer, not the end of the server
+        except Exception as error:  # whatever it is, the thread goes on with others
             if not group.abandoned:
                 self._failed(group, error)
             return False
