@@ -7,6 +7,8 @@ language model; the fault injection runs the same server in this process. ``--pa
 """
 
 import argparse
+import http.client
+import json
 import math
 import signal
 import socket
@@ -28,6 +30,8 @@ from saa_core.data import fetch
 from saa_core.files import write_json
 
 RESULTS = Path(__file__).parent.parent / "results"
+DRAIN = 300.0
+"""Seconds that streams may take to end: it is asked whether all do, on whatever machine."""
 STEP = 1.1
 """A rate is this many times the last one."""
 
@@ -48,7 +52,8 @@ class Bench:
         words = novel.split()
         self.short = [" ".join(words[at : at + 12]) for at in range(500, 2500, 20)]
         self.long = [" ".join(words[at : at + 250]) for at in range(500, 3000, 250)]
-        lines = ["[keep]", 'what = "figures"', f'folder = "{folder / "kept"}"']
+        lines = ["[limits]", f"drain_seconds = {DRAIN:g}", f"request_seconds = {DRAIN:g}"]
+        lines += ["[keep]", 'what = "figures"', f'folder = "{folder / "kept"}"']
         for name, title in (("labels", options.task), ("writer", options.writer)):
             lines += ["[[model]]", f'name = "{name}"', f'model = "{title}"'] if title else []
         lines += (
@@ -160,12 +165,14 @@ def ending(bench: Bench) -> dict[str, Any]:
         if bench.options.writer:
             own.ask("/saa/v1/run", {"model": "writer", "text": bench.short[0]})
             answers = list[bytes]()
-            threads = [
-                threading.Thread(
-                    target=lambda: answers.append(own.ask("/v1/completions", bench.stream(30))[1])
-                )
-                for _ in range(3)
-            ]
+
+            def ask() -> None:
+                try:
+                    answers.append(own.ask("/v1/completions", bench.stream(12))[1])
+                except (OSError, http.client.HTTPException):
+                    answers.append(b"")  # it was cut off
+
+            threads = [threading.Thread(target=ask) for _ in range(3)]
             for thread in threads:
                 thread.start()
             wait_until(lambda: own.figure("saa_num_requests_running") >= 1, 30)
@@ -281,8 +288,6 @@ def hostile(bench: Bench) -> dict[str, Any]:
 
 
 def _probs(own: Process, body: dict[str, Any]) -> list[list[float]]:
-    import json
-
     return [each["probs"] for each in json.loads(own.ask("/v1/classify", body)[1])["data"]]
 
 
