@@ -3,10 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: app quick test all setup models interpreter clean
+.PHONY: app serve quick test all setup models interpreter clean
 
 app: models
 	@$(BIN)/python -m streamlit run app/main.py
+
+# The backend with all models that ship, on the loopback.
+serve: models
+	@$(BIN)/saa fetch e5
+	@$(BIN)/saa serve
 
 # Lint, types, and every test that needs neither a model nor a browser.
 quick: setup

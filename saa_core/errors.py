@@ -50,6 +50,10 @@ class KernelError(SAAError, RuntimeError):
     """A kernel cannot run here, or would run in a way that was not asked for."""
 
 
+class StoppedError(SAAError, RuntimeError):
+    """Whoever asked for a call no longer waits for it; it stopped at the next layer or token."""
+
+
 class TraceError(SAAError, ValueError):
     """A trace is broken, of an unknown version, or does not hold what was asked for."""
 

@@ -28,7 +28,7 @@ ROOMS = (
     ),
     *("gates", "rules", "kernels", "trace", "families", "guard", "task", "attention"),
     *("store", "report", "model", "attach", "loading", "deck", "run", "explain", "train", "export"),
-    *("certify", "audit", "cli"),
+    *("certify", "audit", "serve", "cli"),
 )
 """Modules and folders of saa_core from the ground up: each imports only what stands before it."""
 APP_ROOMS = (

@@ -18,7 +18,7 @@ from saa_core.attention.clock import StageTimer
 from saa_core.attention.execution import execute_decision, fast_dtype
 from saa_core.attention.fallback import crossover_reason, pair_verdict
 from saa_core.attention.plan import Plan, needs_gradients
-from saa_core.errors import KernelError, ModelError, PolicyError, choice
+from saa_core.errors import KernelError, ModelError, PolicyError, StoppedError, choice
 from saa_core.exact import Softmax
 from saa_core.families.arguments import Handed, Views
 from saa_core.gates.pair import PairGate
@@ -57,6 +57,7 @@ class Call:
         observe: called with (layer, q_BHQD, k_BGKD, allowed, scale) before each layer decides.
         live: queries and keys of the text at hand, int32 [2] on the device: for a captured graph, which
             computes every text up to the length that it was captured with (run/captured.py).
+        cancelled: asked before each layer; where it says True the call ends with StoppedError.
 
     Attributes:
         layers: what was recorded, by layer index.
@@ -76,6 +77,7 @@ class Call:
         observe: Observer | None = None,
         fall_back: bool | None = None,
         live: Tensor | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> None:
         if record not in RECORDS:
             raise PolicyError(choice("record", record, RECORDS))
@@ -89,6 +91,7 @@ class Call:
         self.clock = clock
         self.observe = observe
         self.live = live
+        self.cancelled = cancelled
         looked_at = record != "none" or observe is not None
         self.fall_back = not looked_at if fall_back is None else fall_back
         self.layers: dict[int, LayerRecord] = {}
@@ -100,6 +103,11 @@ class Call:
         self._views: Views = {}
         self._plans: dict[int, Plan] = {}
         self._inspection: Inspection | None = None
+
+    def stop_if_cancelled(self) -> None:
+        """Raises StoppedError where nobody waits for this call any more."""
+        if self.cancelled is not None and self.cancelled():
+            raise StoppedError("nobody waits for this call any more")
 
     def checked(self, item: int = 0) -> Checked | None:
         """What the guard found out about one batch item; None where no guard was at work."""
@@ -134,6 +142,7 @@ class Call:
         Args:
             dense: what the model itself computes; in float32 if it is given True.
         """
+        self.stop_if_cancelled()
         gate: PairGate = module.saa_gate  # type: ignore[assignment]
         layer = gate.layer
         q, k, v, scale, softmax = handed.q, handed.k, handed.v, handed.scale, handed.softmax

@@ -21,7 +21,7 @@ from saa_core.errors import SAAError, TextError
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its name, what it does in half a sentence, and the file of this folder that has it.
+    """A command: its name, what it does in half a sentence, and the file below this folder that has it.
 
     That file holds a function of the command's name, which adds the options and sets ``run``.
     """
@@ -54,6 +54,11 @@ COMMANDS = (
     Command("joint", "train model and gates together, under the sparse mask (LoRA)", "train"),
     Command("train-task", "fine-tune and gate an encoder on labelled texts", "tasks"),
     Command("export", "write a task's model as a folder that runs without PyTorch", "tasks"),
+    Command(
+        "serve",
+        "answer over HTTP: labels, embeddings, continuations, recorded runs",
+        "backend.serve",
+    ),
     Command("calibrate", "share missed mass out over the layers", "gates"),
     Command("reliability", "measure how true predicted mass is, and store the correction", "gates"),
     Command("masses", "choose the default mass by length, and store it with the gates", "gates"),

@@ -21,6 +21,9 @@ standard error says why and what would do), and with 2 for wrong usage. Progress
 | --- | --- | --- |
 | `SAA_CACHE` | folder of models, texts and compiled kernels; `--cache` goes before it | the user's cache folder |
 | `SAA_STORE` | folder of recorded traces; `--store` goes before it | the user's data folder |
+| `SAA_BACKEND` | address of a backend that `saa run` and `saa classify` ask; `--backend` goes before it | none: models are loaded here |
+| `SAA_BACKEND_TOKEN` | token that is sent to it | none |
+| `SAA_SERVE_TOKEN` | token that `saa serve` demands; goes before `--token-file` | none: only the loopback is served |
 """
 
 

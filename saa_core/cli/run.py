@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saa_core.cli.backend.ask import backend_option, run_there
 from saa_core.cli.models import load_model_and_policy, read_one
 from saa_core.cli.options import (
     model_options,
@@ -27,6 +28,7 @@ def run(command: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     command.add_argument("file", metavar="FILE", help="a text, or - for standard input")
     model_options(command, None)
+    backend_option(command)
     command.add_argument(
         "--dense", action="store_true", help="plain dense attention (default: the policy)"
     )
@@ -55,13 +57,9 @@ def run(command: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     text = read_one(options.file)
-    model, policy = load_model_and_policy(options)
-    from saa_core.run.text import run
+    trace = _run_here(options, text) if options.backend is None else run_there(options, text)
     from saa_core.store import Store
 
-    if options.cut:
-        text = _fitting(model, text)
-    trace = run(model, text, None if options.dense else policy)
     for line in _table(trace):
         print(line)
     if options.out:
@@ -72,6 +70,15 @@ def _run(options: argparse.Namespace) -> None:
     print(f"trace: {store.path(run_id)}")
     if options.store is None:  # of other folders the app knows nothing
         print(f"page, while the app runs: http://127.0.0.1:8501/run/{run_id}")
+
+
+def _run_here(options: argparse.Namespace, text: str) -> "Trace":
+    model, policy = load_model_and_policy(options)
+    from saa_core.run.text import run
+
+    if options.cut:
+        text = _fitting(model, text)
+    return run(model, text, None if options.dense else policy)
 
 
 def _fitting(model: "Model", text: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from saa_core.cli.backend.ask import backend_option, classify_there
 from saa_core.cli.models import check_lengths, read_one, say_lengths, say_reading
 from saa_core.cli.options import column_option, cut_option, device_option, seed_option
 from saa_core.data import labelled, tables
@@ -43,6 +44,7 @@ def classify(command: argparse.ArgumentParser) -> None:
         "PyTorch (default: %(default)s)",
     )
     _encoder(command)
+    backend_option(command)
     command.add_argument(
         "--tokens",
         type=float,
@@ -181,7 +183,9 @@ def _classify(options: argparse.Namespace) -> None:
         )
     if options.out and Path(options.out).suffix.lower() not in (".csv", ".jsonl"):
         raise TextError(choice("--out", Path(options.out).suffix, (".csv", ".jsonl")))
-    if options.engine == "onnxruntime":
+    if options.backend is not None:
+        found = classify_there(options, texts)
+    elif options.engine == "onnxruntime":
         found = _by_engine(options, texts, places)
     else:
         found = _by_pytorch(options, texts, places)

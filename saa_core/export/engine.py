@@ -8,6 +8,7 @@ Shapes: B texts, N tokens of the longest one, L layers, C labels.
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,7 @@ class Engine:
             raise PolicyError("texts is one string; give a list of texts")
         if not (isinstance(batch, int) and batch >= 1):
             raise PolicyError(f"batch={batch!r} must be a whole number >= 1")
-        share, margin = self._settings(share, margin)
+        share, margin = self.settings(share, margin)
         ids = self.encode(texts, cut=cut)
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         found: dict[int, Prediction] = {}
@@ -109,7 +110,7 @@ class Engine:
         """
         from saa_core.export.record import trace_of  # only who asks for it waits for it
 
-        share, margin = self._settings(share, margin)
+        share, margin = self.settings(share, margin)
         check_text(text, "text")
         encoded = self.tokenizer.encode(text)
         self._check_lengths([encoded.ids])
@@ -155,6 +156,30 @@ class Engine:
             )
         return Answered(probabilities, own, layers, asked)
 
+    def predict(
+        self, ids: Sequence[Sequence[int]], share: float, margin: float
+    ) -> list[Prediction]:
+        """The same as labels, with what they cost.
+
+        Raises:
+            PolicyError: see :meth:`classify`.
+            ModelError: the folder's files fail.
+        """
+        share, margin = self.settings(share, margin)
+        return self._predictions(self.answer(ids, share, margin), share)
+
+    def predict_dense(self, ids: Sequence[Sequence[int]]) -> list[Prediction]:
+        """Labels by the reference alone, one batch.
+
+        Raises:
+            ModelError: the folder's files fail.
+        """
+        feeds = padded(ids)
+        (own,) = run_graph(self._reference(), REFERENCE, self._answers, feeds, B=len(ids))
+        layers = feeds["attention_mask"] * len(self.about.weights)
+        answered = Answered(own, own, layers, np.zeros(len(ids), bool))
+        return [replace(each, dense=True) for each in self._predictions(answered, 1.0)]
+
     def _reference(self) -> Any:
         with self._lock:
             if self._reference_session is None:
@@ -170,7 +195,12 @@ class Engine:
             raise ModelError(f"folder={str(self.folder)!r}: {error}") from error
         return session
 
-    def _settings(self, share: float | None, margin: float | None) -> tuple[float, float]:
+    def settings(self, share: float | None, margin: float | None) -> tuple[float, float]:
+        """Both as numbers, the defaults where they are None.
+
+        Raises:
+            PolicyError: see :meth:`classify`.
+        """
         share = self.about.share if share is None else share
         margin = self.about.margin if margin is None else margin
         for name, value in (("share", share), ("margin", margin)):

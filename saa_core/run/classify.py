@@ -6,13 +6,14 @@ their gate drops are not computed any more.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from saa_core.errors import ModelError, PolicyError, TextError, check_text
 from saa_core.model import Model
-from saa_core.run.execute import execute
+from saa_core.run.execute import Cancelling, execute
 from saa_core.run.flops import flops_against_dense
 from saa_core.task import Task
 from saa_core.types import Policy, Prediction
@@ -88,18 +89,23 @@ def classify(
     ids = [token_ids(model, text, index, longest) for index, text in enumerate(texts)]
     for start in range(0, len(ids), batch):
         found = answers(model, ids[start : start + batch], policy, batch=batch, fall_back=True)
-        shares = (found.done / found.full).tolist()
-        rows, own = found.probabilities.tolist(), found.needed.tolist()
-        for row, needed, flops, dense in zip(rows, own, shares, found.dense.tolist(), strict=True):
-            best = max(range(len(row)), key=row.__getitem__)
-            yield Prediction(
-                label=task.labels[best],
-                probabilities=dict(zip(task.labels, row, strict=True)),
-                tokens=needed[0],
-                token_share=sum(needed) / (needed[0] * len(needed)),
-                flops_share=flops,
-                dense=dense,
-            )
+        yield from predictions(task, found)
+
+
+def predictions(task: Task, found: Answered) -> Iterator[Prediction]:
+    """Answers as labels, in their order."""
+    shares = (found.done / found.full).tolist()
+    rows, own = found.probabilities.tolist(), found.needed.tolist()
+    for row, needed, flops, dense in zip(rows, own, shares, found.dense.tolist(), strict=True):
+        best = max(range(len(row)), key=row.__getitem__)
+        yield Prediction(
+            label=task.labels[best],
+            probabilities=dict(zip(task.labels, row, strict=True)),
+            tokens=needed[0],
+            token_share=sum(needed) / (needed[0] * len(needed)),
+            flops_share=flops,
+            dense=dense,
+        )
 
 
 def answers(
@@ -109,12 +115,13 @@ def answers(
     *,
     batch: int = 64,
     fall_back: bool = False,
+    cancelled: Cancelling = None,
 ) -> Answered:
     """Answers for token ids, ``batch`` texts of similar length at a time; a guard's margin is kept.
 
     Args:
         policy: None drops nothing.
-        fall_back: see :func:`saa_core.run.execute.execute`; figures of a policy do not.
+        fall_back, cancelled: see :func:`saa_core.run.execute.execute`; figures of a policy do not fall back.
 
     Raises:
         ModelError: the model was loaded for no task.
@@ -124,10 +131,8 @@ def answers(
     dropping = policy is not None and policy.tokens is not None and policy.tokens < 1
     order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
     parts = [order[start : start + batch] for start in range(0, len(order), batch)]
-    found = [
-        execute(model, [ids[i] for i in part], policy, packed=True, fall_back=fall_back)
-        for part in parts
-    ]
+    options: dict[str, Any] = {"packed": True, "fall_back": fall_back, "cancelled": cancelled}
+    found = [execute(model, [ids[i] for i in part], policy, **options) for part in parts]
     back = torch.tensor([index for part in parts for index in part]).argsort()
     probabilities = torch.cat(
         [each.probabilities for each in found if each.probabilities is not None]

@@ -7,7 +7,7 @@ is asked of the task's reference model.
 Shapes: B texts, N tokens of one text, T of all texts, E hidden size, L layers, C labels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from saa_core.task import margins
 from saa_core.types import Policy
 
 Record = Literal["none", "summary", "full"]
+Cancelling = Callable[[], bool] | None
 DENSE_BY_GUARD = "the guard could not show that the limit was met"
 
 
@@ -98,6 +99,7 @@ def execute(
     keep_cache: bool = False,
     packed: bool | None = None,
     fall_back: bool = False,
+    cancelled: Cancelling = None,
 ) -> Executed:
     """One pass over a batch, and what its checks ask for beyond it.
 
@@ -111,14 +113,16 @@ def execute(
             dropped, or where there is more than one text.
         fall_back: what is asked for is the output alone, so that ``fallback="auto"`` may compute it
             densely, by the task's reference model where tokens would be dropped. Never of what is recorded.
+        cancelled: asked before each layer of each pass; see :class:`saa_core.Call`.
 
     Raises:
         PolicyError: the policy cannot be used with this model or batch, or overrides a layer, head or
             token that does not exist.
         TextError, ModelError: see :func:`saa_core.run.varlen.encode`.
+        StoppedError: ``cancelled`` said so.
     """
     fall_back = fall_back and record == "none"
-    call = Call(policy, record, clock=clock, fall_back=fall_back)
+    call = Call(policy, record, clock=clock, fall_back=fall_back, cancelled=cancelled)
     dropping = policy is not None and policy.tokens is not None
     if packed is None:
         packed = dropping or len(batch) > 1
@@ -126,7 +130,9 @@ def execute(
         found_out = token_verdict(model, policy, batch)
         if found_out is not None and found_out.dense:
             check_tokens(model, policy)
-            return _by_reference(model, batch, found_out.reason, clock=clock, packed=packed)
+            found = _by_reference(model, batch, clock=clock, packed=packed, cancelled=cancelled)
+            found.call.kernel_reason = found_out.reason
+            return found
     if packed:
         encoded = encode(model, batch, policy, call)
         found = Executed(encoded.states, _lengths(batch), call, needed=encoded.needed.T)
@@ -134,7 +140,7 @@ def execute(
         found = _forward(model, batch, call, keep_cache)
         checked = call.checked()
         if checked is not None and not checked.met:
-            again = Call(None, record, clock=clock)
+            again = Call(None, record, clock=clock, cancelled=cancelled)
             again.kernel_reason = DENSE_BY_GUARD
             dense = _forward(model, batch, again, keep_cache)
             found = Executed(dense.states, dense.lengths, again, call, cache=dense.cache)
@@ -144,11 +150,16 @@ def execute(
 
 
 def _by_reference(
-    model: Model, batch: Sequence[Sequence[int]], reason: str, *, clock: bool, packed: bool
+    model: Model,
+    batch: Sequence[Sequence[int]],
+    *,
+    clock: bool,
+    packed: bool,
+    cancelled: Cancelling,
 ) -> Executed:
     """What the task's reference model makes of a batch, where dropping tokens gains no time."""
-    found = execute(model.reference_model, batch, None, clock=clock, packed=packed)
-    found.call.kernel_reason = reason
+    reference = model.reference_model
+    found = execute(reference, batch, None, clock=clock, packed=packed, cancelled=cancelled)
     return replace(found, fell_back=True)
 
 
@@ -172,7 +183,13 @@ def _answered(
         again = asked.nonzero()[:, 0].tolist()
         unclear = [batch[index] for index in again]
         reference = execute(
-            model.reference_model, unclear, None, record, clock=clock, packed=packed
+            model.reference_model,
+            unclear,
+            None,
+            record,
+            clock=clock,
+            packed=packed,
+            cancelled=found.call.cancelled,
         )
         assert reference.probabilities is not None
         probabilities[again] = reference.probabilities

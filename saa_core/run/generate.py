@@ -1,8 +1,9 @@
 """Text -> continuation: the prompt is read under the policy, the steps after it read the whole cache."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
 from saa_core.errors import ModelError
 from saa_core.model import Model
@@ -41,6 +42,35 @@ def write_on(model: Model, prompt: Executed, max_new_tokens: int) -> Iterator[st
     Raises:
         ModelError: the cache was not kept, or was used up.
     """
+    written, shown = list[int](), ""
+    for token in tokens_on(model, prompt, max_new_tokens):
+        written.append(token)
+        whole = model.tokenizer.decode(written)
+        # Otherwise the rest of a character is still to come.
+        if not whole.endswith("\N{REPLACEMENT CHARACTER}"):
+            yield whole[len(shown) :]
+            shown = whole
+
+
+def likeliest(logits: Tensor) -> int:
+    """The most likely token, of logits [V]."""
+    return int(logits.argmax())
+
+
+def tokens_on(
+    model: Model,
+    prompt: Executed,
+    max_new_tokens: int,
+    pick: Callable[[Tensor], int] = likeliest,
+) -> Iterator[int]:
+    """The same, token by token; one that ends a text is not among them.
+
+    Args:
+        pick: chooses a token from the logits [V] of the next one.
+
+    Raises:
+        ModelError: see :func:`write_on`.
+    """
     if prompt.cache is None:
         raise ModelError("prompt has no cache; execute it with keep_cache=True")
     (length,) = prompt.lengths
@@ -49,20 +79,15 @@ def write_on(model: Model, prompt: Executed, max_new_tokens: int) -> Iterator[st
     room = min(max_new_tokens, model.max_length - length)
     stop = model.hf.generation_config.eos_token_id
     stops = set(stop) if isinstance(stop, list) else {stop}
-    cache, written, shown = prompt.cache, list[int](), ""
+    cache = prompt.cache
     with torch.inference_mode():
         logits = model.hf.get_output_embeddings()(prompt.states[-1])
-    while room > 0:
-        token = int(logits.argmax())
+    for left in range(room, 0, -1):
+        token = pick(logits)
         if token in stops:
             return
-        written.append(token)
-        whole = model.tokenizer.decode(written)
-        # Otherwise the rest of a character is still to come.
-        if not whole.endswith("\N{REPLACEMENT CHARACTER}"):
-            yield whole[len(shown) :]
-            shown = whole
-        if len(written) == room:
+        yield token
+        if left == 1:
             return
         step = torch.tensor([[token]], device=model.device)
         with torch.inference_mode():

@@ -134,6 +134,8 @@ def encode(
         alive_A, still = torch.arange(len(ids_T), device=device), lengths.to(device)
         needed = []
         for layer, gate in zip(packing.layers, gates, strict=True):
+            if call is not None:
+                call.stop_if_cancelled()
             score_T = torch.full((len(ids_T),), torch.nan, device=device)
             if gate is not None and special_T is not None:
                 score_A, stays_A = which_stay(gate, x_AE, share, special_T[alive_A])

@@ -58,7 +58,7 @@ def test_the_library_loads_what_is_used():
 def test_help_of_every_command_needs_no_model(tmp_path):
     """In the order of what they may load: once a module is there, it is there for what follows."""
     light = ["fetch", "doctor", "run", "measure", "classify", "audit"]
-    light += ["tune", "train", "joint", "train-task", "export", "calibrate", "reliability"]
+    light += ["tune", "train", "joint", "train-task", "export", "serve", "calibrate", "reliability"]
     light += ["masses", "ood"]
     tables = ["query", "report", "present"]
     assert {*light, *tables} == {command.name for command in COMMANDS}

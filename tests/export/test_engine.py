@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 import saa_core as saa
 from saa_core.cli.main import main
-from saa_core.run.classify import classify
+from saa_core.run.classify import answers, classify
 
 ROOT = Path(__file__).parent.parent.parent
 TEXTS = ["w4 w5 w6 w7 w8", "w50 w60 w70", "w10 w20 w30 w40 w50 w60 w70 w80"]
@@ -317,3 +317,17 @@ def test_from_the_command_line(exported, tmp_path, capsys):
     assert "--task is missing" in capsys.readouterr().err
     assert main([*base[:-1], "nothing", str(file)]) == 1
     assert "folder='nothing' is not an exported model" in capsys.readouterr().err
+
+
+def test_the_reference_alone(engine, model):
+    """What answers in place of the gates: labels and probabilities of the reference, at dense's cost."""
+    ids = engine.encode(["w5 w6 w7", "w8"])
+    found = engine.predict_dense(ids)
+    expected = answers(model.reference_model, ids)
+    for own, row in zip(found, expected.probabilities.tolist(), strict=True):
+        assert own.dense
+        assert own.token_share == own.flops_share == 1
+        assert list(own.probabilities.values()) == pytest.approx(row, abs=1e-5)
+    assert engine.predict(ids, 1.0, 0.0)[0].tokens == 5
+    with pytest.raises(saa.PolicyError):
+        engine.predict(ids, 0.01, 0.0)

@@ -1,0 +1,1 @@
+"""What the model's thread does for one kind of request, step by step."""
