@@ -19,7 +19,7 @@ from saa_core.model import Model
 from saa_core.run.fallback import token_verdict
 from saa_core.run.varlen import check_tokens, encode, mean_by_text
 from saa_core.task import margins
-from saa_core.types import Policy
+from saa_core.types import Policy, Progress
 
 Record = Literal["none", "summary", "full"]
 DENSE_BY_GUARD = "the guard could not show that the limit was met"
@@ -80,7 +80,7 @@ class Executed:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Wall time in attention by stage, of all passes; empty unless clocked."""
+        """Wall time in attention by stage, of all passes, and of recording it; empty unless clocked."""
         calls = [self.call] if self.rejected is None else [self.rejected, self.call]
         if self.reference is not None:
             calls.append(self.reference.call)
@@ -98,6 +98,8 @@ def execute(
     keep_cache: bool = False,
     packed: bool | None = None,
     fall_back: bool = False,
+    mass_rows: int | None = None,
+    progress: Progress | None = None,
 ) -> Executed:
     """One pass over a batch, and what its checks ask for beyond it.
 
@@ -111,6 +113,8 @@ def execute(
             dropped, or where there is more than one text.
         fall_back: what is asked for is the output alone, so that ``fallback="auto"`` may compute it
             densely, by the task's reference model where tokens would be dropped. Never of what is recorded.
+        mass_rows, progress: see :class:`saa_core.Call`; progress is called once more at the end, with all
+            layers done. Of a packed pass there is none.
 
     Raises:
         PolicyError: the policy cannot be used with this model or batch, or overrides a layer, head or
@@ -118,7 +122,8 @@ def execute(
         TextError, ModelError: see :func:`saa_core.run.varlen.encode`.
     """
     fall_back = fall_back and record == "none"
-    call = Call(policy, record, clock=clock, fall_back=fall_back)
+    each: dict[str, Any] = {"clock": clock, "mass_rows": mass_rows, "progress": progress}
+    call = Call(policy, record, fall_back=fall_back, **each)
     dropping = policy is not None and policy.tokens is not None
     if packed is None:
         packed = dropping or len(batch) > 1
@@ -134,10 +139,12 @@ def execute(
         found = _forward(model, batch, call, keep_cache)
         checked = call.checked()
         if checked is not None and not checked.met:
-            again = Call(None, record, clock=clock)
+            again = Call(None, record, **each)
             again.kernel_reason = DENSE_BY_GUARD
             dense = _forward(model, batch, again, keep_cache)
             found = Executed(dense.states, dense.lengths, again, call, cache=dense.cache)
+    if progress is not None and not packed:
+        progress(len(model.gates), len(model.gates))
     if model.task is None:
         return found
     return _answered(model, batch, policy, found, record, clock=clock, packed=packed)
