@@ -14,6 +14,8 @@ from typing import Any, Generic, Protocol, TypeVar
 T = TypeVar("T")
 LOOK = 0.1
 """Seconds after which who waits hears of the progress again, and can leave."""
+SILENCE = 0.5
+"""Seconds after which it hears the same again."""
 PATIENCE = 2.0
 """Seconds for which a job goes on that nobody waits for: a page that runs again asks for it again."""
 
@@ -48,11 +50,7 @@ class Job(Generic[T]):
     def report(self, step: str, share: float, **known: Any) -> None:
         """Says how far the work is. Raises AbandonedError where nobody waits for it."""
         with self._changed:
-            self._step = (
-                step,
-                share,
-                known,
-            )  # who waits looks for it: a notice per layer would cost time
+            self._step = (step, share, known)  # found by who waits; a notice per layer costs time
             self._check()
 
     def until_watched(self) -> None:
@@ -84,6 +82,7 @@ class Job(Generic[T]):
         """
         with self._changed:
             self._waiters += 1
+        said, last = None, 0.0
         try:
             while True:
                 with self._changed:
@@ -97,7 +96,10 @@ class Job(Generic[T]):
                     raise error
                 if ended:
                     return
-                report(step[0], step[1], **step[2])
+                news = (step[0], round(step[1], 2), step[2].get("place"))
+                if news != said or time.monotonic() - last > SILENCE:
+                    said, last = news, time.monotonic()
+                    report(step[0], step[1], **step[2])
                 with self._changed:
                     if self._answers == answers and not self.done:
                         self._watching += 1
