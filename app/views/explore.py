@@ -4,6 +4,8 @@ A script that is read from top to bottom. It knows results and components; what 
 computed in figures.py, what it looks like in the chart modules.
 """
 
+from itertools import islice
+
 import streamlit as st
 
 from app import text
@@ -63,13 +65,17 @@ if result is None:
 if result.request is not None and not state.get("linked", True):
     st.caption(words("explore.no_link"))
 
-# 3. What came out, in one sentence and four figures; the times are those of the run itself.
+# 3. What came out, in one sentence and four figures; of the clock's rounds the first.
 if not result.trace.model.trained:
     st.error(words("untrained.banner", model=text.plain(result.trace.model.name)))
 warn_if_stale(result, choice, words)
 top = st.empty()
 with top.container():
     headline(numbers.figures(result), result, words)
+times = add_times(result, client, words)
+for result in islice(times, 1):
+    with top.container():
+        headline(numbers.figures(result), result, words)
 
 guarding.note(result.trace, words)
 
@@ -88,9 +94,8 @@ plain_words.explanation(numbers.figures(result), result, words)
 maps(result, words)
 st.page_link("views/gate_map.py", label=words("explore.to_map"), icon=":material/grid_on:")
 
-# 7. The rest, while all of this can be read: further rounds of the clock, and how it was measured.
-for better in add_times(result, client, words):
-    result = better
+# 7. The other rounds, while all of this can be read, and how it was measured.
+for result in times:
     with top.container():
         headline(numbers.figures(result), result, words)
 show_measurement(numbers.figures(result), result, words)

@@ -10,7 +10,8 @@ every sample is written as soon as it is there, with the load of the machine jus
 
 run: texts of about 100 tokens, each in a fresh page. long, longest: about 2,400 and 7,900 tokens; beside them
 one dense and one sparse pass of the same text, by the library alone. visitors: six press Run at once, with
-different texts. gallery: twenty open an example at once. soak: ten click about for ten minutes.
+different texts. hover: from the pointer over a token until something on the page has changed, None where
+nothing does. gallery: twenty open an example at once. soak: ten click about for ten minutes.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from saa_core.files import write_json
 from saa_core.trace.record import versions
 
 RESULTS = ROOT / "benchmarks" / "results"
-PARTS = ("run", "visitors", "gallery", "long", "longest", "soak")
+PARTS = ("run", "hover", "visitors", "gallery", "long", "longest", "soak")
 TOKENS = {"run": 100, "long": 2400, "longest": 7900}
 PATIENCE = 900_000
 REACHED = """(button) => {
@@ -55,6 +56,22 @@ REACHED = """(button) => {
       requestAnimationFrame(look);
     };
     look();
+  }, { once: true, capture: true });
+}"""
+TOKEN = '[role="listbox"] [role="option"]'
+HOVERED = """(token) => {
+  window.shown = undefined;
+  token.addEventListener('pointerover', () => {
+    const start = performance.now();
+    const watch = new MutationObserver(() => {
+      watch.disconnect();
+      // Two frames on, what was drawn is on the screen.
+      requestAnimationFrame(() => requestAnimationFrame(() => {
+        window.shown = performance.now() - start;
+      }));
+    });
+    watch.observe(token.getRootNode(), { subtree: true, childList: true, attributes: true });
+    setTimeout(() => { if (window.shown === undefined) window.shown = null; }, 1000);
   }, { once: true, capture: true });
 }"""
 RESTED = "() => window.reached && window.reached.rest"
@@ -134,6 +151,26 @@ def press(browser: Browser, address: str, tokens: int, turn: int) -> dict[str, A
     errors = page.locator('[data-testid="stException"]').count()
     page.context.close()
     return {"tokens": tokens, "errors": errors, **found}
+
+
+def hover(browser: Browser, address: str, times: int) -> dict[str, Any]:
+    """ms from the pointer over each of some tokens until it shows."""
+    page = open_page(browser, address)
+    ready(page, excerpt(TOKENS["run"], 0))
+    run_button(page).click()
+    page.wait_for_function(RESTED)
+    tokens, shown = page.locator(TOKEN), []
+    for at in range(times):
+        token = tokens.nth(5 + 3 * at)
+        token.scroll_into_view_if_needed()
+        page.mouse.move(0, 0)
+        page.wait_for_timeout(300)
+        token.evaluate(HOVERED)
+        token.hover()
+        page.wait_for_function("() => window.shown !== undefined")
+        shown.append(page.evaluate("() => window.shown"))
+    page.context.close()
+    return {"shown_ms": shown}
 
 
 def passes(tokens: int, root: Path) -> dict[str, Any]:
@@ -277,6 +314,8 @@ def take(
         root = options.root.resolve()
         both = lambda turn: press(browser, place, tokens, turn) | passes(tokens, root)  # noqa: E731
         log.samples(part, min(few, 2), both)
+    elif part == "hover":
+        log.samples(part, 1, lambda _: hover(browser, place, 15))
     elif part == "visitors":
         log.samples(part, few, lambda _: visitors(browser, place, 6))
     elif part == "gallery":

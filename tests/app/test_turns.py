@@ -122,7 +122,6 @@ def test_what_a_run_raises_reaches_everybody_who_waits() -> None:
 
 
 def test_a_run_that_nobody_waits_for_ends_at_its_next_report(monkeypatch) -> None:
-    monkeypatch.setattr(jobs_module, "PATIENCE", 0.05)
     ended = threading.Event()
 
     def work(job: Job[str]) -> Iterator[str]:
@@ -135,16 +134,17 @@ def test_a_run_that_nobody_waits_for_ends_at_its_next_report(monkeypatch) -> Non
             raise
         yield ""
 
-    class StopError(Exception):
+    class LeaveError(Exception):
         pass
 
-    def stop(step: str, share: float, **known: Any) -> None:
+    def leave(step: str, share: float, **known: Any) -> None:
         if known:
             assert known == {"left": 9.0}
-            raise StopError
+            monkeypatch.setattr(jobs_module, "PATIENCE", 0.0)
+            raise LeaveError
 
-    with pytest.raises(StopError):
-        list(Jobs().join("left", work).follow(stop))
+    with pytest.raises(LeaveError):
+        list(Jobs().join("left", work).follow(leave))
     assert ended.wait(LONG)
 
 
@@ -169,9 +169,9 @@ def test_one_who_leaves_does_not_take_the_run_along(monkeypatch) -> None:
     thread = threading.Thread(target=stay)
     thread.start()
     wait_for(lambda: "same" in jobs._running and jobs._running["same"]._waiters == 1)
-    monkeypatch.setattr(jobs_module, "PATIENCE", 0.0)
     with pytest.raises(LeaveError):
         list(jobs.join("same", work).follow(leave))
+    monkeypatch.setattr(jobs_module, "PATIENCE", 0.0)
     jobs.stop("same")
     threading.Event().wait(0.1)
     go_on.set()

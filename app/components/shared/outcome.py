@@ -67,10 +67,11 @@ def _guard(shown: Request) -> dict[str, str | None]:
 
 
 def add_times(result: Result, client: Client, words: Words) -> Iterator[Result]:
-    """The result as it gets better, with progress; every one is kept. Nothing of a result that is complete:
-    compared everywhere, its rounds done."""
+    """The result as it is, and again as it gets better, with progress; every one is kept. Nothing of a result
+    that is complete: compared everywhere, its rounds done."""
     if result.complete:
         return
+    yield result  # at once: it has the times of its own two passes
     bar = st.progress(0.0)
     for timed in client.time(result, report_on(bar, words)):
         session.remember(timed)
