@@ -55,6 +55,8 @@ def test_the_interval_of_an_estimate_holds_the_exact_mass(model, ids):
     assert low < drawn.retained_mass.mean() < high
     assert high - low < 0.1
     assert exact.retained_interval() is None
+    assert "estimated; 95 % interval" in drawn._repr_html_()
+    assert "estimated" not in exact._repr_html_()
     narrow, wide = drawn.retained_interval(0, 1)
     assert narrow < drawn.retained_mass[0, 1] < wide
     with pytest.raises(saa.TraceError, match="head=9"):
