@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import saa_core as saa
-from app.live.answers import REPEATS, Answers
+from app.live.answers import Answers
 from app.live.jobs import JOBS, AbandonedError, Jobs, Report
 from app.live.models import REGISTRY, ModelRegistry
 from app.live.passes import Countdown, agreement, lay_together
@@ -36,6 +36,7 @@ from saa_core.store import Store
 from saa_core.types import StepProgress
 
 LATENCY_REPEATS = 5
+TRIAL_REPEATS = 3
 AUDIT_SECONDS = 0.5
 """Time after which what an audit ran is stored: what a cancelled one loses at most."""
 WARM_UP = {"short": 60, "long": 620}
@@ -192,7 +193,7 @@ class Client:
                 lengths=(),
                 policies=policies,
                 text=request.text,
-                repeats=REPEATS,
+                repeats=TRIAL_REPEATS,
                 warm_up=False,
                 progress=lambda _what, done, total: report("time", 0.6 + 0.4 * done / total),
             )

@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, Page, sync_playwright
+from tokenizers import Tokenizer
 
 from benchmarks.page.browser import ARGUMENTS, CHROMIUM, ROOT, Served, serve, settle
-from benchmarks.page.ui import resident_mib, texts
+from benchmarks.page.ui import resident_mib
 from saa_core.data import fetch
 from saa_core.files import write_json
 from saa_core.trace.record import versions
@@ -136,9 +137,19 @@ def run_button(page: Page) -> Any:
     return page.get_by_role("button", name="Run", exact=True)
 
 
+def passage(tokens: int) -> str:
+    """The beginning of a novel, over and over where it is too short, of so many tokens of SmolLM2."""
+    tokenizer = Tokenizer.from_file(str(fetch.model_dir("smollm2") / "tokenizer.json"))
+    novel = (fetch.assets() / "examples" / "persuasion.txt").read_text(encoding="utf-8")
+    found = novel
+    while len(ends := tokenizer.encode(found).offsets) < tokens:
+        found += novel
+    return found[: ends[tokens - 1][1]]
+
+
 def excerpt(tokens: int, turn: int) -> str:
-    """Another beginning each time, so that nothing is known already."""
-    return f"Part {turn} of {time.time_ns()}. {texts(1, tokens)[0]}"
+    """About so many tokens, with another beginning each time, so that nothing is known already."""
+    return f"Part {turn} of {time.time_ns()}. {passage(tokens - 25)}"
 
 
 def press(browser: Browser, address: str, tokens: int, turn: int) -> dict[str, Any]:
@@ -178,7 +189,7 @@ def passes(tokens: int, root: Path) -> dict[str, Any]:
     own = {} if root == ROOT else {"PYTHONPATH": str(root)}
     done = subprocess.run(
         [sys.executable, "-c", PASSES],
-        input=texts(1, tokens)[0],
+        input=passage(tokens),
         cwd=root,
         env={**os.environ, **own},
         capture_output=True,
@@ -234,7 +245,8 @@ def soak(served: Served, browser: Browser, people: int, minutes: float) -> dict[
         page.on("pageerror", lambda error: broken.append(str(error)))
         settle(page)
         page.set_default_timeout(20_000)
-    shared, begun = texts(8, TOKENS["run"]), time.monotonic()
+    shared = [f"Text {at}. {passage(TOKENS['run'])}" for at in range(8)]
+    begun = time.monotonic()
     memory, clicks, errors, late = [], 0, 0, 0
     while (passed := time.monotonic() - begun) < 60 * minutes:
         page = draw.choice(pages)
