@@ -17,7 +17,7 @@ def show_timeline(result: Result, client: Client, words: Words) -> None:
     state = st.session_state
     st.subheader(words("timeline.header"), anchor="timeline")
     st.caption(words("timeline.caption", tokens=result.trace.keys))
-    if st.button(words("timeline.measure"), key="timeline"):
+    if st.button(words("timeline.measure"), key="measure-timeline"):
         bar = st.progress(0.0)
         sides = client.timeline(result, report_on(bar, words))
         state.timeline = (result.request, sides)
