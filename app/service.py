@@ -6,14 +6,19 @@ backend would have the same methods.
 
 import functools
 from collections.abc import Collection, Iterable, Iterator, MutableMapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 import saa_core as saa
+from app.live.answers import Answers
+from app.live.jobs import JOBS, AbandonedError, Jobs, Report
 from app.live.models import REGISTRY, ModelRegistry
-from app.live.passes import StepReport, agreement, flops_share, lay_together, read
+from app.live.passes import Countdown, agreement, lay_together
+from app.live.results import SHARED, SharedResults
 from app.live.values import Compared, GuardTrial, GuardTrialResult, Request, Result, Side
 from saa_core.audit.audit import Audit, Done
 from saa_core.audit.table import ROWS, ColumnTexts
@@ -26,14 +31,12 @@ from saa_core.explain.effects import Effect, effects
 from saa_core.explain.pair import LayerInputs
 from saa_core.explain.tradeoff import MASSES, Point, tradeoff
 from saa_core.run.corpora import texts_of
-from saa_core.run.fallback import verdict_for
-from saa_core.run.text import compare_and_fill, encode
-from saa_core.run.timing import rounds
+from saa_core.run.timeline import Timeline, timeline
 from saa_core.store import Store
 from saa_core.types import StepProgress
 
-REPEATS = 3
 LATENCY_REPEATS = 5
+TRIAL_REPEATS = 3
 AUDIT_SECONDS = 0.5
 """Time after which what an audit ran is stored: what a cancelled one loses at most."""
 WARM_UP = {"short": 60, "long": 620}
@@ -44,14 +47,24 @@ T = TypeVar("T")
 
 
 class Client:
-    """Runs requests one at a time, so that people do not spoil each other's latencies. A page that is
-    left in the middle stops at the next report.
+    """Runs requests one at a time and visitors in turn, so that people do not spoil each other's latencies.
+    First figures come before anything else. A page that is left in the middle stops at the next report.
 
     Every method may raise an SAAError; the page makes a sentence of it.
     """
 
-    def __init__(self, registry: ModelRegistry = REGISTRY) -> None:
+    def __init__(
+        self,
+        registry: ModelRegistry = REGISTRY,
+        shared: SharedResults = SHARED,
+        jobs: Jobs = JOBS,
+    ) -> None:
         self.registry = registry
+        self.shared = shared
+        self.jobs = jobs
+        self._answers = Answers(
+            registry, shared, lambda name: (self.model(name), self.original(name))
+        )
 
     def model(self, name: str, report: StepProgress | None = None) -> saa.Model:
         """A loaded model, shared by all sessions; nobody's choices are kept on it.
@@ -80,64 +93,58 @@ class Client:
         ids = model.tokenizer(novel()[: 12 * WARM_UP[step]], return_offsets_mapping=True)
         offsets = ids["offset_mapping"][: min(WARM_UP[step], model.max_length - 8)]
         with self.registry.run(name):
+            if step in self.registry.warm(name):  # another visitor's page has done it meanwhile
+                return
             for policy in (None, model.spec.policy):
                 saa.run(model, novel()[: offsets[-1][1]], policy)
         self.registry.set_warm(name, step)
 
-    def run(self, request: Request, report: StepReport, earlier: Result | None = None) -> Result:
-        """Reads a text once dense and once with SAA, goes on writing from both and compares them; times
-        are still to come.
+    def run(self, request: Request, report: Report, earlier: Result | None = None) -> Result:
+        """Reads a text once dense and once with SAA, goes on writing from both and compares them. Times are
+        those of the two passes; more rounds, and of a long text the rest of the comparison, are still to
+        come (:meth:`time`).
 
-        Dense is the original model, also where an adapter was merged into the one with SAA.
+        Dense is the original model, also where an adapter was merged into the one with SAA. Who asks for what
+        somebody else has asked for gets the same, and waits for the same run.
 
         Args:
             earlier: a result whose dense run is used again if it is of the same text and model.
         """
-        report("wait", 0.0)
-        model, original = self.model(request.model), self.original(request.model)
-        same = earlier is not None and earlier.request is not None
-        same = same and replace(earlier.request, policy=request.policy) == request
-        encoded = encode(model, request.text)
-        with self.registry.run(request.model):
-            report("dense", 0.05)
-            if same:
-                dense, dense_words = earlier.dense, earlier.dense_words
-            else:
-                dense, dense_words = read(original, request.text, encoded, None, report, 0.4)
-            report("sparse", 0.45)
-            trace, written = read(model, request.text, encoded, request.policy, report, 0.8)
-            report("compare", 0.85)
-            dense, trace, comparison = compare_and_fill(dense, trace)
-        report("done", 1.0)
-        return Result(
-            trace=trace,
-            request=request,
-            spec=model.spec,
-            dense=dense,
-            comparison=comparison,
-            dense_words=dense_words,
-            words=written,
-            flops_share=flops_share(model, trace),
-            rounds=REPEATS,
-            verdict=verdict_for(model, request.policy, trace.keys),
-        )
+        while True:
+            found = self.shared.get(request)
+            if found is not None:
+                return found
+            work = partial(self._answers.all, request=request, earlier=earlier)
+            job = self.jobs.join(request, work)
+            try:
+                for _, result in job.follow(report):
+                    return result
+            except AbandonedError:  # it ended as this one came
+                continue
 
-    def time(self, result: Result, report: StepReport) -> Iterator[Result]:
-        """The result with the times of both sides, again after each round; they run in turns."""
+    def time(self, result: Result, report: Report) -> Iterator[Result]:
+        """The result as it gets better: compared everywhere, and again after each round of the clock; the
+        sides run in turn."""
         request = _live(result)
-        model = self.model(request.model)
-        report("wait", 0.0)
-        steps = rounds(
-            model,
-            result.trace.token_ids.tolist(),
-            (None, request.policy.decided()),  # the decision on the page, whatever gains nothing
-            repeats=REPEATS,
-            warm_up=False,  # the text has just run both ways
-            progress=lambda _what, done, total: report("time", done / total),
-        )
-        for dense, sparse in self._in_turn(steps, request.model):
-            trace = replace(result.trace, timing=(dense, sparse))
-            yield replace(result, trace=trace, dense_timing=dense, timing=sparse)
+        known = result
+        while not known.complete:
+            found = self.shared.get(request)
+            if found is not None and _further(found, known):
+                known = found
+                yield known
+                continue
+            job = self.jobs.join(request, partial(self._answers.rest, result=known))
+            try:
+                for _, answer in job.follow(report):
+                    if _further(answer, known):
+                        known = answer
+                        yield known
+            except AbandonedError:
+                continue
+
+    def stop(self, request: Request) -> None:
+        """Ends a run within a layer, unless somebody else waits for it."""
+        self.jobs.stop(request)
 
     def inputs(self, result: Result, layer: int) -> LayerInputs:
         """What a layer saw, to take scores apart; runs the model once more."""
@@ -147,7 +154,7 @@ class Client:
         with self.registry.run(result.request.model):
             return LayerInputs(model, result.trace, layer)
 
-    def sweep(self, result: Result, report: StepReport) -> list[Point]:
+    def sweep(self, result: Result, report: Report) -> list[Point]:
         """The text of a result under settings from sparse to nearly dense."""
         request = _live(result)
         model = self.model(request.model)
@@ -159,7 +166,7 @@ class Client:
             report("sweep", len(found) / len(MASSES))
         return found
 
-    def attempt(self, trial: GuardTrial, dense: saa.Trace, report: StepReport) -> GuardTrialResult:
+    def attempt(self, trial: GuardTrial, dense: saa.Trace, report: Report) -> GuardTrialResult:
         """Runs a text without a guard and with one, under a gate that may be damaged.
 
         A damaged gate is another model, made for this trial alone: it shares the weights of the loaded
@@ -175,7 +182,7 @@ class Client:
             model = damage_gates(model, trial.damage)
         shown = request.policy.decided()
         policies = [replace(shown, guard=guard) for guard in (None, trial.guard)]
-        with self.registry.run(request.model):
+        with self._turn(request.model, report):
             report("blind", 0.1)
             blind = saa.run(model, request.text, policies[0])
             report("guarded", 0.35)
@@ -186,20 +193,33 @@ class Client:
                 lengths=(),
                 policies=policies,
                 text=request.text,
-                repeats=REPEATS,
+                repeats=TRIAL_REPEATS,
                 warm_up=False,
                 progress=lambda _what, done, total: report("time", 0.6 + 0.4 * done / total),
             )
         alike = tuple(agreement(dense, trace) for trace in (blind, guarded))
         return GuardTrialResult(trial, blind, guarded, alike, *timings)
 
+    def timeline(self, result: Result, report: Report) -> tuple[Timeline, Timeline]:
+        """Where the time of one pass of each side goes, for the text of a result."""
+        request, done = _live(result), Countdown(2)
+
+        def layers(at: int, of: int) -> None:
+            done.at(at, of)
+            report("time", done.share, left=done.left)
+
+        model = self.model(request.model)
+        with self._turn(request.model, report):
+            ids = result.trace.token_ids.tolist()
+            return timeline(model, ids, request.policy, progress=layers)
+
     def latency(
-        self, name: str, policy: saa.Policy, lengths: tuple[int, ...], report: StepReport
+        self, name: str, policy: saa.Policy, lengths: tuple[int, ...], report: Report
     ) -> list[saa.Timing]:
         """Dense and SAA in turn at several lengths of a novel, on this machine."""
         model = self.model(name)
         report("wait", 0.0)
-        with self.registry.run(name):
+        with self._turn(name, report):
             return saa.measure(
                 model,
                 lengths,
@@ -262,7 +282,7 @@ class Client:
     def compare(
         self,
         sides: tuple[Side, Side],
-        report: StepReport,
+        report: Report,
         known: MutableMapping[Side, saa.Trace],
     ) -> Compared:
         """Runs both sides and lays them over each other.
@@ -275,7 +295,7 @@ class Client:
             if side not in known:
                 model = self._model_of(side)
                 report("dense" if side.policy is None else "sparse", 0.05 + 0.4 * at)
-                with self.registry.run(side.model):
+                with self._turn(side.model, report):
                     known[side] = saa.run(model, side.text, side.policy)
         report("compare", 0.85)
         models = self._model_of(sides[0]), self._model_of(sides[1])
@@ -286,6 +306,10 @@ class Client:
     def _model_of(self, side: Side) -> saa.Model:
         return self.original(side.model) if side.policy is None else self.model(side.model)
 
+    def _turn(self, name: str, report: Report) -> AbstractContextManager[None]:
+        """A turn whose place in the queue is reported."""
+        return self.registry.run(name, waiting=lambda place: report("wait", 0.0, place=place))
+
     def _in_turn(self, steps: Iterator[T], name: str) -> Iterator[T]:
         """Work of many steps, each under the lock: others may run in between."""
         while True:
@@ -294,6 +318,12 @@ class Client:
             if found is None:
                 return
             yield found
+
+
+def _further(one: Result, other: Result) -> bool:
+    """Whether a result of the same request holds more than another."""
+    steps = [(each.compared_at is None, -each.rounds_left) for each in (one, other)]
+    return steps[0] > steps[1]
 
 
 def _live(result: Result) -> Request:

@@ -333,3 +333,25 @@ def test_a_prompt_that_gains_nothing_is_read_densely(smollm2, measured):
     measured(profile({4: 0.5}, gate=smollm2.gates[0].id, shape=smollm2.gates[0].shape))
     assert list(saa.generate(smollm2, text, policy, max_new_tokens=5)) == dense
     assert saa.run(smollm2, text, policy).density.mean() < 1, "who looks sees the decision"
+
+
+def timed(dtype: str, dense: float, sparse: float, **changes: object) -> Profile:
+    times = tuple(Times(length, (dense, dense), (sparse, sparse)) for length in (256, 1024, 4096))
+    return replace(profile({}), **{"dtype": dtype, "times": times, "model": "mine", **changes})
+
+
+def test_another_number_format_is_taken_only_where_this_machine_showed_it_faster():
+    plain, half = timed("float32", 10.0, 8.0), timed("bfloat16", 6.0, 7.0)
+
+    def found(*known: Profile) -> str | None:
+        return profiles.faster_dtype("mine", HERE, known)
+
+    assert found(plain, half) == "bfloat16"
+    assert found(plain, replace(half, model="mine + joint")) == "bfloat16", "an adapter of it"
+    assert found(plain) is None
+    assert found(half) is None, "nothing to compare it with"
+    assert found(plain, replace(half, machine=OTHER)) is None
+    assert found(plain, replace(half, model="other")) is None
+    assert found(plain, timed("bfloat16", 6.0, 9.0)) is None, "one side is slower"
+    short = tuple(t for t in half.times if t.length == 256)
+    assert found(plain, replace(half, times=short)) is None, "only short texts"

@@ -3,12 +3,16 @@
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 import saa_core as saa
+from app.live.turns import Turns
+from saa_core.attention.profiles import faster_dtype, this_machine
 from saa_core.audit.audit import digests
 from saa_core.data import fetch
 from saa_core.data.titles import FIRST, parts_of
@@ -45,11 +49,21 @@ def _source(name: str) -> Source:
     return Source(found.model, adapter=found.adapter, task=found.task)
 
 
+def _dtype(source: Source) -> torch.dtype | None:
+    """The number format in which this machine was measured to run a model fastest (`saa measure --profile`);
+    None: the usual one."""
+    if source.task is not None or torch.cuda.is_available():
+        return None
+    machine = this_machine(torch.device("cpu"), torch.get_num_threads())
+    found = faster_dtype(source.model, machine)
+    return None if found is None else getattr(torch, found)
+
+
 class ModelRegistry:
     """Loaded models by name, the least recently used first.
 
-    Runs have a lock, so that people do not spoil each other's latencies. Loading has another: nobody
-    who has a model waits for somebody else's. Both are held long; the third, of the tables, never is.
+    Runs take turns, so that people do not spoil each other's latencies. Loading has a lock of its own: nobody
+    who has a model waits for somebody else's. Both are held long; the lock of the tables never is.
 
     Args:
         kept: models that stay loaded; more only while more are in use.
@@ -62,7 +76,8 @@ class ModelRegistry:
         self._warm: dict[str, set[str]] = {}
         self._in_use = Counter[str]()
         self._digests = weakref.WeakKeyDictionary[Any, tuple[str, str]]()
-        self._tables, self._loading, self._running = (threading.Lock() for _ in range(3))
+        self._tables, self._loading = threading.Lock(), threading.Lock()
+        self.turns = Turns()
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -101,6 +116,7 @@ class ModelRegistry:
                     gates=source.gates,
                     adapter=source.adapter,
                     task=source.task,
+                    dtype=_dtype(source),
                     progress=progress,
                 )
                 self.put(name, found)
@@ -135,12 +151,22 @@ class ModelRegistry:
         return found
 
     @contextmanager
-    def run(self, *names: str) -> Iterator[None]:
-        """One run at a time; the models of these names stay loaded until it is over."""
+    def run(
+        self,
+        *names: str,
+        visitor: object = None,
+        urgent: bool = False,
+        waiting: Callable[[int], None] | None = None,
+    ) -> Iterator[None]:
+        """One run at a time; the models of these names stay loaded until it is over.
+
+        Args:
+            visitor, urgent, waiting: see :meth:`app.live.turns.Turns.take`.
+        """
         with self._tables:
             self._in_use.update(names)
         try:
-            with self._running:
+            with self.turns.take(visitor, urgent=urgent, waiting=waiting):
                 yield
         finally:
             with self._tables:

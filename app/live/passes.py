@@ -1,6 +1,6 @@
 """One pass of a model as the page needs it, and what two of them say together."""
 
-from collections.abc import Callable
+import time
 from typing import Any
 
 import torch
@@ -12,12 +12,19 @@ from saa_core.run.execute import execute
 from saa_core.run.flops import flops_against_dense
 from saa_core.run.generate import write_on
 from saa_core.run.text import trace_of
+from saa_core.run.timing import TimedRun
 from saa_core.trace.align import align
+from saa_core.trace.mass import drawn_queries
+from saa_core.types import PAIR_LIMIT, Progress
 
 NEW_TOKENS = 6
 
-StepReport = Callable[[str, float], None]
-"""Called with the step's name (a key of the text files) and the share that is done."""
+MASS_ROWS = 128
+"""Queries whose true attention is computed of a text with more than EXACT tokens."""
+EXACT = PAIR_LIMIT
+"""Texts up to this many tokens, which are decided pair by pair: nothing about them is an estimate."""
+POSITIONS = 128
+"""Positions at which next tokens are compared before the figures of a longer text are shown."""
 
 
 def read(
@@ -25,26 +32,57 @@ def read(
     text: str,
     encoded: dict[str, Any],
     policy: saa.Policy | None,
-    report: StepReport,
-    done: float,
-) -> tuple[saa.Trace, str | None]:
-    """One recorded pass, and what a language model writes behind the text from that pass's cache, which
-    is gone when this returns. The trace has no likely next tokens yet: comparing fills them in.
+    layers: Progress,
+) -> tuple[saa.Trace, str | None, TimedRun]:
+    """One recorded pass on the clock, and what a language model writes behind the text from that pass's cache,
+    which is gone when this returns. The trace has no likely next tokens yet: comparing fills them in.
 
     Args:
         encoded: see :func:`saa_core.run.text.encode`.
-        done: share that is reported while it writes.
+        layers: called with (layers that are done, layers); what it raises ends the pass.
     """
-    found = execute(model, [encoded["input_ids"]], policy, "full", keep_cache=True)
+    ids = encoded["input_ids"]
+    rows = MASS_ROWS if len(ids) > EXACT else None
+    started = time.perf_counter()
+    found = execute(
+        model, [ids], policy, "full", clock=True, keep_cache=True, mass_rows=rows, progress=layers
+    )
+    run = TimedRun.of(found, time.perf_counter() - started)
     trace = trace_of(model, text, encoded, found, top=False)
-    if not model.causal:
-        return trace, None
-    written = ""
-    report("write", done)
-    for piece in write_on(model, found, NEW_TOKENS):
-        written += piece
-        report("write", done)
-    return trace, written
+    written = "".join(write_on(model, found, NEW_TOKENS)) if model.causal else None
+    return trace, written, run
+
+
+def positions(length: int) -> tuple[int, ...] | None:
+    """Where next tokens are compared first; the last is among them. None: everywhere."""
+    drawn = None if length <= EXACT else drawn_queries(length - 1, POSITIONS - 1)
+    return None if drawn is None else (*drawn.tolist(), length - 1)
+
+
+class Countdown:
+    """How far a number of passes is, from the layers that go by; those to come are taken to be as slow as what
+    has run.
+
+    Attributes:
+        share: that is done.
+    """
+
+    def __init__(self, passes: int) -> None:
+        self.passes = passes
+        self.share = 0.0
+        self._done = 0
+        self._started = time.monotonic()
+
+    def at(self, layer: int, layers: int) -> None:
+        """So many layers of a pass are done."""
+        self.share = min((self._done + layer / layers) / self.passes, 1.0)
+        self._done += layer == layers
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that are still to go; None while nothing is known."""
+        passed = time.monotonic() - self._started
+        return passed / self.share * (1 - self.share) if self.share > 0 else None
 
 
 def agreement(dense: saa.Trace, trace: saa.Trace) -> float:

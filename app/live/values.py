@@ -6,6 +6,7 @@ from typing import Any
 import saa_core as saa
 from saa_core.attention.profiles import Verdict
 from saa_core.explain.difference import Difference
+from saa_core.run.timing import TimedRun
 from saa_core.trace.align import Alignment
 
 
@@ -23,7 +24,9 @@ class Result:
     """What came out, live or recorded. None is what this kind of result does not have, or not yet:
     times follow when the rest is on the page. ``flops_share`` is of a task: the operations of SAA's
     layers against those of dense. ``rounds`` is how many the times will have in the end. ``verdict`` is what
-    this machine's profiles say of such a text where nothing is looked at."""
+    this machine's profiles say of such a text where nothing is looked at. ``runs`` are the rounds of the clock, of
+    (dense, SAA) each; the first are the recorded passes themselves. ``compared_at`` are the positions at which next
+    tokens were compared so far; None: at all of them."""
 
     trace: saa.Trace
     request: Request | None = None
@@ -38,6 +41,8 @@ class Result:
     rounds: int | None = None
     recorded_as: str | None = None
     verdict: Verdict | None = None
+    runs: tuple[tuple[TimedRun, TimedRun], ...] = ()
+    compared_at: tuple[int, ...] | None = None
     keep_alive: Any = field(default=None, repr=False)
 
     @property
@@ -45,6 +50,11 @@ class Result:
         """Rounds of the clock that are still to come."""
         done = 0 if self.timing is None else len(self.timing.samples_ms)
         return 0 if self.rounds is None else self.rounds - done
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is still to come."""
+        return self.rounds_left <= 0 and self.compared_at is None
 
 
 @dataclass(frozen=True)

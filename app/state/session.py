@@ -7,9 +7,9 @@ from typing import Any
 import streamlit as st
 
 import saa_core as saa
+from app.live import spill
 from app.live.values import Request, Result, Side
 from app.service import Client
-from app.state import spill
 from saa_core.explain.pair import LayerInputs
 
 RESULTS_KEPT = 6

@@ -8,6 +8,7 @@ import streamlit as st
 
 from app import text
 from app.components.latency import latency as costs
+from app.components.latency.timeline import show_timeline
 from app.components.shared.message import failure
 from app.components.shared.outcome import outcome
 from app.service import Client
@@ -37,5 +38,6 @@ elif result.request is None:
 else:
     try:
         costs.by_setting(result, client, words)
+        show_timeline(result, client, words)
     except Exception as error:
         failure(error, words, model=choice.name)

@@ -1,5 +1,6 @@
 """The app on a free loopback port, and the Chromium that visits it: for timings and for tests."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -32,8 +33,11 @@ class Served(NamedTuple):
 
 
 @contextmanager
-def serve(log: Path) -> Iterator[Served]:
+def serve(log: Path, root: Path = ROOT) -> Iterator[Served]:
     """Starts the app and says where it is; ends it afterwards.
+
+    Args:
+        root: the checkout whose app it is.
 
     Raises:
         RuntimeError: it ended or did not answer in time; the end of its log is in the message.
@@ -43,7 +47,10 @@ def serve(log: Path) -> Iterator[Served]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(port)]
     with log.open("w") as out:
-        server = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+        own = {} if root == ROOT else {"PYTHONPATH": str(root)}
+        server = subprocess.Popen(
+            command, cwd=root, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **own}
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + PATIENCE

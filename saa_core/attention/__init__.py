@@ -2,7 +2,7 @@
 
 from saa_core.attention.call import Call
 from saa_core.attention.choice import choose_kernel, decide
-from saa_core.attention.clock import StageTimer
+from saa_core.attention.clock import Span, StageTimer
 from saa_core.attention.plan import Plan
 
-__all__ = ["Call", "Plan", "StageTimer", "choose_kernel", "decide"]
+__all__ = ["Call", "Plan", "Span", "StageTimer", "choose_kernel", "decide"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from saa_core import rules
 from saa_core.attention import fused
 from saa_core.attention.choice import choose_kernel, decide
-from saa_core.attention.clock import StageTimer
+from saa_core.attention.clock import Span, StageTimer
 from saa_core.attention.execution import execute_decision, fast_dtype
 from saa_core.attention.fallback import crossover_reason, pair_verdict
 from saa_core.attention.plan import Plan, needs_gradients
@@ -37,7 +37,7 @@ from saa_core.kernels import (
 from saa_core.pairs import Allowed, Decision
 from saa_core.trace.record import LayerRecord, build_trace, record_layer
 from saa_core.trace.trace import Trace
-from saa_core.types import Policy
+from saa_core.types import Policy, Progress
 
 RECORDS = ("none", "summary", "full")
 Dense = Callable[..., tuple[Tensor, Tensor | None]]
@@ -58,10 +58,16 @@ class Call:
         live: queries and keys of the text at hand, int32 [2] on the device: for a captured graph, which
             computes every text up to the length that it was captured with (run/captured.py).
         cancelled: asked before each layer; where it says True the call ends with StoppedError.
+        mass_rows: a full record computes the true attention mass of so many drawn queries, where a text has
+            more; None: of every query, however long that takes.
+        progress: called with (layers that are done, layers) as each layer begins. What it raises ends the
+            pass there.
 
     Attributes:
         layers: what was recorded, by layer index.
-        seconds: wall time by stage ("gate", "rule", "kernel", or "dense"), if ``clock``.
+        seconds: wall time by stage ("gate", "rule", "kernel", or "dense"; "record" where something is
+            recorded), if ``clock``.
+        spans: the same layer by layer, in order.
         kernel: name of the kernel that ran, with the reason for the choice in ``kernel_reason``.
         used: the policy that was followed, with numbers for its defaults: None also where it fell back to
             dense.
@@ -78,9 +84,15 @@ class Call:
         fall_back: bool | None = None,
         live: Tensor | None = None,
         cancelled: Callable[[], bool] | None = None,
+        mass_rows: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
         if record not in RECORDS:
             raise PolicyError(choice("record", record, RECORDS))
+        if mass_rows is not None and not (isinstance(mass_rows, int) and mass_rows >= 2):
+            raise PolicyError(
+                f"mass_rows={mass_rows!r} must be a whole number >= 2, or None for all"
+            )
         if policy is not None:
             if policy.kernel not in ("auto", *KERNELS):
                 raise PolicyError(choice("kernel", policy.kernel, ("auto", *KERNELS)))
@@ -92,10 +104,13 @@ class Call:
         self.observe = observe
         self.live = live
         self.cancelled = cancelled
+        self.mass_rows = mass_rows
+        self.progress = progress
         looked_at = record != "none" or observe is not None
         self.fall_back = not looked_at if fall_back is None else fall_back
         self.layers: dict[int, LayerRecord] = {}
         self.seconds: dict[str, float] = {}
+        self.spans: list[Span] = []
         self.used = policy
         self.kernel = "dense"
         self.kernel_reason = "no policy was given"
@@ -147,6 +162,8 @@ class Call:
         layer = gate.layer
         q, k, v, scale, softmax = handed.q, handed.k, handed.v, handed.scale, handed.softmax
         _check_shapes(gate, q, k)
+        if self.progress is not None:
+            self.progress(layer, gate.layers)
         self.met.add(layer)
         plan = self._plan(gate, handed)
         allowed, policy, dtype = plan.allowed, plan.policy, q.dtype
@@ -157,7 +174,7 @@ class Call:
                     "learn from yet; train them on a model without"
                 )
             self.observe(layer, q, k, allowed, scale)
-        watch = StageTimer(self.seconds, q.device) if self.clock else None
+        watch = StageTimer(self.seconds, q.device, self.spans, layer) if self.clock else None
         decision, weights = None, None
         guard = self._guard_for(gate, q, policy)
         if guard is not None and gate.ood_detector is not None:
@@ -207,7 +224,10 @@ class Call:
                 full=self.record == "full",
                 mass_map=gate.mass_map(plan.block),
                 softmax=softmax,
+                mass_rows=self.mass_rows,
             )
+            if watch:
+                watch.lap("record")
         return out, weights
 
     def _only_lists(self, plan: Plan, guard: Inspection | None, handed: Handed) -> bool:

@@ -212,6 +212,36 @@ def _unmeasured(length: int, machine: Machine, kind: Kind) -> Verdict | None:
     return Verdict(length < CAUTIOUS, f"{nothing}; until it is, {said}")
 
 
+def faster_dtype(
+    model: str, machine: Machine, profiles: Iterable[Profile] | None = None
+) -> str | None:
+    """The number format in which this very machine was measured to run a model faster than in float32: dense
+    and SAA, at every length of more than PAIR_LIMIT tokens at which both were timed. None: float32, also
+    where nothing was measured.
+
+    Args:
+        model: alias of the base model; profiles of its adapters count as well.
+        profiles: those that are known by default.
+    """
+    medians: dict[str, dict[int, tuple[float, float]]] = {}
+    for each in known() if profiles is None else profiles:
+        if each.kind != "pairs" or each.model.partition(" + ")[0] != model:
+            continue
+        if same_machine(each.machine, machine):
+            own = medians.setdefault(each.dtype, {})
+            for t in each.times:
+                if t.length > PAIR_LIMIT:
+                    own[t.length] = quartiles(t.dense_ms)[1], quartiles(t.saa_ms)[1]
+    plain = medians.pop("float32", {})
+    gains = {}
+    for dtype, own in medians.items():
+        common = sorted(plain.keys() & own.keys())
+        ratios = [plain[n][side] / own[n][side] for n in common for side in (0, 1)]
+        if ratios and min(ratios) > 1:
+            gains[dtype] = min(ratios)
+    return max(gains, key=lambda dtype: gains[dtype], default=None)
+
+
 def same_machine(one: Machine, other: Machine) -> bool:
     """Whether what was measured on the one holds for the other: processor, features and threads, or the GPU."""
     if other.device != "cpu":

@@ -4,6 +4,7 @@
 read the true attention weight; it changes nothing.
 """
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,9 @@ from saa_core.attention import Call
 from saa_core.errors import TraceError
 from saa_core.gates.pair import PairGate, grid, pool_keys, pool_queries
 from saa_core.model import Model
-from saa_core.pairs import Allowed
+from saa_core.pairs import Allowed, Decision
 from saa_core.run.execute import forward
+from saa_core.trace.mass import true_mass
 from saa_core.trace.trace import Trace
 from saa_core.types import EXCLUDED, TOKEN
 
@@ -121,6 +123,10 @@ class Parts:
         return self.content + self.distance + self.first + float(np.log(max(self.visible, 1e-9)))
 
 
+class _SeenError(Exception):
+    """The layer was reached; those behind it need not run."""
+
+
 class LayerInputs:
     """Queries and keys of one layer of one text, kept so that many pairs can be explained.
 
@@ -147,10 +153,28 @@ class LayerInputs:
         def observe(index: int, q: Tensor, k: Tensor, allowed: Allowed, scale: float) -> None:
             if index == layer:
                 self._seen.append((q.float(), k.float(), allowed, scale))
+                raise _SeenError
 
         ids = torch.from_numpy(trace.token_ids)[None].to(model.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), contextlib.suppress(_SeenError):
             forward(model, ids, Call(trace.policy, observe=observe))
+
+    @torch.inference_mode()
+    def retained_mass(self, trace: Trace, head: int) -> float:
+        """The share of the true attention mass that a head keeps, over all queries: exact, also where the trace
+        holds an estimate.
+
+        Raises:
+            TraceError: the head does not exist.
+        """
+        q_BHQD, k_BGKD, allowed, scale = self._seen[0]
+        keep = torch.from_numpy(trace.decision(self.gate.layer, head).keep)[None, None]
+        nothing = torch.zeros(1)
+        decision = Decision(trace.block, keep.to(q_BHQD.device), nothing, nothing, nothing, nothing)
+        group = head // (q_BHQD.shape[1] // k_BGKD.shape[1])
+        own = q_BHQD[:, head : head + 1], k_BGKD[:, group : group + 1]
+        rows, _ = true_mass(*own, decision, allowed, scale)
+        return float(rows.sum() / allowed.pairs.any(-1).sum().clamp(min=1))
 
     @torch.inference_mode()
     def parts(self, head: int, query: int, key: int) -> Parts:

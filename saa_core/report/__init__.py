@@ -98,7 +98,19 @@ def _rows(trace: Trace, words: Mapping[str, Any]) -> Iterable[str]:
     ]
     if trace.retained_mass is not None:
         mean = percent(float(trace.retained_mass.mean()))
-        rows.append(("retained", f"{mean} ({words['half']} {spread(trace.retained_mass)})"))
+        said, interval = (
+            f"{mean} ({words['half']} {spread(trace.retained_mass)})",
+            trace.retained_interval(),
+        )
+        if interval is not None and trace.mass_queries is not None:
+            drawn = words["drawn"].format(
+                rows=len(trace.mass_queries),
+                tokens=trace.keys,
+                low=percent(interval[0]),
+                high=percent(interval[1]),
+            )
+            said = f"{said}; {drawn}"
+        rows.append(("retained", said))
     if trace.kept_tokens is not None:
         rows.append(("token_share", percent(trace.token_share)))
     if trace.label is not None and trace.label_probs is not None:

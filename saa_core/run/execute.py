@@ -19,7 +19,7 @@ from saa_core.model import Model
 from saa_core.run.fallback import token_verdict
 from saa_core.run.varlen import check_tokens, encode, mean_by_text
 from saa_core.task import margins
-from saa_core.types import Policy
+from saa_core.types import Policy, Progress
 
 Record = Literal["none", "summary", "full"]
 Cancelling = Callable[[], bool] | None
@@ -81,7 +81,7 @@ class Executed:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Wall time in attention by stage, of all passes; empty unless clocked."""
+        """Wall time in attention by stage, of all passes, and of recording it; empty unless clocked."""
         calls = [self.call] if self.rejected is None else [self.rejected, self.call]
         if self.reference is not None:
             calls.append(self.reference.call)
@@ -100,6 +100,8 @@ def execute(
     packed: bool | None = None,
     fall_back: bool = False,
     cancelled: Cancelling = None,
+    mass_rows: int | None = None,
+    progress: Progress | None = None,
 ) -> Executed:
     """One pass over a batch, and what its checks ask for beyond it.
 
@@ -114,6 +116,8 @@ def execute(
         fall_back: what is asked for is the output alone, so that ``fallback="auto"`` may compute it
             densely, by the task's reference model where tokens would be dropped. Never of what is recorded.
         cancelled: asked before each layer of each pass; see :class:`saa_core.Call`.
+        mass_rows, progress: see :class:`saa_core.Call`; progress is called once more at the end, with all
+            layers done. Of a packed pass there is none.
 
     Raises:
         PolicyError: the policy cannot be used with this model or batch, or overrides a layer, head or
@@ -122,7 +126,9 @@ def execute(
         StoppedError: ``cancelled`` said so.
     """
     fall_back = fall_back and record == "none"
-    call = Call(policy, record, clock=clock, fall_back=fall_back, cancelled=cancelled)
+    each: dict[str, Any] = {"clock": clock, "mass_rows": mass_rows}
+    each |= {"progress": progress, "cancelled": cancelled}
+    call = Call(policy, record, fall_back=fall_back, **each)
     dropping = policy is not None and policy.tokens is not None
     if packed is None:
         packed = dropping or len(batch) > 1
@@ -140,10 +146,12 @@ def execute(
         found = _forward(model, batch, call, keep_cache)
         checked = call.checked()
         if checked is not None and not checked.met:
-            again = Call(None, record, clock=clock, cancelled=cancelled)
+            again = Call(None, record, **each)
             again.kernel_reason = DENSE_BY_GUARD
             dense = _forward(model, batch, again, keep_cache)
             found = Executed(dense.states, dense.lengths, again, call, cache=dense.cache)
+    if progress is not None and not packed:
+        progress(len(model.gates), len(model.gates))
     if model.task is None:
         return found
     return _answered(model, batch, policy, found, record, clock=clock, packed=packed)

@@ -3,6 +3,7 @@
 Shapes: N tokens, E hidden size, V vocabulary, T of `TOP`.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from saa_core.trace.compare import Comparison, compare
 from saa_core.trace.maps import Array
 from saa_core.trace.recorded import ModelInfo
 from saa_core.trace.trace import Trace
-from saa_core.types import Policy
+from saa_core.types import Policy, Progress
 
 TOP = 5
 """Most likely next tokens that a trace holds at each position."""
@@ -34,19 +35,22 @@ def run(
     policy: Policy | None = None,
     *,
     record: Literal["summary", "full"] = "full",
+    mass_rows: int | None = None,
 ) -> Trace:
     """Runs a text through the model and records what was decided and what came out.
 
     Args:
         policy: what to keep; None is plain dense attention, recorded the same way.
         record: "full" keeps every decision; "summary" only figures per layer and head.
+        mass_rows: see :class:`saa_core.Call`: the true attention mass of so many drawn queries of a longer
+            text; by default of every query.
 
     Raises:
         TextError: the text is empty, not valid Unicode, or longer than the model's limit.
         ModelError: the model has no tokenizer.
     """
     encoded = encode(model, text)
-    found = execute(model, [encoded["input_ids"]], policy, record)
+    found = execute(model, [encoded["input_ids"]], policy, record, mass_rows=mass_rows)
     return trace_of(model, text, encoded, found)
 
 
@@ -211,9 +215,39 @@ def _top(head: LmHead, hidden: Tensor) -> dict[str, Any]:
     return top.known()
 
 
-def compare_and_fill(first: Trace, second: Trace) -> tuple[Trace, Trace, Comparison]:
+def compare_at(first: Trace, second: Trace, positions: Sequence[int]) -> Comparison:
+    """Compares two traces of one text that were made in this process; the next tokens at some positions
+    only, which are most of the work of a long text.
+
+    Raises:
+        TraceError: see :func:`saa_core.compare`.
+    """
+    heads = first.lm_head, second.lm_head
+    if not (isinstance(heads[0], LmHead) and isinstance(heads[1], LmHead)):
+        return compare(first, second)
+    kl, same, places = list[Tensor](), list[Tensor](), torch.tensor(positions)
+    states = [torch.from_numpy(trace.hidden)[places] for trace in (first, second)]
+    with torch.inference_mode():
+        for part, other in zip(*(side.split(SLICE) for side in states), strict=True):
+            a, b = heads[0].logs(part), heads[1].logs(other)
+            kl.append(_divergence(a, b))
+            same.append((a.argmax(-1) == b.argmax(-1)).cpu())
+    return compare(first, second, next_tokens=(torch.cat(kl).numpy(), torch.cat(same).numpy()))
+
+
+def _divergence(a: Tensor, b: Tensor) -> Tensor:
+    """Of the second log-probabilities from the first, nats, row by row."""
+    return (a.exp() * (a - b)).sum(-1).clamp(min=0).cpu()
+
+
+def compare_and_fill(
+    first: Trace, second: Trace, progress: Progress | None = None
+) -> tuple[Trace, Trace, Comparison]:
     """Compares two traces of one text that were made in this process, and fills in the most likely next
     tokens of both where they were left out. Each head runs once over each of the two.
+
+    Args:
+        progress: called with (positions that are done, positions); what it raises ends the comparison.
 
     Raises:
         TraceError: see :func:`saa_core.compare`.
@@ -230,10 +264,12 @@ def compare_and_fill(first: Trace, second: Trace) -> tuple[Trace, Trace, Compari
     with torch.inference_mode():
         for part, other in zip(*slices, strict=True):
             a, b = heads[0].logs(part), heads[1].logs(other)
-            kl.append((a.exp() * (a - b)).sum(-1).clamp(min=0).cpu())
+            kl.append(_divergence(a, b))
             same.append((a.argmax(-1) == b.argmax(-1)).cpu())
             tops[0].add(a)
             tops[1].add(b)
+            if progress is not None:
+                progress(sum(map(len, same)), first.keys)
     found = compare(first, second, next_tokens=(torch.cat(kl).numpy(), torch.cat(same).numpy()))
     return _filled(first, tops[0]), _filled(second, tops[1]), found
 

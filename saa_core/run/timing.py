@@ -8,7 +8,7 @@ is: dense. Compiling and warming up happen before the first round and are report
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,13 +17,37 @@ from saa_core.data import fetch
 from saa_core.errors import PolicyError
 from saa_core.model import Model
 from saa_core.native import compile_seconds
-from saa_core.run.execute import execute
+from saa_core.run.execute import Executed, execute
 from saa_core.run.text import encode
 from saa_core.trace.record import versions
-from saa_core.types import Policy, Timing, quartiles
+from saa_core.types import Policy, Progress, Timing, quartiles
 
 TimingProgress = Callable[[str, int, int], None]
 TEXT = "examples/persuasion.txt"
+
+
+@dataclass(frozen=True)
+class TimedRun:
+    """One pass on the clock.
+
+    Args:
+        seconds: wall time of the pass; recording it is no part of it.
+        stages: seconds in attention by stage.
+        kernel: that ran.
+        peak_bytes: highest memory meanwhile, if it was looked at.
+    """
+
+    seconds: float
+    stages: dict[str, float]
+    kernel: str
+    peak_bytes: int | None = None
+
+    @staticmethod
+    def of(found: Executed, seconds: float) -> "TimedRun":
+        """What was executed with ``clock=True`` and took so many seconds, recording included."""
+        stages = found.seconds
+        recording = stages.pop("record", 0.0)
+        return TimedRun(seconds - recording, stages, (found.rejected or found.call).kernel)
 
 
 def measure(
@@ -116,6 +140,36 @@ def rounds(
             yield [track.timing(model, len(ids)) for track in tracks]
 
 
+def clock_pass(
+    model: Model,
+    ids: Sequence[int],
+    policy: Policy | None,
+    *,
+    batch: int = 1,
+    layers: Progress | None = None,
+) -> TimedRun:
+    """One pass that records nothing.
+
+    Args:
+        batch: so many times this text at once.
+        layers: called with (layers that are done, layers) as each begins; what it raises ends the pass.
+    """
+    _reset_peak(model.device)
+    started = time.perf_counter()
+    found = execute(model, [ids] * batch, policy, clock=True, fall_back=True, progress=layers)
+    _synchronize(model.device)
+    run = TimedRun.of(found, time.perf_counter() - started)
+    return replace(run, peak_bytes=_peak(model.device))
+
+
+def timing_of(model: Model, policy: Policy | None, length: int, runs: Sequence[TimedRun]) -> Timing:
+    """Passes of one text under one policy as times; they were interleaved with the other side's."""
+    track = _Track(policy)
+    for run in runs:
+        track.add(run)
+    return track.timing(model, length)
+
+
 def crossover(timings: Sequence[Timing]) -> int | None:
     """Shortest measured length from which the whole forward pass is faster, there and at every
     longer one; None if it is not at the longest.
@@ -165,17 +219,15 @@ class _Track:
         self.density = float(torch.stack([r.density for r in first.layers.values()]).mean())
 
     def round(self, model: Model, ids: Sequence[int]) -> None:
-        _reset_peak(model.device)
-        started = time.perf_counter()
-        found = execute(model, [ids] * self.batch, self.policy, clock=True, fall_back=True)
-        _synchronize(model.device)
-        self.samples.append(1000 * (time.perf_counter() - started))
-        self.kernel = (found.rejected or found.call).kernel
-        self.attention.append(1000 * sum(found.seconds.values()))
-        for stage, seconds in found.seconds.items():
+        self.add(clock_pass(model, ids, self.policy, batch=self.batch))
+
+    def add(self, run: TimedRun) -> None:
+        self.samples.append(1000 * run.seconds)
+        self.kernel = run.kernel
+        self.attention.append(1000 * sum(run.stages.values()))
+        for stage, seconds in run.stages.items():
             self.stages.setdefault(stage, []).append(1000 * seconds)
-        peak = _peak(model.device)
-        self.peak = max(filter(None, (peak, self.peak)), default=None)
+        self.peak = max(filter(None, (run.peak_bytes, self.peak)), default=None)
 
     def timing(self, model: Model, length: int) -> Timing:
         return Timing(

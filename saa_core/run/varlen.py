@@ -150,14 +150,19 @@ def encode(
                     )
             needed.append(still)
             q, k, v = _heads(layer, x_AE)
-            watch = StageTimer(call.seconds, device) if call is not None and call.clock else None
+            watch = None
+            if call is not None and call.clock:
+                own: PairGate = layer.attention.saa_gate  # type: ignore[assignment]
+                watch = StageTimer(call.seconds, device, call.spans, own.layer)
             if pairwise or recording:
                 each = (x.split(still.tolist(), 2) for x in (q, k, v))
                 parts = [
-                    decide_and_attend(layer.attention, own, used, call, watch)
-                    for own, used in zip(zip(*each, strict=True), pairs_by, strict=True)
+                    decide_and_attend(layer.attention, each_own, used, call, watch)
+                    for each_own, used in zip(zip(*each, strict=True), pairs_by, strict=True)
                 ]
                 mixed = torch.cat([part[0] for part in parts], 2)
+                if watch:
+                    watch.lap("kernel")
                 if recording:
                     assert call is not None
                     whole = states_TE.index_copy(0, alive_A, x_AE)
@@ -166,10 +171,12 @@ def encode(
                         *_heads(layer, whole)[:2], decision, alive_A, score_T, call.record == "full"
                     )
                     call.layers[layer.attention.saa_gate.layer] = record  # type: ignore[union-attr, index]
+                    if watch:
+                        watch.lap("record")
             else:
                 mixed = attend(q, k, v, still)
-            if watch:
-                watch.lap("kernel")
+                if watch:
+                    watch.lap("kernel")
             x_AE = layer.finish(x_AE, mixed[0].transpose(0, 1).flatten(1))
         states_TE = states_TE.index_copy(0, alive_A, x_AE)
     return Encoded(states_TE, lengths.to(device), torch.stack(needed).cpu())

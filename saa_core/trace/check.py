@@ -76,6 +76,7 @@ def _figures(trace: "Trace") -> dict[str, bool]:
         "number of offsets": trace.offsets is None or len(trace.offsets) == keys,
         "attention_received": trace.attention_received is None
         or trace.attention_received.shape == (layers, heads, keys),
+        "mass_queries and retained_rows": _drawn_fit(trace),
         "kept_tokens": trace.kept_tokens is None or trace.kept_tokens.shape == (layers, keys),
         "token_score": trace.token_score is None or trace.token_score.shape == (layers, keys),
         "labels": (trace.labels is None) == (trace.label_probs is None)
@@ -96,6 +97,21 @@ def _figures(trace: "Trace") -> dict[str, bool]:
         ),
         "hidden": trace.hidden is None or (trace.hidden.ndim == 2 and len(trace.hidden) == keys),
     }
+
+
+def _drawn_fit(trace: "Trace") -> bool:
+    """Queries of which the true attention was computed, and what each of them kept."""
+    drawn, rows = trace.mass_queries, trace.retained_rows
+    if drawn is None or rows is None:
+        return drawn is None and rows is None
+    return (
+        drawn.ndim == 1
+        and len(drawn) > 1
+        and drawn.dtype.kind in "iu"
+        and bool(((drawn >= 0) & (drawn < trace.first.shape[1])).all())
+        and rows.shape == (*trace.density.shape, len(drawn))
+        and bool(np.isfinite(rows).all())
+    )
 
 
 def _maps_fit(trace: "Trace", layer: int) -> bool:

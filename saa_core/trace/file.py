@@ -32,6 +32,8 @@ ARRAYS = {
     "calibrated_mass": "calibrated_mass",
     "retained_mass": "retained_mass",
     "attention_received": "received",
+    "mass_queries": "mass_queries",
+    "retained_rows": "retained_rows",
     "first": "first",
     "last": "last",
     "forced": "forced",

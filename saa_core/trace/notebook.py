@@ -29,9 +29,7 @@ def html(trace: Recorded) -> str:
         "policy": "dense" if trace.policy is None else str(trace.policy),
         "decided in": "pairs" if trace.block == (1, 1) else f"blocks of {trace.block}",
         "pairs not computed": f"{trace.sparsity:.1%}",
-        "attention kept": "not recorded"
-        if trace.retained_mass is None
-        else f"{trace.retained_mass.mean():.1%}",
+        "attention kept": _attention_kept(trace),
         "kernel": f"{trace.execution.kernel}: {trace.execution.reason}",
     }
     if trace.policy is not None and trace.execution.kernel == "reference":
@@ -86,3 +84,12 @@ def _picture(title: str, values: NDArray[Any]) -> str:
         f"width='{S * size}' height='{M * size}'>{''.join(squares)}</svg>"
         f"<figcaption>{escape(title)}</figcaption></figure>"
     )
+
+
+def _attention_kept(trace: Recorded) -> str:
+    if trace.retained_mass is None:
+        return "not recorded"
+    mean, interval = f"{trace.retained_mass.mean():.1%}", trace.retained_interval()
+    if interval is None:
+        return mean
+    return f"{mean}, estimated; 95 % interval {interval[0]:.1%} to {interval[1]:.1%}"

@@ -1,6 +1,6 @@
 """The record of one layer of a call.
 
-The true attention mass is computed here, in slices of queries, and never on timed calls.
+The true attention mass (mass.py) is part of a full record, and never of timed calls.
 
 Shapes: B batch, H query heads, G key/value heads, Q, K positions, M, S query and key blocks.
 """
@@ -17,16 +17,14 @@ import torch
 from torch import Tensor
 
 from saa_core.errors import TraceError
-from saa_core.exact import PLAIN, Softmax, attention_weights
+from saa_core.exact import PLAIN, Softmax
 from saa_core.gates.reliability import MassCalibrator
-from saa_core.pairs import Allowed, Decision, expand
+from saa_core.pairs import Allowed, Decision
 from saa_core.trace.maps import Array, InMemory, pack
+from saa_core.trace.mass import drawn_mass, drawn_queries, true_mass
 from saa_core.trace.recorded import Execution, ModelInfo
 from saa_core.trace.trace import Trace
 from saa_core.types import Policy
-
-SLICE = 256
-"""Queries per slice; bounds memory to B * H * SLICE * K floats."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,8 @@ class LayerRecord:
             None where the gate has none.
         retained_mass: the share of the true softmax that is kept, mean over queries, [B, H];
             None in a summary.
-        retained_rows: the same query by query, [B, H, Q].
+        retained_rows: the same query by query, [B, H, Q]; of drawn queries [B, H, R].
+        mass_queries: the queries of which the true attention was computed, int64 [R]; None: of all.
         attention_received: share of attention that each token receives, mean over the queries that may see
             it, [B, H, K]; None in a summary.
         decision: None for a dense call or in a summary.
@@ -59,6 +58,7 @@ class LayerRecord:
     token_score: Tensor | None = None
     retained_rows: Tensor | None = None
     calibrated_mass: Tensor | None = None
+    mass_queries: Tensor | None = None
 
 
 @torch.no_grad()
@@ -74,10 +74,12 @@ def record_layer(
     token_score: Tensor | None = None,
     mass_map: MassCalibrator | None = None,
     softmax: Softmax = PLAIN,
+    mass_rows: int | None = None,
 ) -> LayerRecord:
     """Figures of one layer, and with ``full`` the decision itself and the true attention mass.
 
     Args:
+        mass_rows: queries of which the true attention is computed where there are more; None: of all.
         kept_tokens, token_score: see :class:`LayerRecord`. The retained mass is the mean over the queries
             that are computed.
     """
@@ -86,8 +88,13 @@ def record_layer(
     calibrated = None
     if decision is not None and mass_map is not None:
         calibrated = decision.row_mean(mass_map(decision.predicted_rows)).cpu()
-    retained = rows = received = None
-    if full:
+    retained = rows = received = drawn = None
+    if full and mass_rows is not None and kept_tokens is None:
+        drawn = drawn_queries(q_BHQD.shape[2], mass_rows)
+    if drawn is not None:
+        rows, seen, received = drawn_mass(q_BHQD, k_BGKD, decision, allowed, scale, drawn, softmax)
+        retained = rows.sum(2) / seen.sum(-1).clamp(min=1)
+    elif full:
         asked = allowed
         if kept_tokens is not None:
             pairs = kept_tokens[:, None, :, None] & allowed.pairs
@@ -105,38 +112,8 @@ def record_layer(
         token_score=token_score,
         retained_rows=rows,
         calibrated_mass=calibrated,
+        mass_queries=drawn,
     )
-
-
-def true_mass(
-    q_BHQD: Tensor,
-    k_BGKD: Tensor,
-    decision: Decision | None,
-    allowed: Allowed,
-    scale: float,
-    softmax: Softmax = PLAIN,
-) -> tuple[Tensor, Tensor]:
-    """(retained mass of each query [B, H, Q], attention received per token [B, H, K]) of the dense
-    softmax."""
-    B, H, Q, _ = q_BHQD.shape
-    K = k_BGKD.shape[2]
-    kept = torch.zeros(B, H, Q, device=q_BHQD.device)
-    received = torch.zeros(B, H, K, device=q_BHQD.device)
-    for start in range(0, Q, SLICE):
-        part = slice(start, min(start + SLICE, Q))
-        pairs = allowed.pairs[:, :, part]
-        weights = attention_weights(q_BHQD[:, :, part], k_BGKD, pairs, scale, softmax.at(part))
-        received += weights.sum(2)
-        if decision is None:
-            kept[:, :, part] = weights.sum(3)
-            continue
-        bq = decision.block[0]
-        first, last = start // bq, -(-part.stop // bq)
-        keep = expand(decision.keep[:, :, first:last], decision.block, Q, K)
-        offset = start - first * bq
-        kept[:, :, part] = (weights * keep[:, :, offset : offset + part.stop - start]).sum(3)
-    viewers = allowed.pairs.sum(2).clamp(min=1)
-    return kept.cpu(), (received / viewers).cpu()
 
 
 def build_trace(
@@ -170,7 +147,7 @@ def build_trace(
     }
     first, last, forced, plan = _plans(records, item)
     allowed = records[0].allowed
-    full = records[0].retained_mass is not None
+    full, drawn = records[0].retained_mass is not None, records[0].mass_queries
     defaults: dict[str, Any] = {
         "text": None,
         "tokens": None,
@@ -198,6 +175,10 @@ def build_trace(
         attention_received=_stack([record.attention_received for record in records], item)
         if full
         else None,
+        mass_queries=None if drawn is None else drawn.numpy().astype(np.int32),
+        retained_rows=None
+        if drawn is None
+        else _rows([record.retained_rows for record in records], item, np.float32),
         first=first,
         last=last,
         forced=forced,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saa_core.bounds import student_interval
 from saa_core.errors import TraceError
 from saa_core.trace.audited import Audited
 from saa_core.trace.file import read_file, write_file
@@ -53,6 +54,8 @@ class Trace:
             gate has none (:class:`saa_core.gates.reliability.Reliability`).
         retained_mass: the share of the true attention mass that is kept, [L, H]; None in a summary.
         attention_received: share of attention that each token receives, [L, H, K]; None in a summary.
+        mass_queries: queries from which these two were estimated, int32 [R]; None: from all of them.
+        retained_rows: the kept share of each of those queries, [L, H, R]; None where all were used.
         layer_kind: which of U kinds each layer is, in what is allowed and forced, int32 [L].
         first, last: first and last key that each query may see, int32 [U, Q]; last < first: none.
         forced: reason code of blocks that are kept, or excluded, in any case, uint8
@@ -89,6 +92,8 @@ class Trace:
     layer_kind: Array
     targets: Array
     calibrated_mass: Array | None = None
+    mass_queries: Array | None = None
+    retained_rows: Array | None = None
     hidden: Array | None = None
     top_ids: Array | None = None
     top_probs: Array | None = None
@@ -120,6 +125,27 @@ class Trace:
     def sparsity(self) -> float:
         """Share of the allowed pairs that was not computed, over all layers and heads."""
         return float(1 - np.average(self.density.mean(1), weights=self.allowed_pairs))
+
+    def retained_interval(
+        self, layer: int | None = None, head: int | None = None
+    ) -> tuple[float, float] | None:
+        """Where the mean retained mass lies, 95 % (Student's t over the drawn queries): of the run, of a
+        layer, or of one head of it. None where it is exact, or was not recorded.
+
+        Raises:
+            TraceError: the layer or head does not exist.
+        """
+        if self.retained_rows is None:
+            return None
+        rows = self.retained_rows
+        if layer is not None:
+            self._check("layer", layer, self.shape[0])
+            rows = rows[layer : layer + 1]
+        if head is not None:
+            self._check("head", head, self.shape[1])
+            rows = rows[:, head : head + 1]
+        low, high = student_interval([float(x) for x in rows.mean((0, 1))])
+        return max(low, 0.0), min(high, 1.0)
 
     @cached_property
     def allowed_pairs(self) -> Array:

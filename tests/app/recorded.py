@@ -14,8 +14,9 @@ import pytest
 
 import saa_core as saa
 from app import service
-from app.live import passes
+from app.live import answers, passes
 from app.live.models import REGISTRY
+from app.live.results import SHARED
 from app.live.values import Result
 
 __all__ = ["no_model", "no_warm_up", "recorded", "recorded_client"]
@@ -44,8 +45,10 @@ def recorded(patch: pytest.MonkeyPatch) -> None:
     """
     no_warm_up(patch)
     patch.setattr(REGISTRY, "kept", 99)  # a session meets all models; none is loaded twice
-    patch.setattr(service, "REPEATS", 2)
+    patch.setattr(answers, "REPEATS", 1)
+    patch.setattr(service, "TRIAL_REPEATS", 2)
     patch.setattr(passes, "NEW_TOKENS", 2)
+    SHARED.clear()
     client = service.Client
     for name in ("run", "compare"):
         patch.setattr(client, name, _once(name, getattr(client, name), lambda asked: asked))
@@ -86,7 +89,7 @@ def _changes(before: Result, after: Result) -> dict[str, Any]:
 
 
 def _timed(original: Callable[..., Iterator[Result]]) -> Any:
-    """The times, round by round the first time and whole afterwards."""
+    """What follows the first figures, step by step the first time and whole afterwards."""
 
     def answer(self: service.Client, result: Result, *given: Any) -> Iterator[Result]:
         place = ("time", result.request)

@@ -13,9 +13,12 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 import saa_core as saa
+from app.live import passes as passes_module
+from app.live.answers import REPEATS
 from app.live.models import ModelRegistry
+from app.live.results import SHARED
 from app.live.values import Request
-from app.service import REPEATS, Client
+from app.service import Client
 from saa_core.guard import Inspection
 
 ROOT = Path(__file__).parents[2]
@@ -38,13 +41,14 @@ def passes(model: saa.Model) -> Iterator[list[int]]:
         hook.remove()
 
 
-def quiet(step: str, share: float) -> None:
+def quiet(step: str, share: float, **known: object) -> None:
     pass
 
 
 @pytest.fixture(autouse=True)
 def recorded_runs() -> None:
     """In place of the one of this folder: here the real client's passes are counted."""
+    SHARED.clear()
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +66,7 @@ POLICIES = {
 
 @pytest.mark.model
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_a_press_reads_a_text_twice_and_has_first_times_after_four_passes(client, policy) -> None:
+def test_a_press_reads_a_text_twice_and_has_first_times_from_these_passes(client, policy) -> None:
     request = Request("smollm2", TEXT, policy)
     with passes(client.model("smollm2")) as found:
         result = client.run(request, quiet)
@@ -74,13 +78,15 @@ def test_a_press_reads_a_text_twice_and_has_first_times_after_four_passes(client
         assert result.words
         assert result.dense_words
         assert result.trace.top_ids is not None
-        times = client.time(result, quiet)
-        first = next(times)
-        assert found.count(length) == 4
-        assert len(first.timing.samples_ms) == len(first.dense_timing.samples_ms) == 1
-        *_, last = times
-        assert found.count(length) == 2 + 2 * REPEATS == 8
-    assert last.rounds_left == 0 < first.rounds_left < result.rounds_left
+        assert len(result.timing.samples_ms) == len(result.dense_timing.samples_ms) == 1
+        assert 0 < result.rounds_left <= REPEATS
+        *_, last = client.time(result, quiet)
+        assert found.count(length) == 2 + 2 * result.rounds_left
+    assert last.rounds_left == 0
+    assert last.timing.samples_ms[0] == result.timing.samples_ms[0], (
+        "the passes are the first round"
+    )
+    assert len(last.timing.samples_ms) == len(last.dense_timing.samples_ms) == last.rounds
     assert last.trace.timing == (last.dense_timing, last.timing)
     assert last.words == "".join(
         saa.generate(client.model("smollm2"), TEXT, policy, max_new_tokens=6)
@@ -100,7 +106,8 @@ def test_a_guard_that_cannot_vouch_has_its_dense_rerun_in_the_times(client, monk
         result = client.run(Request("smollm2", TEXT, policy), quiet)
         assert "bound" in [event["suspected"] for event in result.trace.events]
         read = found.count(result.trace.keys)
-        next(client.time(result, quiet))
+        times = client.time(result, quiet)
+        next(times)
         assert found.count(result.trace.keys) - read == 3, "dense, SAA and the rerun of SAA"
 
 
@@ -124,7 +131,7 @@ def test_the_page_makes_no_pass_beyond_those_of_the_client(client, monkeypatch) 
     with passes(client.model("smollm2")) as found:
         at.button(key="run").click().run()
         (result,) = at.session_state["results"].values()
-        assert found.count(result.trace.keys) == 2 + 2 * REPEATS
+        assert found.count(result.trace.keys) == 2 * result.rounds
         assert set(found) == {result.trace.keys, 1}
         done = len(found)
         at.number_input(key="layer").set_value(3).run()
@@ -247,3 +254,44 @@ def test_a_page_before_its_run_shows_nothing_that_is_not_said_in_a_text_file(mon
     at.query_params["lang"] = "ja"
     at.run()
     assert [element.value for element in at.main.markdown] == []
+
+
+@pytest.mark.model
+def test_who_asks_for_the_same_gets_the_same_without_another_pass(client) -> None:
+    request = Request("smollm2", TEXT, saa.Policy(mass=0.7))
+    first = client.run(request, quiet)
+    *_, timed = client.time(first, quiet)
+    with passes(client.model("smollm2")) as found:
+        again = Client().run(request, quiet)
+        assert again.complete
+        assert list(Client().time(again, quiet)) == []
+        assert list(Client().time(first, quiet)) == [again], (
+            "who came in the middle hears of the rest"
+        )
+    assert found == []
+    assert again.trace.timing == timed.trace.timing
+
+
+@pytest.mark.model
+def test_a_long_text_is_estimated_first_and_says_so(client, novel, monkeypatch) -> None:
+    monkeypatch.setattr(passes_module, "EXACT", 100)
+    monkeypatch.setattr(passes_module, "MASS_ROWS", 32)
+    monkeypatch.setattr(passes_module, "POSITIONS", 24)
+    policy = saa.Policy(mass=0.8, granularity="block")
+    steps: list[tuple[str, dict[str, object]]] = []
+    request = Request("smollm2", novel[:1200], policy)
+    first = client.run(request, lambda step, share, **known: steps.append((step, known)))
+    assert len(first.comparison.kl) == len(first.compared_at) == 24
+    assert first.compared_at[-1] == first.trace.keys - 1
+    assert len(first.trace.mass_queries) == 32
+    assert {step for step, _ in steps} <= {"wait", "dense", "sparse", "compare"}
+    *_, last = client.time(first, quiet)
+    assert last.complete
+    assert len(last.comparison.kl) == last.trace.keys
+    assert last.trace.top_ids is not None
+    exact = saa.run(client.model("smollm2"), request.text, policy)
+    assert (last.trace.density == exact.density).all(), "decisions are the same"
+    low, high = last.trace.retained_interval()
+    assert low < exact.retained_mass.mean() < high
+    estimate = first.comparison.top1_agreement.mean()
+    assert abs(estimate - last.comparison.top1_agreement.mean()) < 0.25

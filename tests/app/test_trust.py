@@ -114,7 +114,7 @@ def test_every_state_of_the_gate_can_be_tried_and_keeps_the_limit(kind, checked,
     dense = saa.run(session.Client().original(MODEL), TEXT)
     trial = GuardTrial(request, saa.Guard(), kind)
     steps: list[str] = []
-    found = session.Client().attempt(trial, dense, lambda step, done: steps.append(step))
+    found = session.Client().attempt(trial, dense, lambda step, done, **known: steps.append(step))
     assert trust.missed_mass(found.guarded) <= 0.05
     assert set(steps) <= {name.partition(".")[2] for name in WORDS.table if "progress." in name}
     assert 0 <= min(found.alike) <= max(found.alike) <= 1.001

@@ -92,3 +92,11 @@ def test_the_true_weights_of_a_row_sum_to_one(smollm2, trace):
         inputs.parts(99, 0, 0)
     with pytest.raises(saa.TraceError, match="layer=30"):
         LayerInputs(smollm2, trace, 30)
+
+
+def test_the_mass_of_one_head_is_what_a_full_record_says(smollm2, trace):
+    inputs = LayerInputs(smollm2, trace, 6)
+    for head in (0, 4):
+        assert inputs.retained_mass(trace, head) == pytest.approx(
+            trace.retained_mass[6, head], abs=1e-5
+        )

@@ -8,14 +8,15 @@ from dataclasses import replace
 
 import streamlit as st
 
-from app.components.shared.message import failure
+from app.components.shared.message import failure, report_on
 from app.components.sidebar.choice import by_length
 from app.components.sidebar.policy import aim_choice
+from app.live import spill
 from app.live.models import MODELS
 from app.live.values import Compared, Side
 from app.service import Client
 from app.state import address as link
-from app.state import session, spill
+from app.state import session
 from app.state.examples import gallery, texts
 from app.text import Words, plain
 from saa_core import Model, Policy
@@ -215,7 +216,7 @@ def outcome(sides: tuple[Side, Side] | None, client: Client, words: Words) -> Co
         try:
             compared = client.compare(
                 sides,
-                lambda step, done: bar.progress(done, text=words(f"progress.{step}")),
+                report_on(bar, words),
                 session.sides(),
             )
             compared = state.compared = spill.bounded(compared)

@@ -60,13 +60,26 @@ def _retained_figure(
             place,
             words("figure.retained"),
             words.percent(found.retained, 1),
-            words("figure.retained_spread", **_range(found.retained_heads, words, 1)),
+            _retained_spread(found, words),
             words("figure.retained_meaning"),
             "#pairs",
             words,
         )
     else:
         _missing(place, words("figure.retained"), words)
+
+
+def _retained_spread(found: Figures, words: Words) -> str:
+    """How the heads differ; of a long text also how sure the mean is."""
+    assert found.retained_heads is not None
+    said = words("figure.retained_spread", **_range(found.retained_heads, words, 1))
+    if found.retained_interval is None:
+        return said
+    low, high = (words.percent(end, 1) for end in found.retained_interval)
+    drawn = words(
+        "figure.retained_drawn", rows=found.retained_rows, tokens=found.tokens, low=low, high=high
+    )
+    return f"{said} {drawn}"
 
 
 def _agreement_figure(
@@ -91,7 +104,7 @@ def _agreement_figure(
             words(
                 "figure.agreement_spread",
                 same=found.agreeing,
-                all=found.tokens,
+                all=found.compared,
                 kl=found.kl,
                 high=found.kl_p95,
             ),
@@ -119,7 +132,8 @@ def _time_figure(
             words("figure.time_first", dense=ms(found.dense_ms[1]), saa=ms(found.saa_ms[1]))
         )
         done = len(result.timing.samples_ms)
-        place.caption(words("figure.time_first_meaning", done=done, rounds=result.rounds))
+        key = "figure.time_once_meaning" if done == 1 else "figure.time_first_meaning"
+        place.caption(words(key, done=done, rounds=result.rounds))
     elif found.dense_ms and found.saa_ms and found.ratio and result.timing:
         (dense_low, dense, dense_high), (low, saa, high) = found.dense_ms, found.saa_ms
         ms = words.milliseconds

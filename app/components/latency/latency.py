@@ -6,6 +6,7 @@ import streamlit as st
 import saa_core as saa
 from app.charts import time as time_charts
 from app.components.shared.download import export
+from app.components.shared.message import report_on
 from app.export.provenance import about_timings
 from app.live.values import Result
 from app.service import Client
@@ -66,7 +67,7 @@ def by_length(choice: session.Choice, client: Client, words: Words) -> None:
             choice.name,
             choice.policy,
             tuple(sorted(chosen)),
-            lambda step, done: bar.progress(done, text=words(f"progress.{step}")),
+            report_on(bar, words),
         )
         bar.empty()
     timings = measured.get(key) or shipped_timings(model)
@@ -124,9 +125,7 @@ def by_setting(result: Result, client: Client, words: Words) -> None:
     st.caption(words("latency.text_caption", tokens=result.trace.keys))
     if st.button(words("latency.sweep"), key="sweep"):
         bar = st.progress(0.0)
-        swept[result.request] = client.sweep(
-            result, lambda step, done: bar.progress(done, text=words(f"progress.{step}"))
-        )
+        swept[result.request] = client.sweep(result, report_on(bar, words))
         bar.empty()
     points: list[Point] | None = swept.get(result.request)
     if points is None:

@@ -17,7 +17,9 @@ Quartiles = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Figures:
-    """Shares are in [0, 1]; times in ms; ``ratio`` is dense time / SAA time, round by round."""
+    """Shares are in [0, 1]; times in ms; ``ratio`` is dense time / SAA time, round by round.
+    ``retained_rows`` are the queries from which the attention that is kept was estimated, with its 95 %
+    interval; None where it is exact. ``compared`` are the positions whose next tokens were compared."""
 
     tokens: int
     pairs: int
@@ -26,8 +28,11 @@ class Figures:
     dropped_heads: Quartiles
     retained: float | None
     retained_heads: Quartiles | None
+    retained_rows: int | None
+    retained_interval: tuple[float, float] | None
     agreement: float | None
     agreeing: int | None
+    compared: int
     next_same: bool | None
     cosine: float | None
     kl: float | None
@@ -72,8 +77,11 @@ def figures(result: Result) -> Figures:
         dropped_heads=quartiles(1 - trace.density),
         retained=None if retained is None else float(retained.mean()),
         retained_heads=None if retained is None else quartiles(retained),
+        retained_rows=None if trace.mass_queries is None else len(trace.mass_queries),
+        retained_interval=trace.retained_interval(),
         agreement=None if same is None else float(same.mean()),
         agreeing=None if same is None else int(same.sum()),
+        compared=trace.keys if same is None else len(same),
         next_same=None if same is None else bool(same[-1]),
         cosine=None if comparison is None else comparison.embedding_cosine,
         kl=None if kl is None else float(kl.mean()),

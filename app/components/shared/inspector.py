@@ -137,7 +137,10 @@ def details(
             return
         try:
             with st.spinner(words("details.working")):
-                parts = session.inputs(client, result, layer).parts(head, q, k)
+                inputs = session.inputs(client, result, layer)
+                parts = inputs.parts(head, q, k)
+                estimate = trace.retained_interval(layer, head)
+                exact = None if estimate is None else inputs.retained_mass(trace, head)
         except Exception as error:
             failure(error, words)
             return
@@ -151,6 +154,10 @@ def details(
         }
         for column, (name, value) in zip(st.columns(len(values)), values.items(), strict=True):
             column.metric(words(f"details.{name}"), value, help=words(f"details.{name}_help"))
+        if exact is not None and estimate is not None and trace.mass_queries is not None:
+            low, high = (words.percent(end, 1) for end in estimate)
+            kept, rows = words.percent(exact, 2), len(trace.mass_queries)
+            st.caption(words("details.head_mass", kept=kept, rows=rows, low=low, high=high))
 
 
 def _characters(trace: Trace, q: int, k: int, words: Words) -> str:

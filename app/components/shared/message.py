@@ -1,13 +1,15 @@
-"""An error as a sentence in the page, never a traceback.
+"""What a page says besides its content: an error as a sentence, never a traceback, and how far a run is.
 
 The library's own message names arguments and choices; it stands below, folded, as plain text.
 """
 
 import logging
+from typing import Any
 
 import streamlit as st
 
 import saa_core as saa
+from app.live.jobs import Report
 from app.text import Words, plain
 
 KINDS: tuple[tuple[type[Exception], str], ...] = (
@@ -44,3 +46,27 @@ def failure(error: Exception, words: Words, *, model: str = "", text: str = "") 
     st.error(words(f"error.{kind}", model=plain(model)))
     with st.expander(words("error.detail")):
         st.text(f"{type(error).__name__}: {error}")
+
+
+def report_on(bar: st.delta_generator.DeltaGenerator, words: Words) -> Report:
+    """What a client calls to say how far it is, shown by a bar."""
+
+    def report(step: str, share: float, **known: Any) -> None:
+        bar.progress(min(max(share, 0.0), 1.0), text=describe_step(words, step, **known))
+
+    return report
+
+
+def describe_step(
+    words: Words, step: str, *, left: float | None = None, place: int | None = None
+) -> str:
+    """A step in words.
+
+    Args:
+        left: seconds that are still to go.
+        place: turns that come before.
+    """
+    if place is not None:
+        return words("progress.place", place=place)
+    said = words(f"progress.{step}")
+    return said if left is None or left < 1 else f"{said} {words('progress.left', seconds=left)}"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import streamlit as st
 
 from app import text
-from app.components.shared.message import failure
+from app.components.shared.message import failure, report_on
 from app.live.models import MODELS, TASKS
 from app.live.values import Request, Result
 from app.service import Client
@@ -67,14 +67,13 @@ def _guard(shown: Request) -> dict[str, str | None]:
 
 
 def add_times(result: Result, client: Client, words: Words) -> Iterator[Result]:
-    """The result with its times, again after each round; every one is kept, with progress. Nothing of
-    a result whose rounds are done."""
-    if not result.rounds_left:
+    """The result as it is, and again as it gets better, with progress; every one is kept. Nothing of a result
+    that is complete: compared everywhere, its rounds done."""
+    if result.complete:
         return
+    yield result  # at once: it has the times of its own two passes
     bar = st.progress(0.0)
-    for timed in client.time(
-        result, lambda step, done: bar.progress(done, text=words(f"progress.{step}"))
-    ):
+    for timed in client.time(result, report_on(bar, words)):
         session.remember(timed)
         yield timed
     bar.empty()
@@ -136,22 +135,37 @@ def _open_stored(run: str, words: Words) -> Result | None:
     return opened.result
 
 
+def _stop(client: Client, request: Request, earlier: Result | None) -> None:
+    """Back to what was on the page before."""
+    client.stop(request)
+    state = st.session_state
+    state.pending = False
+    if earlier is None:
+        state.pop("shown", None)
+    else:
+        state.shown = earlier.request
+
+
 def _run(choice: session.Choice, client: Client, words: Words) -> None:
     state = st.session_state
     request = Request(choice.name, state.text, choice.policy)
     earlier, state.shown, state.failed = session.recall(state.get("shown")), request, None
     if session.recall(request) is None:
-        bar = st.progress(0.0)
+        bar, end = st.progress(0.0), st.empty()
+        end.button(
+            words("progress.stop"), on_click=_stop, args=(client, request, earlier), key="stop"
+        )
         try:
             session.remember(
                 client.run(
                     request,
-                    lambda step, done: bar.progress(done, text=words(f"progress.{step}")),
+                    report_on(bar, words),
                     earlier,
                 )
             )
         except Exception as error:
             state.failed = error
         bar.empty()
+        end.empty()
     # Only now: a run that was interrupted by another click starts again.
     state.pending = False

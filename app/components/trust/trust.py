@@ -10,6 +10,7 @@ import saa_core as saa
 from app.charts import trust as trust_charts
 from app.components.shared.download import export
 from app.components.shared.guarding import corrections, find_noticed
+from app.components.shared.message import report_on
 from app.export.provenance import about_here, about_pair
 from app.live.values import GuardTrial, GuardTrialResult, Result
 from app.service import Client
@@ -61,7 +62,7 @@ def trial(result: Result, client: Client, words: Words) -> GuardTrialResult | No
         tried[asked] = client.attempt(
             asked,
             result.dense,
-            lambda step, done: bar.progress(done, text=words(f"progress.{step}")),
+            report_on(bar, words),
         )
         bar.empty()
         session.forget_oldest(tried)

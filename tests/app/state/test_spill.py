@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import saa_core as saa
+from app.live import spill
 from app.live.values import Compared, Request, Result
-from app.state import session, spill
+from app.state import session
 from benchmarks.synthetic import synthetic
 
 ROOT = Path(__file__).parents[3]
@@ -102,7 +103,7 @@ def test_both_sides_of_a_comparison_are_bounded() -> None:
 
 def test_the_folder_is_gone_with_the_process() -> None:
     script = """
-        from app.state import spill
+        from app.live import spill
         from benchmarks.synthetic import synthetic
         kept = spill.to_disk(synthetic(1))
         print(spill._folder(), len(list(spill._folder().iterdir())))

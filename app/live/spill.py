@@ -23,7 +23,7 @@ import saa_core as saa
 from app.live.values import Compared, GuardTrialResult, Result
 from saa_core.trace.maps import InMemory, OnDisk
 
-MOST_BYTES = 256 * 2**20
+MOST_BYTES = 64 * 2**20
 """Most that one visitor's runs of one kind (results, sides of a comparison, trials) hold in memory."""
 TRACES: dict[type, tuple[str, ...]] = {
     Result: ("trace", "dense"),
