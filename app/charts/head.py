@@ -41,6 +41,18 @@ def head_values(trace: Trace, measure: str) -> NDArray[np.float64]:
     return np.stack([_nearness(trace, layer) for layer in range(trace.shape[0])])
 
 
+OWN_SHARE = 0.15
+"""Pairs, as a share of the allowed ones, that a selective head keeps beyond what the sparsest head keeps."""
+
+
+def selective_head(trace: Trace) -> tuple[int, int]:
+    """(layer, head) in which the gate's choice is easiest to see: neither one that looks only nearby nor
+    one that looks nearly everywhere."""
+    away = np.abs(trace.density - trace.density.min() - OWN_SHARE)
+    layer, head = np.unravel_index(int(away.argmin()), trace.shape)
+    return int(layer), int(head)
+
+
 def _sink_share(trace: Trace) -> NDArray[np.float64]:
     sink = trace.policy.sink if trace.policy is not None else saa.Policy().sink
     received = np.asarray(trace.attention_received, np.float64)[:, :, :sink]

@@ -86,3 +86,20 @@ def run_of(trace: Trace) -> str | None:
         return run
     recording = state.get("presented")
     return recording.id if recording is not None and recording.trace is trace else None
+
+
+def titled(
+    name: str,
+    title: str,
+    words: Words,
+    about: Mapping[str, Any] | Trace,
+    *,
+    anchor: str | None = None,
+    chart: Chart | Callable[[], Chart] | None = None,
+    rows: Rows | Callable[[], Rows] | None = None,
+) -> None:
+    """A heading with the control of its view at the end of its line; arguments as of :func:`export`."""
+    left, right = st.columns([6, 1], vertical_alignment="bottom")
+    left.subheader(title, anchor=anchor or name)
+    with right:
+        export(name, title, words, about, chart=chart, rows=rows)

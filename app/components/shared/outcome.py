@@ -88,6 +88,14 @@ def ask(content: str | None = None) -> None:
     st.session_state.pending = True
 
 
+def ask_of(model: str, content: str) -> None:
+    """A button was pressed: run this text with this model of the list, at its defaults."""
+    for key in ("custom", "gates"):
+        st.session_state.pop(key, None)
+    st.session_state.model = model
+    ask(content)
+
+
 def warn_if_stale(result: Result, choice: session.Choice, words: Words) -> None:
     """Says so where the settings have changed since the run, with a button to run it again."""
     if result.request is None or result.request.policy == choice.policy:
