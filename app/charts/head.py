@@ -45,10 +45,16 @@ OWN_SHARE = 0.15
 """Pairs, as a share of the allowed ones, that a selective head keeps beyond what the sparsest head keeps."""
 
 
-def selective_head(trace: Trace) -> tuple[int, int]:
+def selective_head(trace: Trace, within: int | None = None) -> tuple[int, int]:
     """(layer, head) in which the gate's choice is easiest to see: neither one that looks only nearby nor
-    one that looks nearly everywhere."""
+    one that looks nearly everywhere.
+
+    Args:
+        within: the layer to choose in; None is any.
+    """
     away = np.abs(trace.density - trace.density.min() - OWN_SHARE)
+    if within is not None:
+        return within, int(away[within].argmin())
     layer, head = np.unravel_index(int(away.argmin()), trace.shape)
     return int(layer), int(head)
 

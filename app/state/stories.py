@@ -124,7 +124,9 @@ def _read(name: str) -> Story:
 def typical() -> dict[str, Typical]:
     """By the name that stories.toml uses."""
     table = json.loads((FOLDER / "typical.json").read_text(encoding="utf-8"))
-    return {name: Typical(**{key: _frozen(v) for key, v in row.items()}) for name, row in table.items()}
+    return {
+        name: Typical(**{key: _frozen(v) for key, v in row.items()}) for name, row in table.items()
+    }
 
 
 def _frozen(value: Any) -> Any:

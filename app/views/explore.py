@@ -11,8 +11,8 @@ import streamlit as st
 from app import text
 from app.components.explore import plain_words
 from app.components.explore.headline import headline
-from app.components.explore.three_figures import further_figures
 from app.components.explore.story import show_stories
+from app.components.explore.three_figures import further_figures
 from app.components.explore.tour_link import tour_link
 from app.components.shared import crossed, guarding
 from app.components.shared import figures as numbers
@@ -37,7 +37,7 @@ client = Client()
 st.title(words("app.title"))
 nothing_yet = not asked_for_something()
 if nothing_yet:
-    said, tour = st.columns([5, 2], vertical_alignment="center")
+    said, tour = st.columns([7, 4], vertical_alignment="center")
     said.markdown(words("story.lead"))
     with tour:
         tour_link(words)

@@ -19,8 +19,8 @@ from typing import Any
 import saa_core as saa
 from app.charts.head import selective_head
 from app.charts.map_picture import overview_png
-from app.state.examples import examples
 from app.live.passes import flops_share
+from app.state.examples import examples
 from app.state.stories import FOLDER, WORK, Typical
 from benchmarks.page.decks import day_of, day_of_file, machine_of, result_row, wilson
 from benchmarks.tasks.understanding import shipped_seeds
@@ -49,7 +49,9 @@ def main() -> None:
             if options.only in (None, entry["id"]):
                 record(entry)
     if options.only is None:
-        write_json(FOLDER / "typical.json", {name: asdict(each) for name, each in typical().items()})
+        write_json(
+            FOLDER / "typical.json", {name: asdict(each) for name, each in typical().items()}
+        )
 
 
 def record(entry: dict[str, Any]) -> None:
@@ -140,9 +142,9 @@ def _guarded(task: str, alone: Typical) -> Typical:
     test = [example.text for example in labelled.read(task) if example.split == "test"]
     test = test[: alone.texts]
     assert sparse.task is not None
-    found = sparse.tokenizer(
-        test, truncation=True, max_length=sparse.task.longest, verbose=False
-    )["input_ids"]
+    found = sparse.tokenizer(test, truncation=True, max_length=sparse.task.longest, verbose=False)[
+        "input_ids"
+    ]
     guard = saa.Guard(missed_mass=None, margin=MARGIN)
     full = answers(sparse.reference_model, found).probabilities.argmax(-1)
     guarded = answers(sparse, found, replace(sparse.spec.policy, guard=guard))

@@ -64,10 +64,10 @@ def _task(story: Story, words: Words) -> None:
         time,
         words("story.task_time"),
         words("story.task_time_value", ratio=typical.faster),
-        words("story.task_time_spread", texts=typical.texts, low=low, high=high),
+        words("story.task_time_spread", low=low, high=high),
     )
     changed, texts = typical.changed or 0.0, typical.texts or 0
-    st.markdown(
+    st.caption(
         words(
             "story.task_typical",
             texts=texts,
@@ -111,7 +111,7 @@ def _embedding(story: Story, words: Words) -> None:
             words("story.embedding_kept_spread", **_middle(found.retained_heads, words)),
         )
     low, high = typical.cosine_spread or (0.0, 0.0)
-    st.markdown(
+    st.caption(
         words(
             "story.embedding_typical",
             texts=typical.texts,
@@ -140,7 +140,7 @@ def _long(story: Story, words: Words) -> None:
         st.markdown(
             words("story.long_about", tokens=trace.keys, share=words.percent(trace.sparsity))
         )
-        st.markdown(
+        st.caption(
             words(
                 "story.long_typical",
                 tokens=typical.tokens,
@@ -171,7 +171,7 @@ def _guard(story: Story, words: Words) -> None:
             guarded=plain(story.guarded.label or ""),
         )
     )
-    st.markdown(
+    st.caption(
         words(
             "story.guard_typical",
             texts=typical.texts,
@@ -186,22 +186,26 @@ def _guard(story: Story, words: Words) -> None:
 def _recorded(story: Story, words: Words) -> None:
     """When and on what, and the button that measures it here."""
     trace = story.result.trace
-    said, button = st.columns([5, 2], vertical_alignment="center")
-    said.caption(
-        words(
-            "story.recorded",
-            date=f"{story.recorded:%Y-%m-%d}",
-            threads=trace.execution.threads,
-            cpu=plain(trace.versions.get("cpu", "?")),
-        )
+    typical = story.typical
+    place = st.container(horizontal=True, vertical_alignment="center", gap="small")
+    said = words(
+        "story.recorded",
+        date=f"{story.recorded:%Y-%m-%d}",
+        cpu=plain(trace.versions.get("cpu", "?")),
     )
-    button.button(
+    if typical.faster is not None:
+        gap = "" if words.lang == "ja" else " "
+        said += gap + words(
+            "story.timed", date=typical.recorded, cpu=plain(typical.cpu), threads=typical.threads
+        )
+    place.badge(words("story.badge"), color="gray", help=said)
+    place.caption(words("story.nothing"))
+    place.button(
         words("story.measure"),
         on_click=ask_of,
         args=(story.model, story.text),
         key=f"measure-{story.id}",
         help=words("story.measure_help"),
-        width="stretch",
     )
 
 

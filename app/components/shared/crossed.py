@@ -12,7 +12,7 @@ from app.charts.token_labels import CONTINUED
 from app.components.shared.download import titled
 from app.components.shared.figures import compare_labels
 from app.components.shared.layer_player import layer_player
-from app.components.shared.maps import pieces
+from app.components.shared.text_strip import pieces
 from app.live.values import Result
 from app.text import Words
 from saa_core import Trace
@@ -29,19 +29,16 @@ def labels(result: Result, words: Words) -> None:
     st.altair_chart(chart, key="label_bars")
 
 
-def crossed_out(result: Result, words: Words, *, header: bool = True, key: str = "crossed") -> None:
+def crossed_out(result: Result, words: Words) -> None:
     """The text with the tokens crossed out that a layer no longer computes, layer by layer."""
     trace = result.trace
     if trace.kept_tokens is None:
         return
-    if header:
-        dark = st.context.theme.type == "dark"
-        chart = label_charts.tokens_left(trace, len(trace.kept_tokens) - 1, words, dark)
-        titled(
-            "tokens-left", words("crossed.header"), words, trace, anchor="crossed", chart=chart
-        )
-        st.caption(words("crossed.caption"))
-    play(trace, words, key)
+    dark = st.context.theme.type == "dark"
+    chart = label_charts.tokens_left(trace, half_way(trace), words, dark)
+    titled("tokens-left", words("crossed.header"), words, trace, anchor="crossed", chart=chart)
+    st.caption(words("crossed.caption"))
+    play(trace, words, "crossed")
 
 
 def play(trace: Trace, words: Words, key: str) -> None:
@@ -53,15 +50,20 @@ def play(trace: Trace, words: Words, key: str) -> None:
         ["" if piece == CONTINUED else piece for piece in pieces(trace)],
         gone=first_without(trace),
         left=left,
-        words={
-            name: words.table[f"player.{name}"] for name in ("play", "pause", "layer", "state")
-        }
+        start=half_way(trace),
+        words={name: words.table[f"player.{name}"] for name in ("play", "pause", "layer", "state")}
         | {"bars": words("player.bars", left=" → ".join(map(str, left)))},
         kept_colour=colours.kept,
         dense_colour=colours.dropped,
         gone_colour=colours.changed,
         key=key,
     )
+
+
+def half_way(trace: Trace) -> int:
+    """The layer that computes closest to half of the tokens: there the choice is easiest to see."""
+    assert trace.kept_tokens is not None
+    return int(np.abs(trace.kept_tokens.mean(1) - 0.5).argmin())
 
 
 def first_without(trace: Trace) -> list[int]:

@@ -25,7 +25,7 @@ export default function ({ parentElement, data }) {
     root.signature = signature;
     clearInterval(root.timer);
     root.timer = null;
-    root.layer = last;
+    root.layer = data.start;
     text.replaceChildren(
       ...data.tokens.map((token) => {
         const piece = document.createElement("span");

@@ -21,6 +21,7 @@ def layer_player(
     *,
     gone: Sequence[int],
     left: Sequence[int],
+    start: int,
     words: dict[str, str],
     kept_colour: str,
     dense_colour: str,
@@ -33,6 +34,7 @@ def layer_player(
         tokens: as they stand in the text, white space included; shown as plain text.
         gone: the layer that is the first not to compute a token; ``len(left)`` where all do.
         left: tokens that each layer computes, special ones included.
+        start: the layer that is shown first.
         words: "play", "pause", "layer" (label of the slider), "bars", and "state" with the fields layer, left,
             all and gone.
     """
@@ -42,6 +44,7 @@ def layer_player(
             "tokens": list(tokens),
             "gone": [int(layer) for layer in gone],
             "left": [int(count) for count in left],
+            "start": start,
             "words": words,
             "keptColour": kept_colour,
             "denseColour": dense_colour,

@@ -14,8 +14,8 @@ import saa_core as saa
 from app.charts import map_picture
 from app.charts.label import bars_of_labels
 from app.charts.palette import palette
-from app.components.shared.maps import pieces
 from app.components.shared.outcome import ask_of
+from app.components.shared.text_strip import pieces
 from app.state import address as link
 from app.state.stories import newest
 from app.text import Words, plain
@@ -53,9 +53,7 @@ def choose_step(words: Words) -> str:
         state.tour = int(asked) - 1 if asked.isascii() and asked.isdigit() else 0
     at = state.tour = min(max(0, state.tour), last)
     back, place, following, leave = st.columns([2, 4, 2, 2], vertical_alignment="center")
-    place.progress(
-        (at + 1) / len(STEPS), text=words("tour.place", step=at + 1, steps=len(STEPS))
-    )
+    place.progress((at + 1) / len(STEPS), text=words("tour.place", step=at + 1, steps=len(STEPS)))
     for column, name, key, target in (
         (back, "earlier", "PageUp", at - 1),
         (following, "later", "PageDown", at + 1),
