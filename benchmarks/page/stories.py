@@ -5,15 +5,18 @@
 
 A story is one text, run densely and with SAA, and of the kind "guard" once more with a guard. Runs lie beside
 stories.toml as TIME-STORY_SIDE.saa, without what the page does not draw; of a text whose pairs were decided a picture
-of one head lies there too. work.json holds the operations of tasks' runs against dense. typical.json says how such runs do on the texts that they were measured on. Only the share
+of one head lies there too. work.json holds the operations of tasks' runs against dense. audit.zip is what the Dataset page
+offers while it is empty. typical.json says how such runs do on the texts that they were measured on. Only the share
 of answers that the guard catches is measured here, on the same test texts.
 """
 
 import argparse
 import json
+import tempfile
 import tomllib
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import saa_core as saa
@@ -24,11 +27,13 @@ from app.state.examples import examples
 from app.state.stories import FOLDER, WORK, Typical
 from benchmarks.page.decks import day_of, day_of_file, machine_of, result_row, wilson
 from benchmarks.tasks.understanding import shipped_seeds
+from saa_core.certify.slices import rare_texts
+from saa_core.cli.main import main as cli
 from saa_core.data import fetch, labelled
 from saa_core.data.titles import parts_of
 from saa_core.files import replacing, write_json
 from saa_core.run.classify import answers
-from saa_core.store import ids
+from saa_core.store import Store, ids
 
 MARGIN = 0.2
 """Distance of the two most probable labels below which the guard of the story asks the reference model."""
@@ -43,6 +48,8 @@ def main() -> None:
     parser.add_argument("--typical", action="store_true", help="only typical.json")
     parser.add_argument("--only", help="the story with this id")
     options = parser.parse_args()
+    if not options.typical and options.only is None:
+        record_audit()
     if not options.typical:
         entries = tomllib.loads((FOLDER / "stories.toml").read_text(encoding="utf-8"))["story"]
         for entry in entries:
@@ -90,6 +97,19 @@ def write(name: str, trace: saa.Trace, keep_states: bool) -> None:
             old.unlink()
     file = lean.save(FOLDER / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{name}.saa")
     print(f"{file}: {trace.label or ''} {trace.keys} tokens, {trace.sparsity:.3f} dropped")
+
+
+def record_audit() -> None:
+    """What fills the Dataset page while no corpus has been audited."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "rare.jsonl"
+        rows = (json.dumps({"text": rare.text}) + "\n" for rare in rare_texts())
+        table.write_text("".join(rows), encoding="utf-8")
+        options = ["audit", str(table), "--task", "sentences", "--cut", "--name", "example"]
+        store = Path(folder) / "audit"
+        assert cli([*options, "--store", str(store)]) == 0
+        audited = Store(store)
+        audited.export(audited.ids(), FOLDER / "audit.zip")
 
 
 def typical() -> dict[str, Typical]:

@@ -198,7 +198,9 @@ def _recorded(story: Story, words: Words) -> None:
         said += gap + words(
             "story.timed", date=typical.recorded, cpu=plain(typical.cpu), threads=typical.threads
         )
-    place.badge(words("story.badge"), color="gray", help=said)
+    day = f"{story.recorded:%Y-%m-%d}"
+    cpu = plain(trace.versions.get("cpu", "?"))
+    place.badge(words("story.badge", date=day, cpu=cpu), color="gray", help=said)
     place.caption(words("story.nothing"))
     place.button(
         words("story.measure"),
