@@ -28,13 +28,14 @@ def _read_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("SAA_STORE", str(tmp_path / "store"))
     no_model(monkeypatch)
-    served = Background(lambda name, report: None)
+    loading = threading.Event()  # never set: the model is still being loaded
+    served = Background(lambda name, report: loading.wait(600))
     for module in ("app.live.background", "app.components.sidebar.choice"):
         monkeypatch.setattr(f"{module}.BACKGROUND", served)
 
 
 def page(name: str = "", **address: str) -> AppTest:
-    at = AppTest.from_file(str(ROOT / "app" / "router.py"), default_timeout=120)
+    at = AppTest.from_file(str(ROOT / "app" / "router.py"), default_timeout=300)
     for key, value in address.items():
         at.query_params[key] = value
     at.run()
