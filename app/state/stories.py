@@ -94,7 +94,13 @@ class Story:
 def stories(lang: str) -> tuple[Story, ...]:
     """The stories of a language, in the order in which they are shown."""
     table = tomllib.loads((FOLDER / "stories.toml").read_text(encoding="utf-8"))
-    return tuple(_read(entry["id"]) for entry in table["story"] if lang in entry["languages"])
+    known = [
+        entry
+        for entry in table["story"]
+        if lang in entry["languages"] and newest(FOLDER, f"{entry['id']}_saa") is not None
+    ]
+    replaced = {entry.get("instead_of") for entry in known}
+    return tuple(_read(entry["id"]) for entry in known if entry["id"] not in replaced)
 
 
 @functools.cache

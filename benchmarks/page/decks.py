@@ -66,6 +66,7 @@ PAIRS = {"tokens": None, "mass": 0.5}
 RUNS = (
     Run("bakery", "bakery.txt", task="sentences"),
     _label("bakery_dense", "bakery.txt", "sentences"),
+    Run("market", "japanese.txt", model="e5", characters=90),
     Run("novel", "persuasion_700.txt", model="smollm2", adapter="saa-joint", characters=2070),
     Run("jokes", JOKES, task="sentences"),
     _label("jokes_dense", JOKES, "sentences"),
@@ -85,10 +86,11 @@ RUNS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--measured", action="store_true", help="only measured.json")
+    parser.add_argument("--only", help="the run with this name")
     options = parser.parse_args()
     write_measured()
     if not options.measured:
-        record()
+        record(options.only)
 
 
 def write_measured() -> None:
@@ -97,9 +99,11 @@ def write_measured() -> None:
     write_json(DECKS / "measured.json", found)
 
 
-def record() -> None:
-    """Writes every trace anew, and takes away the earlier ones of its name."""
+def record(only: str | None = None) -> None:
+    """Writes every trace anew, or one, and takes away the earlier ones of its name."""
     for run in RUNS:
+        if only not in (None, run.name):
+            continue
         dense = run.task is not None and run.changes is None
         model = saa.load(
             run.model,

@@ -22,6 +22,7 @@ from typing import Any
 import saa_core as saa
 from app.charts.head import selective_head
 from app.charts.map_picture import overview_png
+from app.live.models import MODELS
 from app.live.passes import flops_share
 from app.state.examples import examples
 from app.state.stories import FOLDER, WORK, Typical
@@ -34,6 +35,7 @@ from saa_core.data.titles import parts_of
 from saa_core.files import replacing, write_json
 from saa_core.run.classify import answers
 from saa_core.store import Store, ids
+from saa_core.task import read_task
 
 MARGIN = 0.2
 """Distance of the two most probable labels below which the guard of the story asks the reference model."""
@@ -53,7 +55,7 @@ def main() -> None:
     if not options.typical:
         entries = tomllib.loads((FOLDER / "stories.toml").read_text(encoding="utf-8"))["story"]
         for entry in entries:
-            if options.only in (None, entry["id"]):
+            if options.only in (None, entry["id"]) and entry["model"] in MODELS:
                 record(entry)
     if options.only is None:
         write_json(
@@ -134,6 +136,7 @@ def typical() -> dict[str, Typical]:
             **where,
         ),
         "japanese": _of_embedding("e5", "japanese"),
+        **{task: _of_shipped("e5", task) for task in fetch.list_shipped("tasks", "e5")},
     }
 
 
@@ -153,6 +156,26 @@ def _of_task(task: str, where: dict[str, Any]) -> Typical:
         tokens=round(row["mean_tokens"]),
         dtype="float32",
         **{**where, "threads": row["threads"]},
+    )
+
+
+def _of_shipped(model: str, task: str) -> Typical:
+    """Of a task that was measured when it was trained, and not timed."""
+    folder = fetch.assets() / "tasks" / model / task
+    about = read_task(folder)
+    margin = 0.0 if about.policy.guard is None else about.policy.guard.margin
+    row = next(
+        row
+        for row in about.evaluation["quality"]
+        if row["wanted"] == about.policy.tokens and row["margin"] == margin
+    )
+    return Typical(
+        source="saa train-task",
+        recorded=day_of_file(folder / "task.json"),
+        texts=row["texts"],
+        changed=row["changed"],
+        changed_spread=wilson(row["changed"], row["texts"]),
+        work=row["flops_share"],
     )
 
 

@@ -59,13 +59,22 @@ def _task(story: Story, words: Words) -> None:
             before_share=_sure(dense, words),
         ),
     )
-    low, high = typical.faster_spread or (0.0, 0.0)
-    _figure(
-        time,
-        words("story.task_time"),
-        words("story.task_time_value", ratio=typical.faster),
-        words("story.task_time_spread", low=low, high=high),
-    )
+    if typical.faster is not None and typical.faster_spread is not None:
+        low, high = typical.faster_spread
+        _figure(
+            time,
+            words("story.task_time"),
+            words("story.task_time_value", ratio=typical.faster),
+            words("story.task_time_spread", low=low, high=high),
+        )
+    elif trace.kept_tokens is not None:
+        left = int(trace.kept_tokens[-1].sum())
+        _figure(
+            time,
+            words("story.task_left"),
+            words("story.task_left_value", left=left, all=trace.keys),
+            words("story.task_left_spread"),
+        )
     changed, texts = typical.changed or 0.0, typical.texts or 0
     st.caption(
         words(
