@@ -66,7 +66,7 @@ PAIRS = {"tokens": None, "mass": 0.5}
 RUNS = (
     Run("bakery", "bakery.txt", task="sentences"),
     _label("bakery_dense", "bakery.txt", "sentences"),
-    Run("market", "japanese.txt", model="e5", characters=90),
+    Run("notice", "ja_notice.txt", model="e5", changes={"granularity": "block", "block": (8, 8)}),
     Run("novel", "persuasion_700.txt", model="smollm2", adapter="saa-joint", characters=2070),
     Run("jokes", JOKES, task="sentences"),
     _label("jokes_dense", JOKES, "sentences"),

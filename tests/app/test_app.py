@@ -93,6 +93,16 @@ def figure(at: AppTest, name: str) -> str:
     return next(metric.value for metric in at.metric if metric.label == name)
 
 
+def player(at: AppTest) -> dict:
+    """What the text that is played layer by layer was drawn from."""
+    (found,) = [
+        each.proto
+        for each in at.get("bidi_component")
+        if each.proto.component_name == "saa_layer_player"
+    ]
+    return json.loads(found.json)
+
+
 def page_text(at: AppTest) -> str:
     kinds = (at.markdown, at.caption, at.header, at.subheader, at.info, at.error, at.warning)
     return "\n".join(element.value for kind in kinds for element in kind)
@@ -652,6 +662,8 @@ def test_tokens_are_crossed_out_layer_by_layer(labelled: AppTest) -> None:
     (result,) = labelled.session_state["results"].values()
     alive = result.trace.kept_tokens
     first = np.array(first_without(result.trace))
+    assert player(labelled)["gone"] == first.tolist()
+    assert player(labelled)["left"] == alive.sum(1).tolist()
     for layer in range(len(alive)):
         assert ((first > layer) == alive[layer]).all()
     shares = alive.mean(1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from app.components.shared.crossed import play
+from app.components.shared.crossed import half_way, play
 from app.components.shared.figures import figures, work_share
 from app.components.shared.outcome import ask_of
 from app.state.stories import Story, stories
@@ -40,7 +40,7 @@ def _task(story: Story, words: Words) -> None:
         words(f"story.{key}", label=label, before=before, share=share), anchor=f"story-{story.id}"
     )
     st.caption(words("story.task_about"))
-    play(trace, words, f"player-{story.id}")
+    play(trace, words, f"player-{story.id}", half_way(trace))
     work, answer, time = st.columns(3)
     _figure(
         work,

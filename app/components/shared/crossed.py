@@ -29,20 +29,25 @@ def labels(result: Result, words: Words) -> None:
     st.altair_chart(chart, key="label_bars")
 
 
-def crossed_out(result: Result, words: Words) -> None:
-    """The text with the tokens crossed out that a layer no longer computes, layer by layer."""
+def crossed_out(result: Result, words: Words, start: int | None = None) -> None:
+    """The text with the tokens crossed out that a layer no longer computes, layer by layer.
+
+    Args:
+        start: the layer that is shown first; None is :func:`half_way`.
+    """
     trace = result.trace
     if trace.kept_tokens is None:
         return
     dark = st.context.theme.type == "dark"
-    chart = label_charts.tokens_left(trace, half_way(trace), words, dark)
+    first = half_way(trace) if start is None else start
+    chart = label_charts.tokens_left(trace, first, words, dark)
     titled("tokens-left", words("crossed.header"), words, trace, anchor="crossed", chart=chart)
     st.caption(words("crossed.caption"))
-    play(trace, words, "crossed")
+    play(trace, words, "crossed", first)
 
 
-def play(trace: Trace, words: Words, key: str) -> None:
-    """The text and its layers as they are played; of a trace whose tokens can be dropped."""
+def play(trace: Trace, words: Words, key: str, start: int) -> None:
+    """The text and its layers as they are played, from a layer on; of a trace whose tokens can be dropped."""
     assert trace.kept_tokens is not None
     colours = palette(st.context.theme.type == "dark")
     left = trace.kept_tokens.sum(1)
@@ -50,7 +55,7 @@ def play(trace: Trace, words: Words, key: str) -> None:
         ["" if piece == CONTINUED else piece for piece in pieces(trace)],
         gone=first_without(trace),
         left=left,
-        start=half_way(trace),
+        start=start,
         words={name: words.table[f"player.{name}"] for name in ("play", "pause", "layer", "state")}
         | {"bars": words("player.bars", left=" → ".join(map(str, left)))},
         kept_colour=colours.kept,

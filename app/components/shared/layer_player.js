@@ -20,7 +20,7 @@ export default function ({ parentElement, data }) {
   root.style.setProperty("--dense", data.denseColour);
   root.style.setProperty("--gone", data.goneColour);
 
-  const signature = JSON.stringify([data.tokens, data.gone]);
+  const signature = JSON.stringify([data.tokens, data.gone, data.start]);
   if (root.signature !== signature) {
     root.signature = signature;
     clearInterval(root.timer);
