@@ -37,7 +37,8 @@ FIRST = "explore"
 link.read(MODELS, texts(), tuple(text.LANGUAGES))
 begin()
 words = text.load(st.session_state.lang)
-st.set_page_config(page_title="SAA", page_icon=str(ROOT / "assets" / "icon.svg"), layout="wide")
+icon = str(ROOT / "assets" / "icon.svg")
+st.set_page_config(page_title="SAA", page_icon=icon, layout="wide")
 if st.context.theme.type == "dark":
     st.html(ROOT / "app" / "components" / "shared" / "dark.css")
 needs = {name: need for group in PAGES.values() for name, need in group.items()}
@@ -53,6 +54,8 @@ pages = {
 page = st.navigation(
     {words(f"section.{group}"): [pages[name] for name in names] for group, names in PAGES.items()}
 )
+if page is pages["present"]:  # nothing beside the slide
+    st.set_page_config(initial_sidebar_state="collapsed")
 st.logo(str(ROOT / "assets" / "logo.svg"), size="large")
 
 with st.sidebar:

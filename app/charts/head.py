@@ -107,7 +107,7 @@ def head_grid(
         }
     ).head(RECTS)
     rows["chosen"] = (rows.layer == chosen[0]) & (rows["head"] == chosen[1])
-    top = {"density": colours.kept, "retained": colours.retained}.get(measure, colours.received)
+    top = {"sink": colours.received, "retained": colours.retained}.get(measure, colours.kept)
     low = 0.0 if measure != "retained" else float(np.floor(table.min() * 20) / 20)
     tooltip = [
         alt.Tooltip("layer:O", title=words("chart.layer")),

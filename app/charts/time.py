@@ -169,7 +169,7 @@ def tradeoff(
             sort=list(marks.values()),
             scale=alt.Scale(
                 domain=list(marks.values()),
-                range=[colours.changed, colours.received, colours.kept],
+                range=[colours.changed, colours.ink, colours.kept],
             ),
             legend=alt.Legend(orient="bottom"),
         )

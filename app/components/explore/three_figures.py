@@ -37,7 +37,7 @@ def further_figures(found: Figures, result: Result, words: Words) -> None:
     first, second = (
         column.container(border=True, height="stretch", gap="small") for column in st.columns(2)
     )
-    if is_encoder(result):
+    if result.trace.labels is not None or is_encoder(result):
         _pairs_figure(first, found, words)
     else:
         _closeness_figure(first, found, words)

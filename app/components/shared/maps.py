@@ -15,7 +15,7 @@ from app.charts import map_picture
 from app.charts import pair as pair_charts
 from app.charts.pair import Frame, frame_around
 from app.charts.palette import palette
-from app.components.shared.download import export, export_map
+from app.components.shared.download import export, export_map, title_line
 from app.components.shared.inspector import inspector
 from app.components.shared.message import failure
 from app.components.shared.pair_map import pair_map
@@ -140,28 +140,30 @@ def draw_window(
     """
     state = st.session_state
     own = f"{key}-{state.get('moves', 0)}-{frame.q}-{frame.k}-{state.layer}-{state.head}"
-    st.markdown(f"**{words('maps.window')}**")
+    with title_line():
+        st.markdown(f"**{words('maps.window')}**", width="content")
+        export("window", words("maps.window"), words, about, chart=chart, rows=rows)
     st.altair_chart(
         chart,
         key=own,
         on_select=lambda: choose_pair(trace, state[own]),
         selection_mode="pair",
     )
-    export("window", words("maps.window"), words, about, chart=chart, rows=rows)
 
 
 def draw_grid(chart: Chart, words: Words, about: Mapping[str, Any] | Trace, *, key: str) -> None:
     """Every head of every layer; a click chooses one. Arguments as of :func:`draw_window`."""
     state = st.session_state
     own = f"{key}-{state.get('grid_moves', 0)}"
-    st.markdown(f"**{words('maps.heads')}**")
+    with title_line():
+        st.markdown(f"**{words('maps.heads')}**", width="content")
+        export("heads", words("maps.heads"), words, about, chart=chart)
     st.altair_chart(
         chart,
         key=own,
         on_select=lambda: choose_head(state[own]),
         selection_mode="cell",
     )
-    export("heads", words("maps.heads"), words, about, chart=chart)
 
 
 def draw_overview(
@@ -178,7 +180,9 @@ def draw_overview(
     """All pairs of the chosen head; a click moves the window. Arguments as of :func:`draw_window`."""
     state = st.session_state
     title = words("maps.overview", layer=state.layer, head=state.head)
-    st.markdown(f"**{title}**")
+    with title_line():
+        st.markdown(f"**{title}**", width="content")
+        export_map("map", title, words, trace, image=image, about=about, rows=rows)
     pair_map(
         image,
         tokens=trace.keys,
@@ -191,7 +195,6 @@ def draw_overview(
     )
     for caption in captions:
         st.caption(caption)
-    export_map("map", title, words, trace, image=image, about=about, rows=rows)
 
 
 def remember(size: int) -> None:

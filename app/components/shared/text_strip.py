@@ -10,7 +10,7 @@ import streamlit as st
 
 from app.charts.palette import palette
 from app.charts.token_labels import CONTINUED, labels
-from app.components.shared.download import export
+from app.components.shared.download import titled
 from app.components.shared.token_strip import token_strip
 from app.live.values import Result
 from app.text import Words
@@ -27,8 +27,9 @@ def text_strip(result: Result, words: Words, on_choose: Callable[[], None]) -> N
     layer, head, q = state.layer, state.head, state.q
     has_maps = trace.policy is None or trace.layers is not None
     colours = palette(st.context.theme.type == "dark")
-    st.subheader(words("strip.header"), anchor="tokens")
     source = trace if trace.attention_received is not None else result.dense
+    listed = trace if source is None else source
+    titled("tokens", words("strip.header"), words, listed, rows=lambda: listed.to_arrow().tokens)
     if source is None or source.attention_received is None:
         st.caption(words("strip.not_recorded"))
         shades, titles = [0.0] * trace.keys, None
@@ -53,8 +54,6 @@ def text_strip(result: Result, words: Words, on_choose: Callable[[], None]) -> N
         on_choose=on_choose,
         key="strip",
     )
-    listed = trace if source is None else source
-    export("tokens", words("strip.header"), words, listed, rows=lambda: listed.to_arrow().tokens)
 
 
 def pieces(trace: Trace) -> list[str]:
