@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import saa_core as saa
+from app.live.models import MODELS
 from app.live.values import Result
 from app.state.examples import examples
 from app.state.session import recorded_result
@@ -97,7 +98,9 @@ def stories(lang: str) -> tuple[Story, ...]:
     known = [
         entry
         for entry in table["story"]
-        if lang in entry["languages"] and newest(FOLDER, f"{entry['id']}_saa") is not None
+        if lang in entry["languages"]
+        and entry["model"] in MODELS
+        and newest(FOLDER, f"{entry['id']}_saa") is not None
     ]
     replaced = {entry.get("instead_of") for entry in known}
     return tuple(_read(entry["id"]) for entry in known if entry["id"] not in replaced)
