@@ -1,4 +1,4 @@
-"""Router: the pages, and around each of them what all have: sidebar, errors, address, warm-up."""
+"""Router: the pages in their groups, and around each of them what all have: sidebar, errors, address."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ import streamlit as st
 
 from app import text
 from app.components.shared.message import failure
-from app.components.sidebar.choice import sidebar
+from app.components.sidebar.choice import Needs, begin, sidebar
+from app.live.background import BACKGROUND
 from app.live.models import MODELS
 from app.service import Client
 from app.state import address as link
@@ -14,42 +15,52 @@ from app.state.ending import PageEnd
 from app.state.examples import texts
 
 ROOT = Path(__file__).parent.parent
-# In the order of the navigation; each is a file of views/, and its path in the address. Not in quotes:
-# Streamlit shows a string that stands alone in what it runs.
-PAGES = [
-    "explore",
-    "gate_map",
-    "compare",
-    "latency",
-    "trust",
-    "cost",
-    "traces",
-    "dataset",
-    "present",
-]
+# Group by group, in the order of the navigation; each page is a file of views/, and its path in the address,
+# and has the controls that it uses. Not in quotes: Streamlit shows a string that stands alone in what it runs.
+PAGES = {
+    "understand": {
+        "explore": Needs(model=True, recording=True, patient=True),
+        "tour": Needs(),
+        "gate_map": Needs(model=True, recording=True, patient=True),
+        "compare": Needs(model=True),
+    },
+    "decide": {
+        "latency": Needs(model=True, recording=True),
+        "cost": Needs(model=True),
+        "trust": Needs(model=True, recording=True),
+    },
+    "evidence": {"traces": Needs(), "dataset": Needs(on_request=True)},
+    "present": {"present": Needs()},
+}
+FIRST = "explore"
 
 link.read(MODELS, texts(), tuple(text.LANGUAGES))
+begin()
 words = text.load(st.session_state.lang)
-st.set_page_config(page_title="SAA", page_icon=str(ROOT / "assets" / "icon.svg"), layout="wide")
+icon = str(ROOT / "assets" / "icon.svg")
+st.set_page_config(page_title="SAA", page_icon=icon, layout="wide")
 if st.context.theme.type == "dark":
     st.html(ROOT / "app" / "components" / "shared" / "dark.css")
+needs = {name: need for group in PAGES.values() for name, need in group.items()}
+pages = {
+    name: st.Page(
+        f"views/{name}.py",
+        title=words(f"page.{name}"),
+        url_path=None if name == FIRST else name,
+        default=name == FIRST,
+    )
+    for name in needs
+}
 page = st.navigation(
-    [
-        st.Page(
-            f"views/{name}.py",
-            title=words(f"page.{name}"),
-            url_path=None if name == PAGES[0] else name,
-            default=name == PAGES[0],
-        )
-        for name in PAGES
-    ]
+    {words(f"section.{group}"): [pages[name] for name in names] for group, names in PAGES.items()}
 )
+if page is pages["present"]:  # nothing beside the slide
+    st.set_page_config(initial_sidebar_state="collapsed")
 st.logo(str(ROOT / "assets" / "logo.svg"), size="large")
-client = Client()
 
 with st.sidebar:
-    choice = st.session_state.choice = sidebar(client, words)
-    progress = st.empty()
+    name = page.url_path or FIRST
+    choice = st.session_state.choice = sidebar(Client(), needs[name], words)
 
 try:
     page.run()
@@ -60,6 +71,4 @@ except Exception as error:
 link.commit()
 
 if choice.model is not None:
-    for step in client.cold(choice.name):
-        with progress, st.spinner(words(f"load.warm_{step}")):
-            client.warm_up(choice.name, step)
+    BACKGROUND.start(choice.name)

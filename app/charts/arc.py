@@ -92,7 +92,7 @@ def arcs(
             x="x:Q",
             y=height,
             text="name:N",
-            color=alt.condition("datum.own", alt.value(colours.received), alt.value(colours.ink)),
+            color=alt.condition("datum.own", alt.value(colours.kept), alt.value(colours.ink)),
         )
     )
     return (lines + marks).properties(height=230), len(drawn), len(others)

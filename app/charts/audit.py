@@ -157,7 +157,7 @@ def distribution(
                 "texts:Q", title=words("dataset.texts"), axis=alt.Axis(format=",d", tickMinStep=1)
             ),
             color=alt.condition(
-                "datum.chosen", alt.value(colours.received), alt.value(colours.kept_always)
+                "datum.chosen", alt.value(colours.kept), alt.value(colours.kept_always)
             ),
             tooltip=[
                 alt.Tooltip("low:Q", title=words("dataset.from"), format=".2%"),

@@ -41,6 +41,24 @@ def head_values(trace: Trace, measure: str) -> NDArray[np.float64]:
     return np.stack([_nearness(trace, layer) for layer in range(trace.shape[0])])
 
 
+OWN_SHARE = 0.15
+"""Pairs, as a share of the allowed ones, that a selective head keeps beyond what the sparsest head keeps."""
+
+
+def selective_head(trace: Trace, within: int | None = None) -> tuple[int, int]:
+    """(layer, head) in which the gate's choice is easiest to see: neither one that looks only nearby nor
+    one that looks nearly everywhere.
+
+    Args:
+        within: the layer to choose in; None is any.
+    """
+    away = np.abs(trace.density - trace.density.min() - OWN_SHARE)
+    if within is not None:
+        return within, int(away[within].argmin())
+    layer, head = np.unravel_index(int(away.argmin()), trace.shape)
+    return int(layer), int(head)
+
+
 def _sink_share(trace: Trace) -> NDArray[np.float64]:
     sink = trace.policy.sink if trace.policy is not None else saa.Policy().sink
     received = np.asarray(trace.attention_received, np.float64)[:, :, :sink]
@@ -89,7 +107,7 @@ def head_grid(
         }
     ).head(RECTS)
     rows["chosen"] = (rows.layer == chosen[0]) & (rows["head"] == chosen[1])
-    top = {"density": colours.kept, "retained": colours.retained}.get(measure, colours.received)
+    top = {"sink": colours.received, "retained": colours.retained}.get(measure, colours.kept)
     low = 0.0 if measure != "retained" else float(np.floor(table.min() * 20) / 20)
     tooltip = [
         alt.Tooltip("layer:O", title=words("chart.layer")),

@@ -23,7 +23,7 @@ def label_bars(dense: Trace | None, trace: Trace, words: Words, dark: bool) -> a
     sides = {words("labels.saa"): trace}
     if dense is not None:
         sides = {words("labels.dense"): dense} | sides
-    return bars_of_labels(sides, [colours.received, colours.kept][-len(sides) :], words)
+    return bars_of_labels(sides, [colours.dense, colours.kept][-len(sides) :], words)
 
 
 def bars_of_labels(sides: dict[str, Trace], colours: Sequence[str], words: Words) -> alt.Chart:

@@ -58,3 +58,21 @@ def pool(pairs: NDArray[np.bool_]) -> NDArray[np.int64]:
     padded = np.pad(pairs, ((0, tall), (0, wide)))
     rows, columns = padded.shape[0] // step, padded.shape[1] // step
     return padded.reshape(rows, step, columns, step).sum((1, 3), dtype=np.int64)
+
+
+def full_png(trace: Trace, layer: int, dark: bool) -> bytes:
+    """Every pair that dense attention computes, in the grey of dense."""
+    allowed = pool(trace.allowed(layer)) > 0
+    grey = np.broadcast_to(rgb(palette(dark).dense), (*allowed.shape, 3))
+    return png_bytes(grey, allowed)
+
+
+def score_png(trace: Trace, layer: int, head: int, dark: bool) -> bytes:
+    """What the gate expects of each pair: the more blue, the more attention. Of pairs, not of blocks."""
+    colours = palette(dark)
+    allowed = trace.allowed(layer)
+    score = np.where(allowed, np.maximum(trace.score_map(layer, head), 1e-6), 1e-6)
+    low, high = np.percentile(np.log(score[allowed]), [5, 99])
+    strength = np.clip((np.log(score) - low) / max(high - low, 1e-9), 0, 1)[..., None]
+    mixed = (1 - strength) * rgb(colours.dropped) + strength * rgb(colours.kept)
+    return png_bytes(mixed, allowed)

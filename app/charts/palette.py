@@ -1,7 +1,7 @@
 """What every chart shares: the colours of a theme, what they mean, and how much a browser can draw.
 
-Blue is a kept pair, paler where it is always kept; grey is a dropped one; nothing is drawn where the
-model may not look. Browsers freeze on huge charts, so no chart has more than `RECTS` marks.
+Blue is SAA and a kept pair, paler where it is always kept; light grey is a dropped pair, and a darker grey
+dense attention; nothing is drawn where the model may not look. Orange is attention received, and nothing else. Browsers freeze on huge charts, so no chart has more than `RECTS` marks.
 """
 
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ class Palette:
     kept: str
     kept_always: str
     dropped: str
+    dense: str
     received: str
     retained: str
     changed: str
@@ -34,6 +35,7 @@ LIGHT = Palette(
     "#0072B2",
     "#7FB8D8",
     "#DFE3E7",
+    "#7A8088",
     "#E69F00",
     "#009E73",
     "#CC79A7",
@@ -46,6 +48,7 @@ DARK = Palette(
     "#56B4E9",
     "#2F6E96",
     "#313842",
+    "#8D98A5",
     "#E69F00",
     "#2BC498",
     "#CC79A7",

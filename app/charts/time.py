@@ -58,7 +58,7 @@ def speeds(timings: Sequence[Timing], words: Words, dark: bool) -> alt.LayerChar
             "kind:N",
             title=None,
             sort=list(kinds.values()),
-            scale=alt.Scale(domain=list(kinds.values()), range=[colours.kept, colours.received]),
+            scale=alt.Scale(domain=list(kinds.values()), range=[colours.kept, colours.kept_always]),
             legend=alt.Legend(orient="bottom"),
         ),
         tooltip=[
@@ -110,7 +110,7 @@ def stages(timings: Sequence[Timing], words: Words, dark: bool) -> alt.Chart:
                 sort=list(kinds.values()),
                 scale=alt.Scale(
                     domain=list(kinds.values()),
-                    range=[colours.kept, colours.changed, colours.received],
+                    range=[colours.kept, colours.kept_always, colours.dense],
                 ),
                 legend=alt.Legend(orient="bottom"),
             ),
@@ -169,7 +169,7 @@ def tradeoff(
             sort=list(marks.values()),
             scale=alt.Scale(
                 domain=list(marks.values()),
-                range=[colours.changed, colours.received, colours.kept],
+                range=[colours.changed, colours.ink, colours.kept],
             ),
             legend=alt.Legend(orient="bottom"),
         )
@@ -219,7 +219,7 @@ def monthly(bills: Sequence[Saving], sign: str, words: Words, dark: bool) -> alt
             "side:N",
             title=None,
             sort=list(sides.values()),
-            scale=alt.Scale(domain=list(sides.values()), range=[colours.received, colours.kept]),
+            scale=alt.Scale(domain=list(sides.values()), range=[colours.dense, colours.kept]),
             legend=alt.Legend(orient="top"),
         ),
     )

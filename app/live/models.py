@@ -18,8 +18,13 @@ from saa_core.data import fetch
 from saa_core.data.titles import FIRST, parts_of
 from saa_core.types import StepProgress
 
-TASKS = tuple(fetch.list_shipped("tasks", "minilm"))
-MODELS = (FIRST, "smollm2", "minilm", *(f"minilm + {task}" for task in TASKS), "e5")
+OF_MINILM, OF_E5 = (
+    tuple(f"{model} + {task}" for task in fetch.list_shipped("tasks", model))
+    for model in ("minilm", "e5")
+)
+TASKS = OF_MINILM + OF_E5
+"""Titles of the models that give a text a label."""
+MODELS = (FIRST, "smollm2", "minilm", *OF_MINILM, "e5", *OF_E5)
 """What can be chosen from the list, what a visit starts with first; any hub id or folder can be typed."""
 MODELS_KEPT = 4
 

@@ -8,6 +8,7 @@ import streamlit as st
 from app import text
 from app.components.dataset import against, audits
 from app.components.dataset.upload import upload
+from app.components.shared import examples
 from app.components.shared.message import failure
 from app.service import Client
 from app.state import address as link
@@ -27,6 +28,7 @@ try:
     which = audits.choose_audit(words)
     if which is None:
         st.info(words("dataset.nothing"))
+        examples.offer("audit", words)
         st.code("saa audit my_texts.jsonl --limit 100", language="sh")
         st.caption(words("dataset.nothing_how"))
         end_page()

@@ -24,9 +24,7 @@ st.caption(words("gate_map.tagline"))
 result = outcome(choice, client, words)
 if result is None:
     st.info(words("gate_map.nothing"))
-    st.page_link(
-        "views/explore.py", label=words("gate_map.to_explore"), icon=":material/edit_note:"
-    )
+    st.page_link("views/explore.py", label=words("gate_map.to_explore"))
     end_page()
 
 trace = result.trace

@@ -30,9 +30,7 @@ st.subheader(words("latency.text_header"), anchor="text")
 result = outcome(choice, client, words)
 if result is None:
     st.info(words("latency.nothing"))
-    st.page_link(
-        "views/explore.py", label=words("gate_map.to_explore"), icon=":material/edit_note:"
-    )
+    st.page_link("views/explore.py", label=words("gate_map.to_explore"))
 elif result.request is None:
     st.info(words("latency.recorded"))
 else:

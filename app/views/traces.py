@@ -6,6 +6,7 @@ A script that is read from top to bottom. It reads the store, never a model.
 import streamlit as st
 
 from app import text
+from app.components.shared import examples
 from app.components.shared.message import failure
 from app.components.traces import runs_table
 from app.state import records
@@ -20,9 +21,8 @@ try:
     runs_table.list_broken(words)
     if not records.store().ids():
         st.info(words("traces.nothing"))
-        st.page_link(
-            "views/explore.py", label=words("gate_map.to_explore"), icon=":material/edit_note:"
-        )
+        examples.offer("runs", words)
+        st.page_link("views/explore.py", label=words("gate_map.to_explore"))
         end_page()
     found = runs_table.ask(words)
     if found is not None:

@@ -66,6 +66,7 @@ PAIRS = {"tokens": None, "mass": 0.5}
 RUNS = (
     Run("bakery", "bakery.txt", task="sentences"),
     _label("bakery_dense", "bakery.txt", "sentences"),
+    Run("notice", "ja_notice.txt", model="e5", changes={"granularity": "block", "block": (8, 8)}),
     Run("novel", "persuasion_700.txt", model="smollm2", adapter="saa-joint", characters=2070),
     Run("jokes", JOKES, task="sentences"),
     _label("jokes_dense", JOKES, "sentences"),
@@ -85,10 +86,11 @@ RUNS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--measured", action="store_true", help="only measured.json")
+    parser.add_argument("--only", help="the run with this name")
     options = parser.parse_args()
     write_measured()
     if not options.measured:
-        record()
+        record(options.only)
 
 
 def write_measured() -> None:
@@ -97,9 +99,11 @@ def write_measured() -> None:
     write_json(DECKS / "measured.json", found)
 
 
-def record() -> None:
-    """Writes every trace anew, and takes away the earlier ones of its name."""
+def record(only: str | None = None) -> None:
+    """Writes every trace anew, or one, and takes away the earlier ones of its name."""
     for run in RUNS:
+        if only not in (None, run.name):
+            continue
         dense = run.task is not None and run.changes is None
         model = saa.load(
             run.model,
@@ -127,11 +131,11 @@ def record() -> None:
 
 def measured() -> dict[str, MeasuredFigure]:
     """Figures that decks name, from the results of other benchmarks."""
-    prefill = _row("prefill", PREFILL)
-    perplexity = _row("frontier", PERPLEXITY)
+    prefill = result_row("prefill", PREFILL)
+    perplexity = result_row("frontier", PERPLEXITY)
     own = {"task": TASK, "data": TASK, "seed": shipped_seeds()[TASK], "default": True}
-    task = _row("understanding", own)
-    timed = _machine("prefill", prefill)
+    task = result_row("understanding", own)
+    timed = machine_of("prefill", prefill)
     return {
         "prefill": MeasuredFigure(
             prefill["prefill_ratio"],
@@ -148,16 +152,16 @@ def measured() -> dict[str, MeasuredFigure]:
             low=perplexity["lo"],
             high=perplexity["hi"],
             spread="interval",
-            **(timed | {"recorded": _day("frontier")}),
+            **(timed | {"recorded": day_of("frontier")}),
         ),
-        **_of_task(task, timed | {"recorded": _day("understanding"), "threads": task["threads"]}),
+        **_of_task(task, timed | {"recorded": day_of("understanding"), "threads": task["threads"]}),
     }
 
 
 def _of_task(row: dict[str, Any], where: dict[str, Any]) -> dict[str, MeasuredFigure]:
     """What a task's default costs and saves on its test texts."""
     where = {**where, "source": "python -m benchmarks.tasks.understanding"}
-    changed = _wilson(row["changed"], row["texts"])
+    changed = wilson(row["changed"], row["texts"])
     times = {
         name: MeasuredFigure(row[ratio], "times", low=row[spread][0], high=row[spread][1], **where)
         for name, ratio, spread in (
@@ -185,7 +189,7 @@ def _of_task(row: dict[str, Any], where: dict[str, Any]) -> dict[str, MeasuredFi
     }
 
 
-def _wilson(share: float, texts: int) -> tuple[float, float]:
+def wilson(share: float, texts: int) -> tuple[float, float]:
     """95 % interval of a share of texts (Wilson 1927)."""
     z = 1.96
     middle = (share + z * z / (2 * texts)) / (1 + z * z / texts)
@@ -193,28 +197,32 @@ def _wilson(share: float, texts: int) -> tuple[float, float]:
     return middle - reach / (1 + z * z / texts), middle + reach / (1 + z * z / texts)
 
 
-def _rows(name: str, where: dict[str, Any]) -> list[dict[str, Any]]:
+def result_rows(name: str, where: dict[str, Any]) -> list[dict[str, Any]]:
     rows = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return [row for row in rows if all(row[key] == value for key, value in where.items())]
 
 
-def _row(name: str, where: dict[str, Any]) -> dict[str, Any]:
-    (row,) = _rows(name, where)
+def result_row(name: str, where: dict[str, Any]) -> dict[str, Any]:
+    (row,) = result_rows(name, where)
     return row
 
 
-def _machine(name: str, row: dict[str, Any]) -> dict[str, Any]:
+def machine_of(name: str, row: dict[str, Any]) -> dict[str, Any]:
     return {
-        "recorded": _day(name),
+        "recorded": day_of(name),
         "device": row["device"],
         "cpu": row["versions"]["cpu"],
         "threads": row["threads"],
     }
 
 
-def _day(name: str) -> str:
-    """When a file of results was last written: its last commit, or today where it has changed since."""
-    file = RESULTS / f"{name}.json"
+def day_of(name: str) -> str:
+    """When a file of results was last written."""
+    return day_of_file(RESULTS / f"{name}.json")
+
+
+def day_of_file(file: Path) -> str:
+    """When a file was last written: its last commit, or its age where it has changed since."""
 
     def git(*arguments: str) -> str:
         command = ["git", *arguments, "--", str(file)]

@@ -11,6 +11,7 @@ Never loads a model, so that what is shown is what was recorded. The file:
     notes = "..."       # for the speaker
     trace = "NAME"      # NAME.saa or TIME-NAME.saa beside the file, or an id of the store
     look = { layer = 4, head = 2, query = 9, key = 3 }
+                        # both may differ by language: trace = { en = "NAME", ja = "OTHER" }
 
     [[step.figure]]
     label = "..."
@@ -177,10 +178,10 @@ class _Source:
         if not isinstance(entry, Mapping):
             raise DeckError(f"step={entry!r} must be a table")
         _check_keys(entry, ("title", "text", "notes", "trace", "look", "figure"))
-        name = entry.get("trace")
+        name = self.own(entry.get("trace"))
         view = None
         if name is not None:
-            view = _view(self.recording(name), entry.get("look", {}))
+            view = _view(self.recording(name), self.own(entry.get("look", {})))
         elif "look" in entry:
             raise DeckError("look says where on a map to begin, and there is none; set trace too")
         figures = entry.get("figure", [])
@@ -204,7 +205,7 @@ class _Source:
         if "measured" in entry:
             measured = read_measured(self.folder / "measured.json", str(entry["measured"]))
             return format_figure(label, measured, self.language)
-        name = entry.get("trace", trace)
+        name = self.own(entry.get("trace", trace))
         if name is None:
             raise DeckError(f"figure {label!r} is of a trace; name it with trace")
         recording = self.recording(name)
@@ -228,6 +229,12 @@ class _Source:
                 f"trace={name!r} is neither a .saa file in {self.folder} nor in the store"
             )
         return _recording(file)
+
+    def own(self, value: Any) -> Any:
+        """What a table by language holds for that of the presentation; anything else as it is."""
+        return (
+            value[self.language] if isinstance(value, Mapping) and self.language in value else value
+        )
 
     def text(self, entry: Mapping[str, Any], key: str, default: str | None = None) -> str:
         """A text in the language of the presentation."""

@@ -69,6 +69,13 @@ def test_times_of_another_setting_are_said_to_be_so() -> None:
     assert any("not with" in warning.value for warning in at.warning)
 
 
+def test_it_begins_at_the_first_length_at_which_time_is_saved(timings) -> None:
+    at = cost()
+    saved = [part.tokens for part in pair_timings(timings) if part.ratio[0] > 1]
+    assert at.query_params["c_tokens"] == str(saved[0])
+    assert saved[0] < max(part.tokens for part in pair_timings(timings))
+
+
 def test_an_address_that_makes_no_sense_is_ignored() -> None:
     at = cost(c_requests="nan", c_price="-1", c_busy="x", c_tokens="77", c_currency="<b>")
     assert not at.exception

@@ -274,6 +274,8 @@ def test_an_audit_of_other_texts_is_not_offered(audited: Store) -> None:
 
 def test_without_a_model_no_table_is_asked_for(store: Store) -> None:
     at = dataset()
+    assert text.load("en")("upload.on_request") in page_text(at)
+    at.button(key="request").click().run()
     assert text.load("en")("upload.no_model") in page_text(at)
     assert not [each for each in at.get("file_uploader") if each.key == "table"]
 

@@ -38,6 +38,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 def with_table(name: str, content: str | bytes, model: str = MODEL, lang: str = "en") -> AppTest:
     at = app(model=model, lang=lang)
     at.switch_page("views/dataset.py").run()
+    at.button(key="request").click().run()
     raw = content if isinstance(content, bytes) else content.encode()
     at.file_uploader(key="table").set_value((name, raw, "application/octet-stream"))
     return at.run()
@@ -173,6 +174,7 @@ def test_a_failing_run_says_so_and_can_be_taken_up_again(monkeypatch: pytest.Mon
 def test_an_encoder_without_a_task_has_nothing_to_compare() -> None:
     at = app(model="minilm")
     at.switch_page("views/dataset.py").run()
+    at.button(key="request").click().run()
     assert not at.exception
     assert WORDS("upload.no_results", model="minilm") in page_text(at)
     assert not [each for each in at.get("file_uploader") if "table" in str(each)]

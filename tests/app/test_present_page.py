@@ -11,7 +11,7 @@ from benchmarks.synthetic import synthetic
 from saa_core.deck import find_deck, read_deck
 from saa_core.store import Store
 from tests.app.recorded import no_model
-from tests.app.test_app import HOSTILE, app, page_text
+from tests.app.test_app import HOSTILE, app, page_text, player
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_tokens_are_crossed_out_at_the_layer_of_the_step(store: Store) -> None:
     )
     at = present(deck="engineers", step=str(number))
     assert not at.exception
-    assert at.slider(key="crossed_layer").value == view.layer
+    assert player(at)["start"] == view.layer
 
 
 def test_kept_runs_become_a_presentation_and_texts_stay_texts(store: Store) -> None:

@@ -52,7 +52,7 @@ def test_a_link_to_a_stored_run_opens_without_a_model_and_says_that_it_is_record
     assert "why?" in page_text(at)
     words = text.load("en")
     assert figure(at, "Pairs dropped") == words.percent(trace.sparsity, 1)
-    assert "dense says positive, SAA says negative" in spoken(page_text(at))
+    assert "the full model says positive, SAA says negative" in spoken(page_text(at))
     assert at.query_params["trace"] == run
     assert at.session_state["layer"] == 3
     at.switch_page("views/gate_map.py").run()

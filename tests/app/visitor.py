@@ -16,6 +16,7 @@ PATIENCE = 300_000
 expect.set_options(timeout=PATIENCE)
 PAGES = {
     "explore": "/",
+    "tour": "/tour",
     "gate_map": "/gate_map",
     "compare": "/compare",
     "latency": "/latency",

@@ -75,6 +75,28 @@ measured = "speed"
         assert speed.source == "a command"
 
 
+def test_a_step_may_show_another_recording_in_another_language(folder: Path) -> None:
+    steps = """
+[[step]]
+title = "One"
+trace = { en = "a", ja = "b" }
+look = { en = { layer = 3 }, ja = { layer = 1 } }
+[[step.figure]]
+label = "Tokens"
+of = "tokens"
+"""
+    synthetic(5, tokens=12).save(folder / "20260301T000000Z-b.saa")
+    seen = {
+        lang: read_deck(written(folder, steps), language=lang).steps[0] for lang in ("en", "ja")
+    }
+    assert {lang: step.view.recording.trace.keys for lang, step in seen.items()} == {
+        "en": 20,
+        "ja": 12,
+    }
+    assert {lang: step.view.layer for lang, step in seen.items()} == {"en": 3, "ja": 1}
+    assert [seen[lang].figures[0].value for lang in ("en", "ja")] == ["20", "12"]
+
+
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
@@ -282,7 +304,7 @@ def test_what_the_words_of_the_shipped_presentations_say_is_in_their_recordings(
 
 def test_shipped_recordings_are_small() -> None:
     size = sum(file.stat().st_size for file in decks.DECKS.rglob("*") if file.is_file())
-    assert size < 1_500_000
+    assert size < 2_000_000  # a step may show another run in each language
 
 
 def test_measured_figures_are_those_of_the_benchmarks() -> None:

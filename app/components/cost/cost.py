@@ -116,7 +116,7 @@ def length(found: list[MeasuredLength], words: Words) -> MeasuredLength:
     asked = state.get("cost_asked_tokens") or st.query_params.get("c_tokens", "")
     if state.get("cost_tokens") not in tokens:
         known = [size for size in tokens if str(size) == str(asked)]
-        state.cost_tokens = known[0] if known else tokens[-1]
+        state.cost_tokens = known[0] if known else _first_length(found)
     chosen = st.segmented_control(
         words("cost.tokens"),
         tokens,
@@ -128,6 +128,15 @@ def length(found: list[MeasuredLength], words: Words) -> MeasuredLength:
     state.cost_asked_tokens = chosen
     link.write(c_tokens=chosen)
     return found[tokens.index(chosen)]
+
+
+def _first_length(found: list[MeasuredLength]) -> int:
+    """The measured length next to the visitor's own text; without one, the first at which time is saved."""
+    shown = session.recall(st.session_state.get("shown"))
+    if shown is not None:
+        return min(found, key=lambda part: abs(part.tokens - shown.trace.keys)).tokens
+    saved = (part.tokens for part in found if part.ratio[0] > 1)
+    return next(saved, found[-1].tokens)
 
 
 def verdict(bill: Saving, currency: str, words: Words) -> None:
@@ -150,6 +159,11 @@ def amount(value: float, currency: str) -> str:
     """Money without false precision: no cents from a hundred on."""
     digits = 2 if 0 < value < 100 and currency != "JPY" else 0
     return f"{CURRENCIES[currency]}{value:,.{digits}f}"
+
+
+def _rounded(value: float) -> str:
+    """Three digits: 0.57, 5.7, 57, 566."""
+    return f"{value:,.{0 if value >= 10 else 1 if value >= 1 else 2}f}"
 
 
 def figures(bill: Saving, currency: str, about: Mapping[str, Any], words: Words) -> None:
@@ -177,7 +191,7 @@ def figures(bill: Saving, currency: str, about: Mapping[str, Any], words: Words)
         ),
         (
             words("cost.row_load"),
-            *(spread(side.load, "{:,.2f}".format) for side in (bill.dense, bill.saa)),
+            *(spread(side.load, _rounded) for side in (bill.dense, bill.saa)),
         ),
         (
             words("cost.row_machines"),

@@ -14,6 +14,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 import saa_core as saa
 from app.components.shared.resumable import resumable
+from app.components.sidebar.choice import request
 from app.service import Client
 from app.state import records, session
 from app.state.uploads import from_file
@@ -59,7 +60,11 @@ def upload(choice: session.Choice, client: Client, expanded: bool, words: Words)
     is_open = expanded or st.session_state.get("table") is not None
     with st.expander(words("upload.header"), expanded=is_open, icon=":material/upload_file:"):
         if choice.model is None:
-            st.caption(words("upload.recorded" if choice.stored else "upload.no_model"))
+            asked = st.session_state.get("requested")
+            key = "recorded" if choice.stored else "no_model" if asked else "on_request"
+            st.caption(words(f"upload.{key}"))
+            if key == "on_request":
+                st.button(words("upload.request"), on_click=request, key="request")
             return
         if not choice.model.causal and choice.model.task is None:
             st.info(words("upload.no_results", model=plain(choice.name)))

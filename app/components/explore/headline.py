@@ -5,11 +5,12 @@ Text that a person or a model wrote is only ever shown as plain text.
 
 import streamlit as st
 
-from app.components.explore.four_figures import four_figures
+from app.components.explore.three_figures import three_figures
 from app.components.shared.figures import (
     Figures,
     compare_labels,
     is_encoder,
+    time_key,
     times_over,
     work_share,
 )
@@ -19,10 +20,10 @@ from saa_core.types import PAIR_LIMIT
 
 
 def headline(found: Figures, result: Result, words: Words) -> None:
-    """The sentence, what it says about time, and the four figures."""
+    """The sentence, what it says about time, and the three figures."""
     verdict(found, result, words)
     time_note(found, result, words)
-    four_figures(found, result, words)
+    three_figures(found, result, words)
 
 
 def verdict(found: Figures, result: Result, words: Words) -> None:
@@ -75,8 +76,8 @@ def _saved_key(found: Figures, result: Result) -> str:
 
 
 def _time_key(found: Figures, result: Result) -> str:
-    if found.speed != "unknown":
-        return found.speed
+    if (key := time_key(found, result)) != "unknown":
+        return key
     return "time_unknown" if result.request is None else "time_running"
 
 
@@ -90,7 +91,7 @@ def time_note(found: Figures, result: Result, words: Words) -> None:
     elsewhere = gap + words("note.fallback") if falls_back else ""
     if result.trace.labels is not None:
         if found.speed in ("slower", "same"):
-            st.info(words("note.task") + elsewhere)
+            st.caption(words("note.task") + elsewhere)
         return
     if not found.skips:
         key = "pairwise" if found.pairwise else "reference"
@@ -108,4 +109,4 @@ def time_note(found: Figures, result: Result, words: Words) -> None:
     else:
         wins = words("note.crossover_unknown")
     said = words(f"note.{key}", tokens=found.tokens, limit=PAIR_LIMIT) + gap + wins
-    st.info(said + elsewhere)
+    st.caption(said + elsewhere)

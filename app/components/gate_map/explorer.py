@@ -8,7 +8,7 @@ import streamlit as st
 from app.charts.arc import arcs
 from app.charts.token_labels import labels
 from app.components.gate_map import intervene
-from app.components.shared.download import export
+from app.components.shared.download import titled
 from app.components.shared.inspector import details, inspector
 from app.components.shared.maps import remember, selectors, start_at, three_maps
 from app.components.shared.message import failure
@@ -36,10 +36,10 @@ def _explorer(result: Result, choice: session.Choice, client: Client, words: Wor
     if three_maps(trace, measure, size, words):
         inspector(trace, state.layer, state.head, state.q, state.k, words)
         if trace.policy is not None:
+            intervene.person(result, words)
             details(result, choice, client, state.layer, state.head, state.q, state.k, words)
         _arcs(result, words)
         if trace.policy is not None:
-            intervene.person(result, words)
             intervene.ranking(result, client, words)
     remember(size)
 
@@ -47,7 +47,7 @@ def _explorer(result: Result, choice: session.Choice, client: Client, words: Wor
 def _arcs(result: Result, words: Words) -> None:
     trace, state = result.trace, st.session_state
     dark = st.context.theme.type == "dark"
-    st.subheader(words("arcs.header"), anchor="arcs")
+    place = st.container()
     side = st.segmented_control(
         words("arcs.side"),
         ("reads", "read_by"),
@@ -64,11 +64,12 @@ def _arcs(result: Result, words: Words) -> None:
     st.altair_chart(chart, key="arcs")
     row = slice(token, token + 1)
     part = (row, slice(None)) if side == "reads" else (slice(None), row)
-    export(
-        "arcs",
-        words("arcs.header"),
-        words,
-        trace,
-        chart=chart,
-        rows=lambda: decisions(trace, layer, head, part),
-    )
+    with place:
+        titled(
+            "arcs",
+            words("arcs.header"),
+            words,
+            trace,
+            chart=chart,
+            rows=lambda: decisions(trace, layer, head, part),
+        )

@@ -143,7 +143,7 @@ def draw_view(deck: Deck, view: DeckView, words: Words) -> None:
             st.switch_page(f"views/{page}.py")
     state.presented = view.recording
     result = session.recorded_result(trace, view.recording.id)
-    crossed_out(result, words)
+    crossed_out(result, words, view.layer)
     maps(result, words)
 
 
@@ -153,8 +153,6 @@ def look_at(view: DeckView) -> None:
     for name, value in start.items():
         st.session_state[name] = value
     st.session_state.cursor = start
-    if view.recording.trace.kept_tokens is not None:
-        st.session_state["crossed_layer"] = view.layer
     forget_frame()
     bump()
 

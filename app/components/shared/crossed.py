@@ -3,67 +3,77 @@
 Texts of people are only ever shown as plain text.
 """
 
-import html
-
+import numpy as np
 import streamlit as st
 
 from app.charts import label as label_charts
 from app.charts.palette import palette
-from app.components.shared.download import export
+from app.charts.token_labels import CONTINUED
+from app.components.shared.download import titled
 from app.components.shared.figures import compare_labels
-from app.components.shared.maps import pieces
+from app.components.shared.layer_player import layer_player
+from app.components.shared.text_strip import pieces
 from app.live.values import Result
 from app.text import Words
+from saa_core import Trace
 
 
 def labels(result: Result, words: Words) -> None:
     """The probability of each label, dense beside SAA."""
     if result.trace.labels is None:
         return
-    st.subheader(words("labels.header"), anchor="labels")
-    st.caption(words(f"labels.{compare_labels(result)}"))
     dark = st.context.theme.type == "dark"
     chart = label_charts.label_bars(result.dense, result.trace, words, dark)
+    titled("labels", words("labels.header"), words, result.trace, chart=chart)
+    st.caption(words(f"labels.{compare_labels(result)}"))
     st.altair_chart(chart, key="label_bars")
-    export("labels", words("labels.header"), words, result.trace, chart=chart)
 
 
-@st.fragment
-def crossed_out(result: Result, words: Words) -> None:
-    """The text with the tokens crossed out that a layer no longer computes; a slider over layers."""
+def crossed_out(result: Result, words: Words, start: int | None = None) -> None:
+    """The text with the tokens crossed out that a layer no longer computes, layer by layer.
+
+    Args:
+        start: the layer that is shown first; None is :func:`half_way`.
+    """
     trace = result.trace
     if trace.kept_tokens is None:
         return
-    st.subheader(words("crossed.header"), anchor="crossed")
-    st.caption(words("crossed.caption"))
     dark = st.context.theme.type == "dark"
-    colours = palette(dark)
-    last = len(trace.kept_tokens) - 1
-    left, right = st.columns([3, 2], gap="medium")
-    with left:
-        layer = st.slider(words("crossed.layer"), 0, last, value=last, key="crossed_layer")
-        alive, before = trace.kept_tokens[layer], trace.kept_tokens[max(layer - 1, 0)]
-        st.markdown(
-            words(
-                "crossed.state",
-                layer=layer,
-                left=int(alive.sum()),
-                all=trace.keys,
-                gone=int((before & ~alive).sum()),
-            )
-        )
-        parts = []
-        for piece, lives, lived in zip(pieces(trace), alive, before, strict=True):
-            shown = html.escape(piece).replace("\n", "<br>")
-            if lives:
-                parts.append(shown)
-            elif lived:
-                style = f"background:{colours.changed}55;text-decoration:line-through"
-                parts.append(f'<s style="{style}">{shown}</s>')
-            else:
-                parts.append(f'<s style="opacity:.7">{shown}</s>')
-        st.html(f'<p style="margin:0;line-height:1.7">{"".join(parts)}</p>')
-    with right:
-        chart = label_charts.tokens_left(trace, layer, words, dark)
-        st.altair_chart(chart, key="tokens_left")
-        export("tokens-left", words("crossed.header"), words, trace, chart=chart)
+    first = half_way(trace) if start is None else start
+    chart = label_charts.tokens_left(trace, first, words, dark)
+    titled("tokens-left", words("crossed.header"), words, trace, anchor="crossed", chart=chart)
+    st.caption(words("crossed.caption"))
+    play(trace, words, "crossed", first)
+
+
+def play(trace: Trace, words: Words, key: str, start: int) -> None:
+    """The text and its layers as they are played, from a layer on; of a trace whose tokens can be dropped."""
+    assert trace.kept_tokens is not None
+    colours = palette(st.context.theme.type == "dark")
+    left = trace.kept_tokens.sum(1)
+    layer_player(
+        ["" if piece == CONTINUED else piece for piece in pieces(trace)],
+        gone=first_without(trace),
+        left=left,
+        start=start,
+        words={name: words.table[f"player.{name}"] for name in ("play", "pause", "layer", "state")}
+        | {"bars": words("player.bars", left=" → ".join(map(str, left)))},
+        kept_colour=colours.kept,
+        dense_colour=colours.dropped,
+        gone_colour=colours.changed,
+        key=key,
+    )
+
+
+def half_way(trace: Trace) -> int:
+    """The layer that computes closest to half of the tokens: there the choice is easiest to see."""
+    assert trace.kept_tokens is not None
+    return int(np.abs(trace.kept_tokens.mean(1) - 0.5).argmin())
+
+
+def first_without(trace: Trace) -> list[int]:
+    """Of each token the first layer that does not compute it; the number of layers where all do."""
+    assert trace.kept_tokens is not None
+    gone = ~trace.kept_tokens
+    found: list[int] = np.where(gone.any(0), gone.argmax(0), len(gone)).tolist()
+    return found

@@ -1,9 +1,10 @@
-"""The quiet control beneath a view, which gives it as PNG, SVG, JSON or Parquet.
+"""The quiet control in the title line of a view, which gives it as PNG, SVG, JSON or Parquet.
 
 Files are made when they are asked for.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import streamlit as st
@@ -86,3 +87,28 @@ def run_of(trace: Trace) -> str | None:
         return run
     recording = state.get("presented")
     return recording.id if recording is not None and recording.trace is trace else None
+
+
+@contextmanager
+def title_line() -> Iterator[None]:
+    """What is drawn in it stands on one line: a title at its beginning, the control at its end."""
+    with st.container(
+        horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom", gap="small"
+    ):
+        yield
+
+
+def titled(
+    name: str,
+    title: str,
+    words: Words,
+    about: Mapping[str, Any] | Trace,
+    *,
+    anchor: str | None = None,
+    chart: Chart | Callable[[], Chart] | None = None,
+    rows: Rows | Callable[[], Rows] | None = None,
+) -> None:
+    """A heading with the control of its view at the end of its line; arguments as of :func:`export`."""
+    with title_line():
+        st.subheader(title, anchor=anchor or name, width="content")
+        export(name, title, words, about, chart=chart, rows=rows)

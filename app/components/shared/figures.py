@@ -114,6 +114,17 @@ def work_share(result: Result) -> float:
     return result.trace.token_share if result.flops_share is None else result.flops_share
 
 
+def time_key(found: Figures, result: Result) -> str:
+    """What is said of time: "short" where a text is too short to tell, else :attr:`Figures.speed`.
+
+    Single pairs, by which short texts are decided, gain nothing; what a clock says of them is noise.
+    """
+    if found.speed == "unknown":
+        return "unknown"
+    pairs = found.pairwise and result.trace.labels is None
+    return "short" if pairs or (found.speed == "same" and short(found.tokens)) else found.speed
+
+
 def times_over(found: Figures) -> float:
     """How many times faster, or slower, as a number over one."""
     if found.ratio is None:

@@ -15,12 +15,11 @@ from app.charts import map_picture
 from app.charts import pair as pair_charts
 from app.charts.pair import Frame, frame_around
 from app.charts.palette import palette
-from app.charts.token_labels import CONTINUED, labels
-from app.components.shared.download import export, export_map
+from app.components.shared.download import export, export_map, title_line
 from app.components.shared.inspector import inspector
 from app.components.shared.message import failure
 from app.components.shared.pair_map import pair_map
-from app.components.shared.token_strip import token_strip
+from app.components.shared.text_strip import text_strip
 from app.export.formats import Chart, Rows
 from app.live.values import Result
 from app.state import address as link
@@ -43,55 +42,35 @@ def maps(result: Result, words: Words) -> None:
 
 def _maps(result: Result, words: Words) -> None:
     trace, state = result.trace, st.session_state
-    dark = st.context.theme.type == "dark"
-    colours = palette(dark)
     start_at(trace)
-    layer, head, q = state.layer, state.head, state.q
     has_maps = trace.policy is None or trace.layers is not None
 
-    st.subheader(words("strip.header"), anchor="tokens")
-    source = trace if trace.attention_received is not None else result.dense
-    if source is None or source.attention_received is None:
-        st.caption(words("strip.not_recorded"))
-        shades, titles = [0.0] * trace.keys, None
-    else:
-        st.caption(words("strip.caption", layer=layer, head=head))
-        received = source.attention_received.mean((0, 1))
-        shades = shade(received)
-        titles = [
-            words("strip.title", position=at, share=words.percent(float(share), 1))
-            for at, share in enumerate(received)
-        ]
-    kept = np.flatnonzero(trace.keep_map(layer, head, np.s_[q : q + 1, :])) if has_maps else ()
-    token_strip(
-        pieces(trace),
-        shades=shades,
-        titles=titles or [words("strip.title_plain", position=at) for at in range(trace.keys)],
-        chosen=q,
-        kept=kept,
-        label=words("strip.label"),
-        shade_colour=colours.received,
-        kept_colour=colours.kept,
-        on_choose=lambda: choose_token(trace, state.strip.token["token"]),
-        key="strip",
-    )
-    listed = trace if source is None else source
-    export("tokens", words("strip.header"), words, listed, rows=lambda: listed.to_arrow().tokens)
-
+    left, right = st.columns([5, 3], gap="medium")
+    with left:
+        text_strip(result, words, lambda: choose_token(trace, state.strip.token["token"]))
+    if has_maps:
+        with right:
+            draw_whole_head(trace, state.window_size, words)
     st.subheader(words("maps.header"), anchor="pairs")
     st.caption(words("maps.caption"))
     measure, size = selectors(trace, words)
-    if three_maps(trace, measure, size, words):
+    if three_maps(trace, measure, size, words, overview=False):
         inspector(trace, state.layer, state.head, state.q, state.k, words)
     remember(size)
 
 
-def three_maps(trace: Trace, measure: str, size: int, words: Words) -> bool:
-    """Heads, overview and window; False if the trace is a summary, which has only the first."""
+def three_maps(
+    trace: Trace, measure: str, size: int, words: Words, *, overview: bool = True
+) -> bool:
+    """Heads, overview and window; False if the trace is a summary, which has only the first.
+
+    Args:
+        overview: False where the page draws it elsewhere (:func:`draw_whole_head`).
+    """
     state = st.session_state
     dark = st.context.theme.type == "dark"
     layer, head, q, k = state.layer, state.head, state.q, state.k
-    left, middle, right = st.columns([20, 33, 47], gap="medium")
+    left, *middle, right = st.columns([20, 33, 47] if overview else [1, 2], gap="medium")
     has_maps = trace.policy is None or trace.layers is not None
     if has_maps:
         frame = current_frame(trace, q, k, size)
@@ -112,25 +91,34 @@ def three_maps(trace: Trace, measure: str, size: int, words: Words) -> bool:
         chart = head_charts.head_grid(trace, measure, (layer, head), words, dark)
         draw_grid(chart, words, trace, key="grid")
     if not has_maps:
-        middle.info(words("maps.summary"))
+        right.info(words("maps.summary"))
         return False
-    with middle:
-        density = words.percent(float(trace.density[layer, head]), 1)
-        captions = [words("maps.overview_caption", density=density)]
-        step = -(-trace.keys // map_picture.PICTURE)
-        if step > 1:
-            captions.append(words("maps.pooled", step=step))
-        draw_overview(
-            overview(trace, layer, head, dark),
-            trace,
-            frame,
-            captions,
-            words,
-            trace,
-            key="overview",
-            rows=lambda: decisions(trace, layer, head),
-        )
+    if middle:
+        with middle[0]:
+            draw_whole_head(trace, size, words)
     return True
+
+
+def draw_whole_head(trace: Trace, size: int, words: Words) -> None:
+    """The overview of the chosen head, under what it shows."""
+    state = st.session_state
+    layer, head = state.layer, state.head
+    frame = current_frame(trace, state.q, state.k, size)
+    density = words.percent(float(trace.density[layer, head]), 1)
+    captions = [words("maps.overview_caption", density=density)]
+    step = -(-trace.keys // map_picture.PICTURE)
+    if step > 1:
+        captions.append(words("maps.pooled", step=step))
+    draw_overview(
+        overview_of(trace, layer, head, st.context.theme.type == "dark"),
+        trace,
+        frame,
+        captions,
+        words,
+        trace,
+        key="overview",
+        rows=lambda: decisions(trace, layer, head),
+    )
 
 
 def draw_window(
@@ -152,28 +140,30 @@ def draw_window(
     """
     state = st.session_state
     own = f"{key}-{state.get('moves', 0)}-{frame.q}-{frame.k}-{state.layer}-{state.head}"
-    st.markdown(f"**{words('maps.window')}**")
+    with title_line():
+        st.markdown(f"**{words('maps.window')}**", width="content")
+        export("window", words("maps.window"), words, about, chart=chart, rows=rows)
     st.altair_chart(
         chart,
         key=own,
         on_select=lambda: choose_pair(trace, state[own]),
         selection_mode="pair",
     )
-    export("window", words("maps.window"), words, about, chart=chart, rows=rows)
 
 
 def draw_grid(chart: Chart, words: Words, about: Mapping[str, Any] | Trace, *, key: str) -> None:
     """Every head of every layer; a click chooses one. Arguments as of :func:`draw_window`."""
     state = st.session_state
     own = f"{key}-{state.get('grid_moves', 0)}"
-    st.markdown(f"**{words('maps.heads')}**")
+    with title_line():
+        st.markdown(f"**{words('maps.heads')}**", width="content")
+        export("heads", words("maps.heads"), words, about, chart=chart)
     st.altair_chart(
         chart,
         key=own,
         on_select=lambda: choose_head(state[own]),
         selection_mode="cell",
     )
-    export("heads", words("maps.heads"), words, about, chart=chart)
 
 
 def draw_overview(
@@ -190,7 +180,9 @@ def draw_overview(
     """All pairs of the chosen head; a click moves the window. Arguments as of :func:`draw_window`."""
     state = st.session_state
     title = words("maps.overview", layer=state.layer, head=state.head)
-    st.markdown(f"**{title}**")
+    with title_line():
+        st.markdown(f"**{title}**", width="content")
+        export_map("map", title, words, trace, image=image, about=about, rows=rows)
     pair_map(
         image,
         tokens=trace.keys,
@@ -203,7 +195,6 @@ def draw_overview(
     )
     for caption in captions:
         st.caption(caption)
-    export_map("map", title, words, trace, image=image, about=about, rows=rows)
 
 
 def remember(size: int) -> None:
@@ -224,7 +215,7 @@ def selectors(
     """
     L, H = trace.shape
     ends = {"layer": L - 1, "head": H - 1, "q": trace.queries - 1, "k": trace.keys - 1}
-    columns = st.columns(6)
+    columns = st.expander(words("maps.by_number")).columns(6)
     for column, (name, end) in zip(columns, ends.items(), strict=False):
         column.number_input(
             f"{words(f'maps.{name}')} (0–{end})",
@@ -270,8 +261,9 @@ def start_at(trace: Trace) -> None:
         if not 0 <= state.get(name, -1) < end:
             state.pop(name, None)
     state.setdefault("window_size", state_size())
-    state.setdefault("layer", L // 2)
-    state.setdefault("head", int(trace.density[state.layer].argmax()))
+    layer, head = head_charts.selective_head(trace, state.get("layer"))
+    state.setdefault("layer", layer)
+    state.setdefault("head", head)
     if "q" not in state or "k" not in state:
         state.q, state.k = start_pair(trace, state.layer, state.head)
     # Widgets in a fragment lose their value if the page is drawn without them; this keeps it.
@@ -361,7 +353,7 @@ def current_frame(trace: Trace, q: int, k: int, size: int) -> Frame:
     return frame
 
 
-def overview(trace: Trace, layer: int, head: int, dark: bool) -> bytes:
+def overview_of(trace: Trace, layer: int, head: int, dark: bool) -> bytes:
     """The picture, kept as long as trace, head and theme are the same."""
     wanted = (layer, head, dark)
     kept = st.session_state.get("picture")
@@ -369,24 +361,3 @@ def overview(trace: Trace, layer: int, head: int, dark: bool) -> bytes:
         kept = (trace, wanted, map_picture.overview_png(trace, layer, head, dark))
         st.session_state.picture = kept
     return kept[2]
-
-
-def pieces(trace: Trace) -> list[str]:
-    """The text cut at the end of each token, so that no space is lost and nothing is doubled.
-
-    A character of several tokens, as in Japanese, stands in the first; the others are dots.
-    """
-    if trace.text is None or trace.offsets is None:
-        return labels(trace)
-    found, done = list[str](), 0
-    for _, end in trace.offsets:
-        found.append(trace.text[done:end] or CONTINUED)
-        done = max(done, end)
-    return found
-
-
-def shade(received: np.ndarray) -> list[float]:
-    """0 to 1 on a logarithmic scale between the 5th and 98th percentile: a few tokens get most."""
-    logs = np.log(np.maximum(received, 1e-6))
-    low, high = np.percentile(logs, [5, 98])
-    return [float(x) for x in np.clip((logs - low) / max(high - low, 1e-9), 0, 1)]

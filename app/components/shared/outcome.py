@@ -54,14 +54,14 @@ def _tokens(shown: Request) -> str | None:
     """The share of the token work as it stands in the address; of a task it always does."""
     if shown.policy.tokens is not None:
         return f"{shown.policy.tokens:.2f}"
-    return "1.00" if shown.model.partition(" + ")[2] in TASKS else None
+    return "1.00" if shown.model in TASKS else None
 
 
 def _guard(shown: Request) -> dict[str, str | None]:
     """The guard as it stands in the address; a task's margin always does."""
     guard = shown.policy.guard
     limit = None if guard is None else guard.missed_mass
-    task = shown.model.partition(" + ")[2] in TASKS
+    task = shown.model in TASKS
     margin = f"{guard.margin if guard else 0:g}"
     return {"guard": None if limit is None else f"{limit:g}", "margin": margin if task else None}
 
@@ -85,6 +85,14 @@ def ask(content: str | None = None) -> None:
     if content is not None:
         st.session_state.text = content
     st.session_state.pending = True
+
+
+def ask_of(model: str, content: str) -> None:
+    """A button was pressed: run this text with this model of the list, at its defaults."""
+    for key in ("custom", "gates"):
+        st.session_state.pop(key, None)
+    st.session_state.model = model
+    ask(content)
 
 
 def warn_if_stale(result: Result, choice: session.Choice, words: Words) -> None:

@@ -21,6 +21,20 @@ FIRST = (
     "id, recorded, model, coalesce(policy, 'dense') AS policy, tokens, density, retained_mass, "
     "label, label_changed, note, tags"
 )
+COLUMNS = (
+    "id",
+    "recorded",
+    "model",
+    "policy",
+    "tokens",
+    "density",
+    "retained_mass",
+    "label",
+    "label_changed",
+    "note",
+    "tags",
+)
+"""Columns that have a name in words; others are a visitor's own."""
 SAVED = {
     "label_changed": (
         'SELECT runs.id, model, policy, round(100 * layers.density, 1) AS "layer 5 kept %", '
@@ -171,17 +185,22 @@ def _rows(found: pa.Table, words: Words) -> None:
         return
     ids = found["id"].to_pylist()
     frame.insert(0, "link", [permalink(run, words) for run in ids])
-    percent = st.column_config.NumberColumn(format="percent")
+    names = {name: words(f"traces.column_{name}") for name in COLUMNS if name in frame}
+    percent = {
+        name: st.column_config.NumberColumn(names[name], format="percent")
+        for name in ("density", "retained_mass")
+        if name in names
+    }
     st.dataframe(
         frame,
         hide_index=True,
         width="stretch",
-        column_config={
+        column_config={name: st.column_config.Column(title) for name, title in names.items()}
+        | percent
+        | {
             "link": st.column_config.LinkColumn(
                 words("traces.link"), display_text=words("traces.open_link"), width="small"
             ),
-            "density": percent,
-            "retained_mass": percent,
         },
         on_select=lambda: _choose(ids),
         selection_mode="multi-row",

@@ -1,4 +1,4 @@
-"""The four figures below the sentence: unit, spread, meaning, and a link to the part that explains each.
+"""The three figures below the sentence: unit, spread, and on hover what each means.
 
 What a figure is, is computed in shared/figures.py.
 """
@@ -9,6 +9,7 @@ from app.components.shared.figures import (
     Figures,
     compare_labels,
     is_encoder,
+    time_key,
     times_over,
     work_share,
 )
@@ -17,20 +18,30 @@ from app.text import Words, plain
 from saa_core import Trace
 
 
-def four_figures(found: Figures, result: Result, words: Words) -> None:
-    """Unit, spread and one line of meaning each, and a link to the part that explains it."""
-    first, second, third, fourth = (
-        column.container(border=True, height="stretch") for column in st.columns(4)
+def three_figures(found: Figures, result: Result, words: Words) -> None:
+    """What was left out, whether the answer is the same, and the time."""
+    first, second, third = (
+        column.container(border=True, height="stretch", gap="small") for column in st.columns(3)
     )
     if result.trace.labels is not None:
         _work_figure(first, result, words)
         _label_figure(second, result, words)
-        _pairs_figure(third, found, words)
     else:
         _pairs_figure(first, found, words)
-        _retained_figure(second, found, words)
-        _agreement_figure(third, found, result, words)
-    _time_figure(fourth, found, result, words)
+        _agreement_figure(second, found, result, words)
+    _time_figure(third, found, result, words)
+
+
+def further_figures(found: Figures, result: Result, words: Words) -> None:
+    """What an engineer asks next."""
+    first, second = (
+        column.container(border=True, height="stretch", gap="small") for column in st.columns(2)
+    )
+    if result.trace.labels is not None or is_encoder(result):
+        _pairs_figure(first, found, words)
+    else:
+        _closeness_figure(first, found, words)
+    _retained_figure(second, found, words)
 
 
 def _pairs_figure(place: st.delta_generator.DeltaGenerator, found: Figures, words: Words) -> None:
@@ -46,8 +57,6 @@ def _pairs_figure(place: st.delta_generator.DeltaGenerator, found: Figures, word
             pairs=found.pairs,
             dropped=found.pairs - found.pairs_kept,
         ),
-        "#pairs",
-        words,
     )
 
 
@@ -62,8 +71,6 @@ def _retained_figure(
             words.percent(found.retained, 1),
             _retained_spread(found, words),
             words("figure.retained_meaning"),
-            "#pairs",
-            words,
         )
     else:
         _missing(place, words("figure.retained"), words)
@@ -93,28 +100,33 @@ def _agreement_figure(
             f"{found.cosine:.4f}",
             words("figure.embedding_spread"),
             words("figure.embedding_meaning"),
-            "#measured",
-            words,
         )
     elif found.agreement is not None:
         _figure(
             place,
             words("figure.agreement"),
             words.percent(found.agreement, 1),
-            words(
-                "figure.agreement_spread",
-                same=found.agreeing,
-                all=found.compared,
-                kl=found.kl,
-                high=found.kl_p95,
-            ),
+            words("figure.agreement_spread", same=found.agreeing, all=found.compared),
             words("figure.agreement_meaning"),
-            "#continuations",
-            words,
-            help_text=words("figure.agreement_help"),
         )
     else:
         _missing(place, words("figure.agreement"), words)
+
+
+def _closeness_figure(
+    place: st.delta_generator.DeltaGenerator, found: Figures, words: Words
+) -> None:
+    """How far the predicted probabilities moved, in the field's own measure."""
+    if found.kl is not None:
+        _figure(
+            place,
+            words("figure.closeness"),
+            words("figure.closeness_value", kl=found.kl),
+            words("figure.closeness_spread", high=found.kl_p95),
+            words("figure.agreement_help"),
+        )
+    else:
+        _missing(place, words("figure.closeness"), words)
 
 
 def _time_figure(
@@ -140,7 +152,7 @@ def _time_figure(
         _figure(
             place,
             words("figure.time"),
-            words(f"figure.time_{found.speed}", ratio=times_over(found)),
+            words(f"figure.time_{time_key(found, result)}", ratio=times_over(found)),
             words(
                 "figure.time_spread",
                 dense=ms(dense),
@@ -156,8 +168,6 @@ def _time_figure(
                 low=found.ratio[0],
                 high=found.ratio[2],
             ),
-            "#measured",
-            words,
         )
     else:
         _missing(place, words("figure.time"), words)
@@ -178,8 +188,6 @@ def _work_figure(place: st.delta_generator.DeltaGenerator, result: Result, words
         words.percent(1 - work_share(result), 1),
         words("figure.work_spread", left=" → ".join(map(str, left))),
         words(f"figure.work_meaning_{counted}"),
-        "#labels" if trace.kept_tokens is None else "#crossed",
-        words,
     )
 
 
@@ -197,8 +205,6 @@ def _label_figure(place: st.delta_generator.DeltaGenerator, result: Result, word
         plain(result.trace.label or ""),
         words("figure.label_spread", dense=dense, saa=told(result.trace)),
         words(f"figure.label_{compare_labels(result)}"),
-        "#labels",
-        words,
     )
 
 
@@ -212,13 +218,11 @@ def _figure(
     value: str,
     spread: str,
     meaning: str,
-    anchor: str,
-    words: Words,
     help_text: str | None = None,
 ) -> None:
     place.metric(name, value, help=help_text)
     place.markdown(spread)
-    place.caption(f"{meaning} [{words('figure.see')}]({anchor})")
+    place.caption(meaning)
 
 
 def _missing(place: st.delta_generator.DeltaGenerator, name: str, words: Words) -> None:
