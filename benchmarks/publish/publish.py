@@ -16,6 +16,13 @@ from typing import Any
 
 import saa_core as saa
 from benchmarks.page.decks import write_measured
+from benchmarks.publish.tables_peers import (
+    load_peers_table,
+    peers_accuracy_table,
+    peers_line,
+    peers_process_table,
+    peers_table,
+)
 from benchmarks.publish.tables_quality import (
     encoder_table,
     equal_density_table,
@@ -159,7 +166,23 @@ def result_tables(results: dict[str, Any]) -> dict[str, str]:
         "tune": tune_table(results["tune"]),
         "app": app_table(results["ui"], results["store"]),
         "reliability": reliability_table(gates),
+        **peers_tables(results),
     }
+
+
+def peers_tables(results: dict[str, Any]) -> dict[str, str]:
+    """Those of what people deploy; none before they were measured."""
+    found = {}
+    if "peers" in results:
+        rows = results["peers"]
+        found = {
+            "peers": peers_table(rows),
+            "peers_accuracy": peers_accuracy_table(rows),
+            "peers_process": peers_process_table(rows),
+        }
+        if "load_peers" in results:
+            found["load_peers"] = load_peers_table(results["load_peers"], rows)
+    return found
 
 
 def _at(rows: list[dict[str, Any]], *masses: float) -> list[dict[str, Any]]:
@@ -204,6 +227,9 @@ def main() -> None:
     headline = (results["prefill"], results["prefill_xeon"], results["frontier"])
     write_tables(ROOT / "README.md", {"headline": headline_table(*headline, "en")})
     write_tables(ROOT / "README.ja.md", {"headline": headline_table(*headline, "ja")})
+    for language, page in (("en", "README.md"), ("ja", "README.ja.md")):
+        if "peers" in results:
+            write_tables(ROOT / page, {"peers": peers_line(results["peers"], language)})
     write_measured()
     print(f"default policy: mass {mass}; with the adapter: mass {joint}")
 

@@ -81,6 +81,15 @@ def _encoder(command: argparse.ArgumentParser) -> None:
     device_option(command)
 
 
+def _label_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--label",
+        default="label",
+        metavar="COLUMN",
+        help="column of a table that holds the labels (default: %(default)s)",
+    )
+
+
 def train_task(command: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     config = TokenConfig()
@@ -119,12 +128,7 @@ def train_task(command: argparse.ArgumentParser) -> None:
             help=f"{what} (default: %(default)s)",
         )
     column_option(command)
-    command.add_argument(
-        "--label",
-        default="label",
-        metavar="COLUMN",
-        help="column of a table that holds the labels (default: %(default)s)",
-    )
+    _label_option(command)
     cut_option(command, "--longest")
     command.add_argument(
         "--teacher",
@@ -161,9 +165,25 @@ def export(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--int8",
-        action="store_true",
-        help="products with weights in int8: faster, and a few labels change (default: float32)",
+        nargs="?",
+        const="dynamic",
+        choices=("dynamic", "static"),
+        help="products with weights in int8: faster, and a few labels change; static fixes the scales of "
+        "activations by calibration texts (default: float32; dynamic where only --int8 is given)",
     )
+    command.add_argument(
+        "--bf16",
+        action="store_true",
+        help="refused: ONNX Runtime multiplies nothing in bfloat16 on a CPU (default: float32)",
+    )
+    command.add_argument(
+        "--data",
+        metavar="DATA",
+        help=f"labelled texts that int8 is calibrated and tested on: {', '.join(sorted(labelled.TASKS))}, "
+        f"or a table ({tables.ENDINGS}) (default: those of the task, if it ships)",
+    )
+    column_option(command)
+    _label_option(command)
     command.set_defaults(run=_export)
 
 
@@ -315,10 +335,32 @@ def _write(out: Path, texts: Sequence[str | None], found: list[Prediction]) -> P
 
 def _export(options: argparse.Namespace) -> None:
     from saa_core.export.export import export
+    from saa_core.export.manifest import read_manifest
     from saa_core.loading import load
 
+    if options.bf16:
+        raise PolicyError(
+            "--bf16: ONNX Runtime multiplies nothing in bfloat16 on a CPU; choose --int8, or leave both out"
+        )
+    if options.data and not options.int8:
+        raise PolicyError("--data is for --int8, which it calibrates; leave it out")
     model = load(options.model, task=options.task, side="sparse", device="cpu")
-    print(f"exported: {export(model, options.out, int8=options.int8)}")
+    if not options.int8:
+        print(f"exported: {export(model, options.out)}")
+        return
+    name = options.data or (model.task and model.task.name)
+    known = options.data or name in labelled.TASKS
+    examples = labelled.read(name, options.column, options.label) if known else []
+    folder = export(model, options.out, options.int8, examples)
+    print(f"exported: {folder}")
+    found = read_manifest(folder).int8
+    if "same_label" in found:
+        low, high = found["same_label_interval"]
+        print(
+            f"int8 on {found['test_texts']:,} test texts: {100 * found['same_label']:.1f} % of the labels "
+            f"as in float32 (95 % interval {100 * low:.1f} to {100 * high:.1f}), accuracy "
+            f"{100 * found['accuracy']:.1f} % after {100 * found['accuracy_float32']:.1f} %"
+        )
 
 
 def _train_task(options: argparse.Namespace) -> None:

@@ -128,20 +128,22 @@ def encode(
     if recording and policy is not None and call is not None:
         call.used = pairs_by[0]
     with torch.inference_mode():
-        states_TE = x_AE = packing.embed(ids_T, positions_T)
+        x_AE = packing.embed(ids_T, positions_T)
+        states_TE = torch.empty_like(x_AE)  # a row is written when its token leaves, or at the end
         alive_A, still = torch.arange(len(ids_T), device=device), lengths
         needed = []
         for layer, gate in zip(packing.layers, gates, strict=True):
-            score_T = torch.full((len(ids_T),), torch.nan, device=device)
+            if recording:
+                score_T = torch.full((len(ids_T),), torch.nan, device=device)
             if gate is not None and special_T is not None:
                 score_A = gate(x_AE.float(), share)
                 if recording:
                     score_T[alive_A] = score_A
                 kept = ((score_A > 0) | special_T[alive_A]).nonzero()[:, 0]
                 if len(kept) < len(alive_A):
-                    states_TE = states_TE.index_copy(0, alive_A, x_AE)
-                    alive_A, x_AE = alive_A[kept], x_AE[kept]
-                    still = torch.bincount(text_T[alive_A], minlength=len(batch)).cpu()
+                    states_TE.index_copy_(0, alive_A, x_AE)
+                    alive_A, x_AE = alive_A[kept], x_AE.index_select(0, kept)
+                    still = _left(text_T, alive_A, len(batch))
             needed.append(still)
             q, k, v = _heads(layer, x_AE)
             watch = StageTimer(call.seconds, device) if call is not None and call.clock else None
@@ -165,8 +167,15 @@ def encode(
             if watch:
                 watch.lap("kernel")
             x_AE = layer.finish(x_AE, mixed[0].transpose(0, 1).flatten(1))
-        states_TE = states_TE.index_copy(0, alive_A, x_AE)
+        states_TE.index_copy_(0, alive_A, x_AE)
     return Encoded(states_TE, lengths.to(device), torch.stack(needed))
+
+
+def _left(text_T: Tensor, alive_A: Tensor, texts: int) -> Tensor:
+    """Tokens that each text still has, int64 [B], on the CPU."""
+    if texts == 1:
+        return torch.tensor([len(alive_A)])
+    return torch.bincount(text_T[alive_A], minlength=texts).cpu()
 
 
 def encode_all(
