@@ -184,11 +184,16 @@ def measure_times(
 
 
 def measure_accuracy(
-    name: str, files: Exported, texts: Sequence[str], truth: Sequence[int], measured: Measured
+    name: str,
+    files: Exported,
+    texts: Sequence[str],
+    truth: Sequence[int],
+    options: argparse.Namespace,
 ) -> Iterator[dict[str, Any]]:
     """The rows of one task that are not there yet, one side after the other: dense is the first."""
+    measured: Measured = options.measured
     stored = files.work / f"{name}-labels-{len(texts)}.npy"
-    for side in SIDES:
+    for side in dict.fromkeys((DENSE, *options.sides)):
         if not measured.missing(task=name, what="accuracy", side=side):
             continue
         what, refused = open_sides(files, torch.get_num_threads(), [side])
@@ -227,7 +232,7 @@ def measure(task: str, options: argparse.Namespace) -> None:
                     measured.add(row | {"left_out": str(error)})
     if "accuracy" in options.what:
         truth = [labels.index(example.label) for example in examples]
-        for row in measure_accuracy(name, files, texts, truth, measured):
+        for row in measure_accuracy(name, files, texts, truth, options):
             measured.add(row)
 
 
