@@ -20,7 +20,7 @@ from saa_core.errors import ModelError, PolicyError, TextError
 from saa_core.families import FAMILIES, family_of
 from saa_core.families.packing import PackedLayer, Packing
 from saa_core.gates.pair import PairGate
-from saa_core.gates.token import TokenGate
+from saa_core.gates.token import TokenGate, shifts_at
 from saa_core.kernels import KERNELS
 from saa_core.model import Model
 from saa_core.pairs import Allowed, Decision, expand
@@ -131,12 +131,13 @@ def encode(
         x_AE = packing.embed(ids_T, positions_T)
         states_TE = torch.empty_like(x_AE)  # a row is written when its token leaves, or at the end
         alive_A, still = torch.arange(len(ids_T), device=device), lengths
-        needed = []
+        shifts = [] if special_T is None else shifts_at([g for g in gates if g is not None], share)
+        shift_of, needed = iter(shifts), []
         for layer, gate in zip(packing.layers, gates, strict=True):
             if recording:
                 score_T = torch.full((len(ids_T),), torch.nan, device=device)
             if gate is not None and special_T is not None:
-                score_A = gate(x_AE.float(), share)
+                score_A = gate.unshifted(x_AE.float()) + next(shift_of)
                 if recording:
                     score_T[alive_A] = score_A
                 kept = ((score_A > 0) | special_T[alive_A]).nonzero()[:, 0]
@@ -343,6 +344,6 @@ def _heads(layer: PackedLayer, x_AE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values [1, H, A, D]."""
     heads = layer.attention.config.num_attention_heads  # type: ignore[union-attr]
     q, k, v = (
-        part.unflatten(-1, (heads, -1)).transpose(0, 1)[None] for part in layer.project(x_AE)
+        part.view(len(x_AE), heads, -1).transpose(0, 1)[None] for part in layer.project(x_AE)
     )
     return q, k, v
