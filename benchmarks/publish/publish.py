@@ -51,6 +51,7 @@ ROOT = Path(__file__).parents[2]
 
 
 RESULTS = ROOT / "benchmarks" / "results"
+NOT_MEASURED = "Not measured yet."
 
 
 def publish_encoder(gates: Path) -> None:
@@ -171,18 +172,25 @@ def result_tables(results: dict[str, Any]) -> dict[str, str]:
 
 
 def peers_tables(results: dict[str, Any]) -> dict[str, str]:
-    """Those of what people deploy; none before they were measured."""
-    found = {}
+    """Those beside what people deploy; a line in place of what was not measured yet."""
+    found = dict.fromkeys(("peers", "peers_accuracy", "peers_process", "load_peers"), NOT_MEASURED)
     if "peers" in results:
         rows = results["peers"]
-        found = {
-            "peers": peers_table(rows),
-            "peers_accuracy": peers_accuracy_table(rows),
-            "peers_process": peers_process_table(rows),
-        }
+        found["peers"] = peers_table(rows)
+        found["peers_accuracy"] = peers_accuracy_table(rows)
+        found["peers_process"] = peers_process_table(rows)
         if "load_peers" in results:
             found["load_peers"] = load_peers_table(results["load_peers"], rows)
     return found
+
+
+def put_below(page: Path, name: str, table: str, above: str) -> None:
+    """Fills a page's table; where the page has none of that name it begins below the table ``above``."""
+    text, end = page.read_text(encoding="utf-8"), f"<!-- end {above} -->"
+    if f"<!-- {name} -->" not in text:
+        place = f"{end}\n\n<!-- {name} -->\n\n<!-- end {name} -->"
+        text = text.replace(end, place, 1)
+    write_text(page, fill(text, name, table))
 
 
 def _at(rows: list[dict[str, Any]], *masses: float) -> list[dict[str, Any]]:
@@ -229,7 +237,8 @@ def main() -> None:
     write_tables(ROOT / "README.ja.md", {"headline": headline_table(*headline, "ja")})
     for language, page in (("en", "README.md"), ("ja", "README.ja.md")):
         if "peers" in results:
-            write_tables(ROOT / page, {"peers": peers_line(results["peers"], language)})
+            line = peers_line(results["peers"], language)
+            put_below(ROOT / page, "peers", line, above="headline")
     write_measured()
     print(f"default policy: mass {mass}; with the adapter: mass {joint}")
 

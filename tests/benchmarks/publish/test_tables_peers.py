@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.publish import publish
 from benchmarks.publish import tables_peers as tables
 from benchmarks.tasks.peer_sides import DENSE
 
@@ -112,3 +113,20 @@ def test_the_row_of_the_readme(rows, language):
     head, _, line = tables.peers_line(rows, language).splitlines()
     assert len(cells(head)) == len(cells(line))
     assert cells(line)[1:] == ["1.50", "-", "-", "2.00"]
+
+
+def test_a_page_gets_its_row_below_the_headline_once(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- headline -->\n| a |\n<!-- end headline -->\n\nMore.\n")
+    for line in ("| 1 |", "| 2 |"):
+        publish.put_below(page, "peers", line, above="headline")
+        text = page.read_text()
+        assert text.count("<!-- peers -->") == 1
+        assert f"<!-- end headline -->\n\n<!-- peers -->\n{line}\n<!-- end peers -->" in text
+    assert text.endswith("\n\nMore.\n")
+
+
+def test_what_was_not_measured_says_so(rows):
+    assert set(publish.peers_tables({}).values()) == {publish.NOT_MEASURED}
+    made = publish.peers_tables({"peers": rows})
+    assert [name for name, text in made.items() if text == publish.NOT_MEASURED] == ["load_peers"]
