@@ -1,7 +1,8 @@
 """Products with weights in int8, by ONNX Runtime's quantiser: weights once, activations as they come.
 
 Every column of a matrix has a scale of its own. What decides and what answers stays in float32: the
-token gates, and the head. Embeddings stay too: they are looked up, not multiplied.
+token gates, and the head; and the second product of a feed-forward, which is the sensitive one. Embeddings stay
+too: they are looked up, not multiplied.
 
 A tensor of activations has one scale, so a channel that is far larger than the others costs them their
 digits. What comes from a norm has such channels; they are made smaller before the product, and the rows of the
@@ -24,6 +25,8 @@ FLOAT = ("gates.", "head.")
 CARRIED = ("Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze")
 """Nodes that choose or move rows and leave channels as they are."""
 NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+SENSITIVE = ("Gelu", "Relu", "Swish")
+"""What comes from these is multiplied in float32: most of the labels that int8 changes are changed there."""
 EVEN = 0.5
 """How much of a channel's size the weights take over; SmoothQuant's own choice."""
 Feeds = Sequence[Mapping[str, Array]]
@@ -44,7 +47,9 @@ def quantise(source: Path, target: Path, feeds: Feeds = (), *, static: bool = Fa
     whole = ONNXModel(onnx.load(source))
     whole.replace_gemm_with_matmul()
     model = whole.model
-    kept = sorted(_kept(model))
+    kept = set(_kept(model))
+    for name in _from(model, SENSITIVE):
+        kept |= {node.name for node, _ in _products(model)[name]}
     if feeds:
         _even_out(model, _sizes(model, feeds))
     ranges = _ranges(model, feeds) if static else {}
@@ -57,7 +62,7 @@ def quantise(source: Path, target: Path, feeds: Feeds = (), *, static: bool = Fa
             op_types_to_quantize=["MatMul"],
             per_channel=True,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=kept,
+            nodes_to_exclude=sorted(kept),
             extra_options={"MatMulConstBOnly": True},
         )
     if static:
@@ -85,8 +90,8 @@ def _products(model: Any) -> dict[str, list[tuple[Any, Any]]]:
     return found
 
 
-def _of_norms(model: Any) -> set[str]:
-    """Activations of products that come from a norm."""
+def _from(model: Any, kinds: Sequence[str]) -> set[str]:
+    """Activations of products that come from a node of these kinds."""
     makers = {name: node for node in model.graph.node for name in node.output}
     found = set[str]()
     for name in _products(model):
@@ -94,7 +99,7 @@ def _of_norms(model: Any) -> set[str]:
         while node is not None and node.op_type in CARRIED:
             # torch.nn.functional.embedding is a Gather of the rows of its first input.
             node = makers.get(node.input[0])
-        if node is not None and node.op_type in NORMS:
+        if node is not None and node.op_type in kinds:
             found.add(name)
     return found
 
@@ -138,7 +143,7 @@ def _even_out(model: Any, sizes: Mapping[str, Array]) -> None:
     from onnx import helper, numpy_helper
 
     products, before = _products(model), dict[str, Any]()
-    for name in _of_norms(model):
+    for name in _from(model, NORMS):
         weights = [numpy_helper.to_array(weight) for _, weight in products[name]]
         rows_I = np.max([np.abs(weight).max(1) for weight in weights], 0)
         by_I = np.maximum(sizes[name], 1e-5) ** EVEN / np.maximum(rows_I, 1e-5) ** (1 - EVEN)

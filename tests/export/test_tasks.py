@@ -76,7 +76,7 @@ def test_int8_from_the_command_line(tmp_path, capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"exported: {folder}"
     assert second.startswith("int8 on 305 test texts: 9"), "almost all labels are float32's"
-    assert (folder / "model.onnx").stat().st_size < 70e6
+    assert (folder / "model.onnx").stat().st_size < 75e6
     model = saa.load("minilm", task="questions", device="cpu")
     found = saa.open_engine(folder, threads=1).classify(QUESTIONS)
     expected = list(classify(model, QUESTIONS))
