@@ -2,6 +2,7 @@
 
     python -m benchmarks.tasks.peers --minutes 12 --batches 1 32    # writes benchmarks/results/peers.json
     python -m benchmarks.tasks.peers --what accuracy process        # on all test texts; needs no quiet machine
+    python -m benchmarks.tasks.peers --what prepare                 # exports and compiles, so that nothing has to later
 
 The sides are those of :mod:`benchmarks.tasks.peer_sides`, SAA with each task's default share and margin. Tokenizing is
 part of every time.
@@ -49,7 +50,7 @@ STARTS = 3
 """Processes that each engine is started in."""
 UNITS = ("amx_int8", "amx_bf16", "avx512_bf16", "avx512_vnni", "avx512f", "avx2")
 """What a processor may multiply with."""
-WHAT = ("time", "process", "accuracy")
+WHAT = ("prepare", "time", "process", "accuracy")
 
 
 def time_in_turns(
@@ -217,6 +218,9 @@ def measure(task: str, options: argparse.Namespace) -> None:
     examples = [e for e in labelled.read(options.data or name) if e.split == "test"]
     examples = examples[: options.texts]
     texts = [example.text for example in examples]
+    if "prepare" in options.what:
+        files.make()
+        open_sides(files, torch.get_num_threads(), options.sides)
     if "time" in options.what:
         for row in measure_times(name, files, texts, engine, options):
             measured.add(row)
@@ -240,7 +244,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--tasks", nargs="+", help="names or folders; all shipped ones by default")
-    parser.add_argument("--what", nargs="+", choices=WHAT, default=list(WHAT))
+    parser.add_argument("--what", nargs="+", choices=WHAT, default=list(WHAT[1:]))
     parser.add_argument(
         "--sides", nargs="+", choices=SIDES, default=list(SIDES), help="to be timed"
     )
