@@ -23,6 +23,11 @@ def is_own(side: str) -> bool:
     return "SAA" in side
 
 
+def is_peer(side: str) -> bool:
+    """What people deploy; the packed reference is SAA's way without the gates."""
+    return not is_own(side) and "packed" not in side
+
+
 def losses(rows: Rows) -> dict[str, dict[str, float]]:
     """Points lost against dense by side and task."""
     found: dict[str, dict[str, float]] = {}
@@ -65,7 +70,7 @@ def peers_table(rows: Rows) -> str:
     for row in _timed(rows):
         batches = len(next(iter(row["ms"].values()))[0])
         spent = {side: ms / batches for side, ms in speeds(row).items()}
-        peer = _fastest(spent, lambda side: fits(side) and not is_own(side))
+        peer = _fastest(spent, lambda side: fits(side) and is_peer(side))
         own = _fastest(
             spent, lambda side: fits(side) and is_own(side) and not side.startswith("OpenVINO")
         )
@@ -146,7 +151,7 @@ def peers_line(rows: Rows, language: str) -> str:
         for row in _timed(rows):
             if row["batch"] == batch and row["length"] in lengths:
                 spent = speeds(row)
-                peer = _fastest(spent, lambda side: fits(side) and not is_own(side))
+                peer = _fastest(spent, lambda side: fits(side) and is_peer(side))
                 own = _fastest(spent, lambda side: fits(side) and is_own(side))
                 if peer and own:
                     ratios.append(spent[peer] / spent[own])

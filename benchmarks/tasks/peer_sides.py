@@ -141,7 +141,7 @@ class Exported:
         elif precision == "int8":
             _dynamic(self.dense("float32"), target)
         else:
-            _static(self.dense("float32"), target, self.folder("float32"), self.task)
+            _static(self.dense("float32"), target, self.folder("float32"))
 
 
 def _dynamic(source: Path, target: Path) -> None:
@@ -151,7 +151,7 @@ def _dynamic(source: Path, target: Path) -> None:
     quantize_dynamic(source, target, weight_type=QuantType.QInt8)
 
 
-def _static(source: Path, target: Path, folder: Path, task: str) -> None:
+def _static(source: Path, target: Path, folder: Path) -> None:
     """Products with weights in int8 and scales that fit training texts: what OpenVINO runs in int8."""
     from onnxruntime.quantization import (
         CalibrationDataReader,

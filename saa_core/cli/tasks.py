@@ -6,18 +6,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from saa_core.cli.models import check_lengths, read_one, say_lengths, say_reading
-from saa_core.cli.options import column_option, cut_option, device_option, seed_option
+from saa_core.cli.options import (
+    column_option,
+    cut_option,
+    device_option,
+    label_option,
+    seed_option,
+)
 from saa_core.data import labelled, tables
 from saa_core.errors import PolicyError, TextError, check_text, choice
 from saa_core.files import dump_json, replacing
 from saa_core.train.config import TokenConfig
 from saa_core.types import Guard, Policy, Prediction
-
-if TYPE_CHECKING:
-    from saa_core.train.task import TaskQuality
 
 BATCH = 32
 ENGINES = ("pytorch", "onnxruntime")
@@ -81,15 +84,6 @@ def _encoder(command: argparse.ArgumentParser) -> None:
     device_option(command)
 
 
-def _label_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--label",
-        default="label",
-        metavar="COLUMN",
-        help="column of a table that holds the labels (default: %(default)s)",
-    )
-
-
 def train_task(command: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     config = TokenConfig()
@@ -128,7 +122,7 @@ def train_task(command: argparse.ArgumentParser) -> None:
             help=f"{what} (default: %(default)s)",
         )
     column_option(command)
-    _label_option(command)
+    label_option(command)
     cut_option(command, "--longest")
     command.add_argument(
         "--teacher",
@@ -183,7 +177,7 @@ def export(command: argparse.ArgumentParser) -> None:
         f"or a table ({tables.ENDINGS}) (default: those of the task, if it ships)",
     )
     column_option(command)
-    _label_option(command)
+    label_option(command)
     command.set_defaults(run=_export)
 
 
@@ -336,14 +330,21 @@ def _write(out: Path, texts: Sequence[str | None], found: list[Prediction]) -> P
 def _export(options: argparse.Namespace) -> None:
     from saa_core.export.export import export
     from saa_core.export.manifest import read_manifest
+    from saa_core.export.shrink import said_of
     from saa_core.loading import load
 
-    if options.bf16:
-        raise PolicyError(
-            "--bf16: ONNX Runtime multiplies nothing in bfloat16 on a CPU; choose --int8, or leave both out"
-        )
-    if options.data and not options.int8:
-        raise PolicyError("--data is for --int8, which it calibrates; leave it out")
+    for given, why in (
+        (
+            options.bf16,
+            "--bf16: ONNX Runtime multiplies nothing in bfloat16 on a CPU; choose --int8",
+        ),
+        (
+            options.data and not options.int8,
+            "--data is for --int8, which it calibrates; leave it out",
+        ),
+    ):
+        if given:
+            raise PolicyError(why)
     model = load(options.model, task=options.task, side="sparse", device="cpu")
     if not options.int8:
         print(f"exported: {export(model, options.out)}")
@@ -351,16 +352,8 @@ def _export(options: argparse.Namespace) -> None:
     name = options.data or (model.task and model.task.name)
     known = options.data or name in labelled.TASKS
     examples = labelled.read(name, options.column, options.label) if known else []
-    folder = export(model, options.out, options.int8, examples)
-    print(f"exported: {folder}")
-    found = read_manifest(folder).int8
-    if "same_label" in found:
-        low, high = found["same_label_interval"]
-        print(
-            f"int8 on {found['test_texts']:,} test texts: {100 * found['same_label']:.1f} % of the labels "
-            f"as in float32 (95 % interval {100 * low:.1f} to {100 * high:.1f}), accuracy "
-            f"{100 * found['accuracy']:.1f} % after {100 * found['accuracy_float32']:.1f} %"
-        )
+    print(f"exported: {(folder := export(model, options.out, options.int8, examples))}")
+    print(said_of(read_manifest(folder).int8), end="")
 
 
 def _train_task(options: argparse.Namespace) -> None:
@@ -374,7 +367,7 @@ def _train_task(options: argparse.Namespace) -> None:
     )
     from saa_core.cli.bars import bar
     from saa_core.loading import load
-    from saa_core.train.task import TaskTraining
+    from saa_core.train.task import TaskTraining, quality_lines
 
     examples = read_examples(options)
     name = options.name or Path(options.out).name
@@ -405,18 +398,3 @@ def read_examples(options: argparse.Namespace) -> list[labelled.LabelledText]:
     examples = labelled.read(options.data, options.column, options.label, reading)
     say_reading(options.data, reading)
     return examples
-
-
-def quality_lines(rows: "list[TaskQuality]") -> Iterator[str]:
-    """A table of what each share of the work costs."""
-    yield (
-        "tokens asked   tokens done   dense asked   operations   accuracy (95 % interval)   "
-        "labels changed"
-    )
-    for row in rows:
-        yield (
-            f"{100 * row.wanted:10.0f} % {100 * row.token_share:11.1f} % {100 * row.asked:11.1f} % "
-            f"{100 * row.flops_share:10.1f} % "
-            f"{100 * row.accuracy:10.1f} % ({100 * row.lo:.1f} to {100 * row.hi:.1f}) "
-            f"{100 * row.changed:13.1f} %"
-        )

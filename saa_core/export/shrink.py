@@ -6,7 +6,7 @@ what it costs is counted on its test texts.
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,18 @@ def cost(engine: Engine, small: Engine, test: Sequence[LabelledText]) -> dict[st
         "accuracy": right / len(texts),
         "accuracy_float32": right_before / len(texts),
     }
+
+
+def said_of(int8: Mapping[str, Any]) -> str:
+    """What :func:`cost` found, as a line; empty where nothing was counted."""
+    if "same_label" not in int8:
+        return ""
+    low, high = int8["same_label_interval"]
+    return (
+        f"int8 on {int8['test_texts']:,} test texts: {100 * int8['same_label']:.1f} % of the labels as in "
+        f"float32 (95 % interval {100 * low:.1f} to {100 * high:.1f}), accuracy "
+        f"{100 * int8['accuracy']:.1f} % after {100 * int8['accuracy_float32']:.1f} %\n"
+    )
 
 
 def digest(file: Path) -> str:

@@ -76,15 +76,20 @@ def test_who_loses_more_is_not_the_fastest(rows):
         if row.get("side") == OWN_INT8 and row["task"] == "reviews":
             row["lost_points"] = 1.3
     long, short = map(cells, tables.peers_table(rows).splitlines()[2:])
-    # The packed peer was not counted; what is not known does not flatter.
-    assert long[3:8] == [tables.PACKED, "450.0", OWN, "500.0", "0.90"]
-    assert short[3:8] == [tables.PACKED, "2.5", OWN, "4.0", "0.62"]
+    assert long[3:8] == [DENSE, "1000.0", OWN, "500.0", "2.00"]
+    assert short[3:8] == [DENSE, "12.0", OWN, "4.0", "3.00"]
+
+
+def test_a_peer_that_was_not_counted_may_be_the_fastest(rows):
+    known = [row for row in rows if row.get("side") != INT8]
+    _, short = map(cells, tables.peers_table(known).splitlines()[2:])
+    assert short[3:8] == [INT8, "3.0", OWN_INT8, "2.0", "1.50"]
 
 
 def test_a_side_of_ours_that_was_not_counted_is_not_shown(rows):
     known = [row for row in rows if row.get("side") != OWN_INT8]
     long, _ = map(cells, tables.peers_table(known).splitlines()[2:])
-    assert long[3:8] == [tables.PACKED, "450.0", OWN, "500.0", "0.90"]
+    assert long[3:8] == [INT8, "600.0", OWN, "500.0", "1.20"]
 
 
 def test_accuracy_is_shown_as_what_is_lost(rows):
