@@ -17,6 +17,13 @@ from typing import Any
 import saa_core as saa
 from benchmarks.page.decks import write_measured
 from benchmarks.publish.tables_kinds import kinds_table, one_percent_table, retrieval_table
+from benchmarks.publish.tables_peers import (
+    load_peers_table,
+    peers_accuracy_table,
+    peers_line,
+    peers_process_table,
+    peers_table,
+)
 from benchmarks.publish.tables_quality import (
     encoder_table,
     equal_density_table,
@@ -44,6 +51,7 @@ ROOT = Path(__file__).parents[2]
 
 
 RESULTS = ROOT / "benchmarks" / "results"
+NOT_MEASURED = "Not measured yet."
 
 
 def publish_encoder(gates: Path) -> None:
@@ -161,7 +169,30 @@ def result_tables(results: dict[str, Any]) -> dict[str, str]:
         "tune": tune_table(results["tune"]),
         "app": app_table(results["ui"], results["store"]),
         "reliability": reliability_table(gates),
+        **peers_tables(results),
     }
+
+
+def peers_tables(results: dict[str, Any]) -> dict[str, str]:
+    """Those beside what people deploy; a line in place of what was not measured yet."""
+    found = dict.fromkeys(("peers", "peers_accuracy", "peers_process", "load_peers"), NOT_MEASURED)
+    if "peers" in results:
+        rows = results["peers"]
+        found["peers"] = peers_table(rows)
+        found["peers_accuracy"] = peers_accuracy_table(rows)
+        found["peers_process"] = peers_process_table(rows)
+        if "load_peers" in results:
+            found["load_peers"] = load_peers_table(results["load_peers"], rows)
+    return found
+
+
+def put_below(page: Path, name: str, table: str, above: str) -> None:
+    """Fills a page's table; where the page has none of that name it begins below the table ``above``."""
+    text, end = page.read_text(encoding="utf-8"), f"<!-- end {above} -->"
+    if f"<!-- {name} -->" not in text:
+        place = f"{end}\n\n<!-- {name} -->\n\n<!-- end {name} -->"
+        text = text.replace(end, place, 1)
+    write_text(page, fill(text, name, table))
 
 
 def _at(rows: list[dict[str, Any]], *masses: float) -> list[dict[str, Any]]:
@@ -206,6 +237,10 @@ def main() -> None:
     headline = (results["prefill"], results["prefill_xeon"], results["frontier"])
     write_tables(ROOT / "README.md", {"headline": headline_table(*headline, "en")})
     write_tables(ROOT / "README.ja.md", {"headline": headline_table(*headline, "ja")})
+    for language, page in (("en", "README.md"), ("ja", "README.ja.md")):
+        if "peers" in results:
+            line = peers_line(results["peers"], language)
+            put_below(ROOT / page, "peers", line, above="headline")
     write_measured()
     print(f"default policy: mass {mass}; with the adapter: mass {joint}")
 

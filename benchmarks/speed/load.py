@@ -13,6 +13,7 @@ import argparse
 import random
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,42 @@ import altair as alt
 import torch
 
 import saa_core as saa
-from benchmarks.tasks.understanding import BATCH, Ids, Side, policies, sides
+from benchmarks.tasks.understanding import BATCH, Ids, policies, sides
 from saa_core.data import labelled
 from saa_core.files import write_json
 
 RESULTS = Path(__file__).parent.parent / "results"
 STEP = 1.06
-"""A rate is this many times the last one."""
+"""A rate is this many times the last one, unless another step is asked for."""
+
+
+def arrivals_of(rate: float, seconds: float, burst: int, draw: random.Random) -> list[float]:
+    """When texts arrive, in seconds, ``rate`` per second on average.
+
+    Args:
+        burst: texts that arrive together on average; how many is drawn from a geometric distribution.
+    """
+    found, at = list[float](), 0.0
+    while at < seconds:
+        at += draw.expovariate(rate / burst)
+        found.append(at)
+        while burst > 1 and draw.random() > 1 / burst:
+            found.append(at)
+    return found
 
 
 def serve(
-    side: Side, ids: Ids, rate: float, limit_ms: float, seconds: float, seed: int
+    side: Callable[[list[Any]], object],
+    ids: Sequence[Any],
+    rate: float,
+    limit_ms: float,
+    seconds: float,
+    seed: int,
+    burst: int = 1,
 ) -> dict[str, float]:
     """Latencies at one rate of arrivals: p50 and p95 in ms, texts answered, mean batch."""
     draw = random.Random(f"load/{seed}/{rate}")
-    arrivals, at = list[float](), 0.0
-    while at < seconds:
-        at += draw.expovariate(rate)
-        arrivals.append(at)
+    arrivals = arrivals_of(rate, seconds, burst, draw)
     texts = [draw.choice(ids) for _ in arrivals]
     latencies, batches, done = list[float](), 0, 0
     began = time.perf_counter()
@@ -67,25 +86,32 @@ def serve(
 
 
 def highest(
-    side: Side, ids: Ids, start: float, limit_ms: float, seconds: float, seed: int
+    side: Callable[[list[Any]], object],
+    ids: Sequence[Any],
+    start: float,
+    limit_ms: float,
+    seconds: float,
+    seed: int,
+    burst: int = 1,
+    step: float = STEP,
 ) -> tuple[float, list[dict[str, float]]]:
     """The highest rate that keeps p95 under the limit, and everything that was tried.
 
-    From ``start`` down until one holds, or up until one does not.
+    From ``start`` down until one holds, or up until one does not; each is ``step`` times the last one.
     """
     tried: list[dict[str, float]] = []
 
     def holds(rate: float) -> bool:
-        tried.append(serve(side, ids, rate, limit_ms, seconds, seed))
+        tried.append(serve(side, ids, rate, limit_ms, seconds, seed, burst))
         return tried[-1]["p95_ms"] <= limit_ms and tried[-1]["answered"] == tried[-1]["arrived"]
 
     rate = start
     if holds(rate):
-        while holds(rate * STEP):
-            rate *= STEP
+        while holds(rate * step):
+            rate *= step
         return rate, tried
     while rate > start / 100:
-        rate /= STEP
+        rate /= step
         if holds(rate):
             return rate, tried
     return 0.0, tried

@@ -242,3 +242,13 @@ def refuse_policy_options(options: argparse.Namespace, beside: str, why: str) ->
     given = [f"--{name}" for name in names if getattr(options, name, None) is not None]
     if given:
         raise PolicyError(f"{beside} and {', '.join(given)} exclude each other: {why}")
+
+
+def label_option(command: argparse.ArgumentParser) -> None:
+    """``--label``: the column of labels."""
+    command.add_argument(
+        "--label",
+        default="label",
+        metavar="COLUMN",
+        help="column of a table that holds the labels (default: %(default)s)",
+    )

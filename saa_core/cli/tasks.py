@@ -6,19 +6,22 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from saa_core.cli.backend.ask import backend_option, classify_there
 from saa_core.cli.models import check_lengths, read_one, say_lengths, say_reading
-from saa_core.cli.options import column_option, cut_option, device_option, seed_option
+from saa_core.cli.options import (
+    column_option,
+    cut_option,
+    device_option,
+    label_option,
+    seed_option,
+)
 from saa_core.data import labelled, tables
 from saa_core.errors import PolicyError, TextError, check_text, choice
 from saa_core.files import dump_json, replacing
 from saa_core.train.config import TokenConfig
 from saa_core.types import Guard, Policy, Prediction
-
-if TYPE_CHECKING:
-    from saa_core.train.task import TaskQuality
 
 BATCH = 32
 ENGINES = ("pytorch", "onnxruntime")
@@ -121,12 +124,7 @@ def train_task(command: argparse.ArgumentParser) -> None:
             help=f"{what} (default: %(default)s)",
         )
     column_option(command)
-    command.add_argument(
-        "--label",
-        default="label",
-        metavar="COLUMN",
-        help="column of a table that holds the labels (default: %(default)s)",
-    )
+    label_option(command)
     cut_option(command, "--longest")
     command.add_argument(
         "--teacher",
@@ -163,9 +161,25 @@ def export(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--int8",
-        action="store_true",
-        help="products with weights in int8: faster, and a few labels change (default: float32)",
+        nargs="?",
+        const="dynamic",
+        choices=("dynamic", "static"),
+        help="products with weights in int8: faster, and a few labels change; static fixes the scales of "
+        "activations by calibration texts (default: float32; dynamic where only --int8 is given)",
     )
+    command.add_argument(
+        "--bf16",
+        action="store_true",
+        help="refused: ONNX Runtime multiplies nothing in bfloat16 on a CPU (default: float32)",
+    )
+    command.add_argument(
+        "--data",
+        metavar="DATA",
+        help=f"labelled texts that int8 is calibrated and tested on: {', '.join(sorted(labelled.TASKS))}, "
+        f"or a table ({tables.ENDINGS}) (default: those of the task, if it ships)",
+    )
+    column_option(command)
+    label_option(command)
     command.set_defaults(run=_export)
 
 
@@ -319,10 +333,31 @@ def _write(out: Path, texts: Sequence[str | None], found: list[Prediction]) -> P
 
 def _export(options: argparse.Namespace) -> None:
     from saa_core.export.export import export
+    from saa_core.export.manifest import read_manifest
+    from saa_core.export.shrink import said_of
     from saa_core.loading import load
 
+    for given, why in (
+        (
+            options.bf16,
+            "--bf16: ONNX Runtime multiplies nothing in bfloat16 on a CPU; choose --int8",
+        ),
+        (
+            options.data and not options.int8,
+            "--data is for --int8, which it calibrates; leave it out",
+        ),
+    ):
+        if given:
+            raise PolicyError(why)
     model = load(options.model, task=options.task, side="sparse", device="cpu")
-    print(f"exported: {export(model, options.out, int8=options.int8)}")
+    if not options.int8:
+        print(f"exported: {export(model, options.out)}")
+        return
+    name = options.data or (model.task and model.task.name)
+    known = options.data or name in labelled.TASKS
+    examples = labelled.read(name, options.column, options.label) if known else []
+    print(f"exported: {(folder := export(model, options.out, options.int8, examples))}")
+    print(said_of(read_manifest(folder).int8), end="")
 
 
 def _train_task(options: argparse.Namespace) -> None:
@@ -336,7 +371,7 @@ def _train_task(options: argparse.Namespace) -> None:
     )
     from saa_core.cli.bars import bar
     from saa_core.loading import load
-    from saa_core.train.task import TaskTraining
+    from saa_core.train.task import TaskTraining, quality_lines
 
     examples = read_examples(options)
     name = options.name or Path(options.out).name
@@ -367,18 +402,3 @@ def read_examples(options: argparse.Namespace) -> list[labelled.LabelledText]:
     examples = labelled.read(options.data, options.column, options.label, reading)
     say_reading(options.data, reading)
     return examples
-
-
-def quality_lines(rows: "list[TaskQuality]") -> Iterator[str]:
-    """A table of what each share of the work costs."""
-    yield (
-        "tokens asked   tokens done   dense asked   operations   accuracy (95 % interval)   "
-        "labels changed"
-    )
-    for row in rows:
-        yield (
-            f"{100 * row.wanted:10.0f} % {100 * row.token_share:11.1f} % {100 * row.asked:11.1f} % "
-            f"{100 * row.flops_share:10.1f} % "
-            f"{100 * row.accuracy:10.1f} % ({100 * row.lo:.1f} to {100 * row.hi:.1f}) "
-            f"{100 * row.changed:13.1f} %"
-        )

@@ -5,21 +5,22 @@ model. The folder gets its name when all of it is there.
 """
 
 import contextlib
-import hashlib
 import importlib.metadata
 import logging
 import os
 import secrets
 import shutil
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from saa_core.errors import ModelError, PolicyError, SAAError
+from saa_core.data.labelled import LabelledText
+from saa_core.errors import ModelError, PolicyError, SAAError, choice
 from saa_core.export.graph import DenseGraph, SparseGraph
 from saa_core.export.manifest import (
     ABOUT,
@@ -30,6 +31,7 @@ from saa_core.export.manifest import (
     Manifest,
     write_manifest,
 )
+from saa_core.export.shrink import WAYS, digest, shrink
 from saa_core.files import flush, shorten
 from saa_core.model import Model, fingerprint
 from saa_core.run.flops import layer_weights
@@ -40,14 +42,22 @@ OPSET = 20
 PACKAGES = ("saa-core", "torch", "transformers", "onnx", "onnxscript", "onnxruntime")
 
 
-def export(model: Model, folder: str | os.PathLike[str], int8: bool = False) -> Path:
+def export(
+    model: Model,
+    folder: str | os.PathLike[str],
+    int8: bool | str = False,
+    examples: Sequence[LabelledText] = (),
+) -> Path:
     """Writes a classification model with its token gates for :func:`saa_core.open_engine`.
 
     Args:
         model: loaded for a task, with its gates: ``load("minilm", task=...)``. Pair gates stay behind.
         folder: where to; one that was exported before is replaced, anything else is left alone.
-        int8: the layers' products with weights in int8, which is faster and changes a few labels. What
-            the reference answers stays in float32.
+        int8: the layers' products with weights in int8, which is faster and changes a few labels; True or
+            "dynamic", or "static" (see :mod:`saa_core.export.shrink`). What the reference answers stays in
+            float32.
+        examples: labelled texts of the task, as :func:`saa_core.data.labelled.read` gives them: int8 is
+            calibrated on those for training, and the folder says what it costs on those for tests.
 
     Returns:
         The folder.
@@ -55,20 +65,40 @@ def export(model: Model, folder: str | os.PathLike[str], int8: bool = False) -> 
     Raises:
         ModelError: the model is a language model, was loaded for no task or without its gates, or has
             no tokenizer that can be stored.
-        PolicyError: the task's policy leaves out pairs, or the folder holds something else.
+        PolicyError: the task's policy leaves out pairs, ``int8`` is no choice, or the folder holds
+            something else.
         SAAError: ONNX is not installed.
     """
-    task = _task(model)
+    task, way = _task(model), _way(int8)
     _needed_packages()
     target = Path(folder)
     _refuse_other(target)
-    reference = model.reference_model
     with _new_folder(target) as part:
-        write_graph(SparseGraph(model).eval(), part / MODEL, int8=int8)
-        write_graph(DenseGraph(reference).eval(), part / REFERENCE, int8=False)
-        (part / TOKENIZER).write_text(model.tokenizer.backend_tokenizer.to_str(), "utf-8")
-        write_manifest(part, _describe(model, reference, task, part, int8=int8))
+        if way is None:
+            _write(model, task, part)
+        else:
+            with tempfile.TemporaryDirectory(dir=target.parent) as whole:
+                _write(model, task, Path(whole))
+                with _quiet():
+                    shrink(Path(whole), part, way, examples)
     return target
+
+
+def _way(int8: bool | str) -> str | None:
+    """One of WAYS, or None for float32."""
+    if isinstance(int8, bool):
+        return WAYS[0] if int8 else None
+    if int8 not in WAYS:
+        raise PolicyError(choice("int8", int8, WAYS))
+    return int8
+
+
+def _write(model: Model, task: Task, folder: Path) -> None:
+    reference = model.reference_model
+    write_graph(SparseGraph(model).eval(), folder / MODEL)
+    write_graph(DenseGraph(reference).eval(), folder / REFERENCE)
+    (folder / TOKENIZER).write_text(model.tokenizer.backend_tokenizer.to_str(), "utf-8")
+    write_manifest(folder, _describe(model, reference, task, folder))
 
 
 def _task(model: Model) -> Task:
@@ -158,7 +188,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def write_graph(graph: nn.Module, file: Path, *, int8: bool) -> None:
+def write_graph(graph: nn.Module, file: Path) -> None:
     """Traces a graph with texts of several lengths and writes it."""
     ids = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 3, 4, 0], [1, 2, 0, 0, 0]])
     mask = (ids > 0).long()
@@ -182,15 +212,7 @@ def write_graph(graph: nn.Module, file: Path, *, int8: bool) -> None:
             verbose=False,
         )
         assert program is not None
-        if not int8:
-            program.save(file, external_data=False)
-            return
-        from saa_core.export.quantise import quantise
-
-        whole = file.with_suffix(".float32")
-        program.save(whole, external_data=False)
-        quantise(whole, file)
-        whole.unlink()
+        program.save(file, external_data=False)
 
 
 @contextlib.contextmanager
@@ -206,7 +228,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _describe(model: Model, reference: Model, task: Task, folder: Path, *, int8: bool) -> Manifest:
+def _describe(model: Model, reference: Model, task: Task, folder: Path) -> Manifest:
     packing, policy = packing_of(model), task.policy
     gates = token_gates(packing)
     config: Any = packing.layers[0].attention.config
@@ -227,14 +249,9 @@ def _describe(model: Model, reference: Model, task: Task, folder: Path, *, int8:
         margin=float(task.least_margin(policy)),
         longest=min(task.longest, model.max_length),
         max_length=model.max_length,
-        precision="int8" if int8 else "float32",
-        files={name: _digest(folder / name) for name in FILES},
+        precision="float32",
+        files={name: digest(folder / name) for name in FILES},
         fingerprints={side: vars(found) for side, found in sides.items()},
         versions={name: importlib.metadata.version(name) for name in PACKAGES},
         evaluation=dict(task.evaluation),
     )
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -156,15 +156,15 @@ def attend(rows: Rows, q_AE: Tensor, k_AE: Tensor, v_AE: Tensor, heads: int) -> 
     real_BW = wide < counts[:, None]
     source_BW = torch.where(real_BW, starts[:, None] + wide, 0)
 
-    def spread(part_AE: Tensor) -> Tensor:
-        """[A, E] to [B, H, W, D]."""
-        found: Tensor = take(part_AE, source_BW).unflatten(2, (heads, -1)).transpose(1, 2)
-        return found
-
-    q, k, v = spread(q_AE), spread(k_AE), spread(v_AE)
-    scores = q * (q.shape[-1] ** -0.5) @ k.transpose(2, 3)
-    scores = torch.where(real_BW[:, None, None], scores, -torch.inf)
-    mixed: Tensor = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2).flatten(0, 1)
+    q, k, v = (take(part_AE, source_BW) for part_AE in (q_AE, k_AE, v_AE))
+    mixed = torch.onnx.ops.symbolic(
+        "com.microsoft::MultiHeadAttention",
+        (q, k, v, None, counts.to(torch.int32)),
+        {"num_heads": heads},
+        dtype=q.dtype,
+        shape=q.shape,
+        version=1,
+    ).flatten(0, 1)
     within = torch.arange(rows.text.shape[0]) - starts.index_select(0, rows.text)
     return take(mixed, rows.text * wide.shape[0] + within)
 

@@ -45,6 +45,7 @@ class Manifest:
         fingerprints: of what was exported, by side: sha256 of weights and gates, and their dtype.
         versions: of what exported it.
         evaluation: what was measured when the task was trained, in float32 and with PyTorch.
+        int8: how it was made and what it costs (:mod:`saa_core.export.shrink`); empty in float32.
     """
 
     task: str
@@ -66,12 +67,13 @@ class Manifest:
     fingerprints: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    int8: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("task", "model", "family", "gate"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be a name")
-        for name in ("fingerprints", "versions", "evaluation", "files"):
+        for name in ("fingerprints", "versions", "evaluation", "files", "int8"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name} must be an object")
         labels = self.labels

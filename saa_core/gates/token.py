@@ -10,6 +10,7 @@ Shapes: T tokens, E hidden size, W width of the predictor.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -81,12 +82,26 @@ class TokenGate(nn.Module):
 
     def shift_for(self, share: float) -> Tensor:
         """The learned shift at a share, between the neighbours in SHARES; outside, the nearest."""
-        place = min(max(share, SHARES[0]), SHARES[-1])
-        right = next(i for i in range(1, len(SHARES)) if place <= SHARES[i])
-        part = (place - SHARES[right - 1]) / (SHARES[right] - SHARES[right - 1])
+        right, part = _between(share)
         return torch.lerp(self.shift[right - 1], self.shift[right], part)
 
     @property
     def flops_per_token(self) -> int:
         """Multiplications and additions of one token's score (normalisation left out)."""
         return 2 * (self.config.hidden * self.config.width + self.config.width)
+
+
+def shifts_at(gates: Sequence[TokenGate], share: float) -> Sequence[Tensor]:
+    """What :meth:`TokenGate.shift_for` gives for each gate, found for all at once."""
+    if not gates:
+        return ()
+    right, part = _between(share)
+    table = torch.stack([gate.shift for gate in gates])
+    return torch.lerp(table[:, right - 1], table[:, right], part).unbind()
+
+
+def _between(share: float) -> tuple[int, float]:
+    """The first of SHARES that a share is not above, and how far the share has come from the one before."""
+    place = min(max(share, SHARES[0]), SHARES[-1])
+    right = next(i for i in range(1, len(SHARES)) if place <= SHARES[i])
+    return right, (place - SHARES[right - 1]) / (SHARES[right] - SHARES[right - 1])

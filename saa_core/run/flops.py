@@ -29,13 +29,13 @@ def encoder_flops(model: Model, needed: Tensor | Sequence[int], *, gates: bool =
     packing = packing_of(model)
     hidden = int(model.hf.config.hidden_size)
     tokens = torch.as_tensor(needed)
-    total = torch.zeros_like(tokens[..., 0])
-    for index, (layer, gate) in enumerate(zip(packing.layers, token_gates(packing), strict=True)):
-        here = tokens[..., index]
-        total = total + 2 * layer_weights(layer.module) * here + 4 * hidden * here * here
-        if gates and gate is not None:
-            total = total + gate.flops_per_token * tokens[..., max(index - 1, 0)]
-    return total
+    weights = [layer_weights(layer.module) for layer in packing.layers]
+    total = (2 * tokens.new_tensor(weights) + 4 * hidden * tokens) * tokens
+    if gates:
+        costs = [0 if gate is None else gate.flops_per_token for gate in token_gates(packing)]
+        before = torch.cat([tokens[..., :1], tokens[..., :-1]], -1)
+        total = total + tokens.new_tensor(costs) * before
+    return total.sum(-1)
 
 
 def layer_weights(layer: nn.Module) -> int:

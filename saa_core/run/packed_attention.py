@@ -54,17 +54,18 @@ def attend(q_BHAD: Tensor, k_BHAD: Tensor, v_BHAD: Tensor, lengths: Tensor) -> T
 
 
 def which_stay(
-    gate: TokenGate, x_AE: Tensor, share: float, special_A: Tensor
+    gate: TokenGate, x_AE: Tensor, shift: Tensor, special_A: Tensor
 ) -> tuple[Tensor, Tensor]:
     """A token gate's scores, float32 [A], and which tokens stay, bool [A].
 
     Args:
+        shift: of the gate at the share that is asked for.
         special_A: tokens that are never dropped.
     """
     if _on_gpu(x_AE):
         weights = (*gate.norm.parameters(), *gate.down.parameters(), *gate.up.parameters())
-        return token_scores(x_AE, weights, gate.shift_for(share), special_A, gate.norm.eps)
-    score_A = gate(x_AE.float(), share)
+        return token_scores(x_AE, weights, shift, special_A, gate.norm.eps)
+    score_A = gate.unshifted(x_AE.float()) + shift
     return score_A, (score_A > 0) | special_A
 
 

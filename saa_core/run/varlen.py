@@ -20,7 +20,7 @@ from saa_core.errors import ModelError, PolicyError, TextError
 from saa_core.families import FAMILIES, family_of
 from saa_core.families.packing import PackedLayer, Packing
 from saa_core.gates.pair import PairGate
-from saa_core.gates.token import TokenGate
+from saa_core.gates.token import TokenGate, shifts_at
 from saa_core.kernels import KERNELS
 from saa_core.model import Model
 from saa_core.pairs import Allowed, Decision, expand
@@ -130,24 +130,25 @@ def encode(
     if recording and policy is not None and call is not None:
         call.used = pairs_by[0]
     with torch.inference_mode():
-        states_TE = x_AE = packing.embed(ids_T, positions_T)
+        x_AE = packing.embed(ids_T, positions_T)
+        states_TE = torch.empty_like(x_AE)  # a row is written when its token leaves, or at the end
         alive_A, still = torch.arange(len(ids_T), device=device), lengths.to(device)
-        needed = []
+        shifts = [] if special_T is None else shifts_at([g for g in gates if g is not None], share)
+        shift_of, needed = iter(shifts), []
         for layer, gate in zip(packing.layers, gates, strict=True):
             if call is not None:
                 call.stop_if_cancelled()
-            score_T = torch.full((len(ids_T),), torch.nan, device=device)
+            if recording:
+                score_T = torch.full((len(ids_T),), torch.nan, device=device)
             if gate is not None and special_T is not None:
-                score_A, stays_A = which_stay(gate, x_AE, share, special_T[alive_A])
+                score_A, stays_A = which_stay(gate, x_AE, next(shift_of), special_T[alive_A])
                 if recording:
                     score_T[alive_A] = score_A
                 kept = stays_A.nonzero()[:, 0]  # the one thing of a layer that a GPU is waited for
                 if len(kept) < len(alive_A):
-                    states_TE = states_TE.index_copy(0, alive_A, x_AE)
-                    alive_A, x_AE = alive_A[kept], x_AE[kept]
-                    still = torch.zeros_like(still).index_add_(
-                        0, text_T[alive_A], torch.ones_like(alive_A)
-                    )
+                    states_TE.index_copy_(0, alive_A, x_AE)
+                    alive_A, x_AE = alive_A[kept], x_AE.index_select(0, kept)
+                    still = _left(text_T, alive_A, len(batch))
             needed.append(still)
             q, k, v = _heads(layer, x_AE)
             watch = None
@@ -178,8 +179,18 @@ def encode(
                 if watch:
                     watch.lap("kernel")
             x_AE = layer.finish(x_AE, mixed[0].transpose(0, 1).flatten(1))
-        states_TE = states_TE.index_copy(0, alive_A, x_AE)
+        states_TE.index_copy_(0, alive_A, x_AE)
     return Encoded(states_TE, lengths.to(device), torch.stack(needed).cpu())
+
+
+def _left(text_T: Tensor, alive_A: Tensor, texts: int) -> Tensor:
+    """Tokens that each text still has, int64 [B], without a GPU being waited for."""
+    if texts == 1:
+        return torch.tensor([len(alive_A)], device=text_T.device)
+    if text_T.device.type == "cpu":
+        return torch.bincount(text_T[alive_A], minlength=texts)
+    none = torch.zeros(texts, dtype=torch.int64, device=text_T.device)
+    return none.index_add_(0, text_T[alive_A], torch.ones_like(alive_A))
 
 
 def encode_all(
@@ -347,6 +358,6 @@ def _heads(layer: PackedLayer, x_AE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values [1, H, A, D]."""
     heads = layer.attention.config.num_attention_heads  # type: ignore[union-attr]
     q, k, v = (
-        part.unflatten(-1, (heads, -1)).transpose(0, 1)[None] for part in layer.project(x_AE)
+        part.view(len(x_AE), heads, -1).transpose(0, 1)[None] for part in layer.project(x_AE)
     )
     return q, k, v

@@ -62,6 +62,21 @@ class TaskQuality:
     asked: float = 0.0
 
 
+def quality_lines(rows: Sequence[TaskQuality]) -> Iterator[str]:
+    """A table of what each share of the work costs."""
+    yield (
+        "tokens asked   tokens done   dense asked   operations   accuracy (95 % interval)   "
+        "labels changed"
+    )
+    for row in rows:
+        yield (
+            f"{100 * row.wanted:10.0f} % {100 * row.token_share:11.1f} % {100 * row.asked:11.1f} % "
+            f"{100 * row.flops_share:10.1f} % "
+            f"{100 * row.accuracy:10.1f} % ({100 * row.lo:.1f} to {100 * row.hi:.1f}) "
+            f"{100 * row.changed:13.1f} %"
+        )
+
+
 class TaskTraining:
     """One task from examples to a folder; iterate over :meth:`steps`, then call :meth:`finish`.
 

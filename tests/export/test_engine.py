@@ -294,6 +294,17 @@ def test_to_export_needs_onnx(model, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_does_not_run_is_refused_before_anything_is_loaded(tmp_path, capsys):
+    base = ["export", "--task", "questions", "--out", str(tmp_path / "out")]
+    for more, why in (
+        (["--bf16"], "ONNX Runtime multiplies nothing in bfloat16 on a CPU; choose --int8"),
+        (["--data", "mine.csv"], "--data is for --int8, which it calibrates"),
+    ):
+        assert main([*base, *more]) == 1
+        assert why in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_from_the_command_line(exported, tmp_path, capsys):
     base = ["classify", "--engine", "onnxruntime", "--model", str(exported)]
     file = tmp_path / "text.txt"

@@ -5,7 +5,6 @@ import random
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import pytest
 import torch
 
@@ -108,26 +107,6 @@ def test_the_record_is_the_one_that_pytorch_makes(model, engine, margin, tmp_pat
     assert (store.get(run).kept_tokens == found.kept_tokens).all()
     (row,) = store.query("SELECT label FROM runs").to_pylist()
     assert row["label"] == found.label
-
-
-@pytest.mark.slow
-def test_int8_answers_nearly_the_same(model, tmp_path):
-    """Gates and head stay in float32; the folder says what it is."""
-    folder = saa.export(model, tmp_path / "small", int8=True)
-    assert json.loads((folder / "saa.json").read_text())["precision"] == "int8"
-    graph = onnx.load(folder / "model.onnx").graph
-    small = [each for each in graph.initializer if each.data_type == onnx.TensorProto.INT8]
-    assert sum(len(each.dims) == 2 for each in small) == 4 * 6, (
-        "int8 are the six products of each layer, and nothing else"
-    )
-    reference = onnx.load(folder / "reference.onnx").graph
-    assert not any(each.data_type == onnx.TensorProto.INT8 for each in reference.initializer)
-    texts = draw_texts(random.Random(3), 40)
-    found = saa.open_engine(folder, threads=1).classify(texts, 0.5, 0.0)
-    expected = list(classify(model, texts, policy(0.5)))
-    assert np.mean([a.label == b.label for a, b in zip(found, expected, strict=True)]) > 0.8
-    work = [abs(a.token_share - b.token_share) for a, b in zip(found, expected, strict=True)]
-    assert np.mean(work) < 0.05
 
 
 def test_a_folder_is_replaced_as_a_whole_and_others_are_left_alone(model, exported, tmp_path):
