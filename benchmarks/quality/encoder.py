@@ -3,10 +3,14 @@
     python -m benchmarks.quality.encoder            # writes benchmarks/results/encoder.json and .svg
 
 Cosine of the sparse with the dense embedding, retained attention mass and density, by length; both
-pair by pair and in blocks.
+pair by pair and in blocks. What stands in the file is not measured again. multilingual-e5-small, by language:
+
+    python -m benchmarks.quality.encoder --model e5 --texts manual-ja gimp-ja manual wikipedia \
+        --lengths 64 128 256 508 --masses 0.9 0.95 --windows 6 --out benchmarks/results/encoder_e5.json
 """
 
 import argparse
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,14 +55,23 @@ def main() -> None:
     options = parser.parse_args()
     model = saa.load(options.model, gates=options.gates, device="cpu")
     texts = corpus.join_documents(corpus.documents(options.texts), "heldout")
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = (
+        json.loads(options.out.read_text()) if options.out.is_file() else []
+    )
+    known = {
+        (row["gate"], row["text"], row["length"], row["granularity"], row["mass"]) for row in rows
+    }
     for length in options.lengths:
         for name, text in texts.items():
             for granularity in GRANULARITIES:
+                asked = (model.spec.gate, name, length, granularity)
                 policies = [
                     saa.Policy(mass=mass, granularity=granularity, block=(16, 16))
                     for mass in options.masses
+                    if (*asked, mass) not in known
                 ]
+                if not policies:
+                    continue
                 found = evaluate_encoder(
                     model, text, name, length, policies, windows=options.windows
                 )
@@ -71,7 +84,7 @@ def main() -> None:
                         f"({row.lo:.4f} to {row.hi:.4f})",
                         flush=True,
                     )
-    write_json(options.out, rows)
+                write_json(options.out, rows)
     plot(rows, options.out.with_suffix(".svg"))
 
 

@@ -9,8 +9,9 @@ each is kept. Operations are counted from shapes, gates included. At a share of 
 with the gates drops nothing.
 
 ``--tasks`` takes folders too, so that other seeds of a task (saa train-task --teacher) become rows;
-``--data`` tests on another task's texts (domain shift). Rows are added to those of the file; those of the
-same task, seed and data are replaced. Texts that change their label are traced into
+``--data`` tests on another task's texts (domain shift, or another language). ``--no-times`` times nothing,
+for a machine that does other work meanwhile; such rows have no times. Rows are added to those of the file;
+those of the same task, seed and data are replaced. Texts that change their label are traced into
 ``--flips``: texts may not be ours to publish, so the folder is for the one who runs this.
 """
 
@@ -125,14 +126,7 @@ def measure(task: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         verbose=False,
     )["input_ids"]
     truth = torch.tensor([sparse.task.labels.index(example.label) for example in test])
-    ordered = sorted(ids, key=len)
-    batches = [ordered[at : at + BATCH] for at in range(0, len(ordered), BATCH)]
-    some = batches[:: max(1, len(batches) // options.batches)]
-    singles = [[own] for own in ids[: options.singles]]
-    what = sides(sparse, dense, compared)
-    many, one = time_sides(what, some, options.rounds), time_sides(what, singles, options.rounds)
-    long = [index for index, (own,) in enumerate(singles) if len(own) >= LONG]
-    one_long = {side: [[r[i] for i in long] for r in rounds] for side, rounds in one.items()}
+    times = None if options.no_times else Times(sparse, dense, compared, ids, options)
     full = answers(dense, ids).probabilities
     right_dense = (full.argmax(-1) == truth).float()
     rows = []
@@ -141,8 +135,6 @@ def measure(task: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         found, flops = answered.probabilities, answered.flops_share
         right, changed = (found.argmax(-1) == truth).float(), found.argmax(-1) != full.argmax(-1)
         lo, hi = interval((right - right_dense).tolist())
-        throughput, form = ratios(many, key)
-        latency, form_one = ratios(one, key)
         rows.append(
             {
                 "task": name,
@@ -161,31 +153,72 @@ def measure(task: str, options: argparse.Namespace) -> list[dict[str, Any]]:
                 "texts": len(test),
                 "mean_tokens": sum(map(len, ids)) / len(ids),
                 "flops_share": flops,
-                "throughput_ratio_b32": throughput[1],
-                "throughput_quartiles": [throughput[0], throughput[2]],
-                "best_dense_b32": form,
-                "latency_ratio_b1": latency[1],
-                "latency_quartiles": [latency[0], latency[2]],
-                "latency_ratio_b1_long": ratios(one_long, key)[0][1] if long else None,
-                "long_texts": len(long),
-                "best_dense_b1": form_one,
-                "latency_ms_b1": {side: spread(one[side]) for side in (form_one, key)},
-                "round_ms": {"b32": totals(many, key), "b1": totals(one, key)},
-                "threads": torch.get_num_threads(),
             }
         )
         row = rows[-1]
-        print(
+        said = (
             f"{name:10} {key:8} {policy}: accuracy {100 * row['accuracy']:.1f} % (dense "
-            f"{100 * row['dense_accuracy']:.1f}), operations {100 * flops:.0f} %, throughput at 32 "
-            f"{throughput[1]:.2f}x, one at a time {latency[1]:.2f}x",
-            flush=True,
+            f"{100 * row['dense_accuracy']:.1f}), operations {100 * flops:.0f} %"
         )
+        if times:
+            row |= times.of(key)
+            said += (
+                f", throughput at 32 {row['throughput_ratio_b32']:.2f}x, one at a time "
+                f"{row['latency_ratio_b1']:.2f}x"
+            )
+        print(said, flush=True)
         if options.flips and key == DEFAULT:
             texts = [test[int(i)].text for i in changed.nonzero()[:TRACED, 0]]
             folder = options.flips / f"{name}-{rows[-1]['seed']}"
             trace_flips(sparse, dense, policy, texts, folder)
     return rows
+
+
+class Times:
+    """Every side timed on some batches of texts, and on some texts alone.
+
+    Args:
+        compared: policies by name; :meth:`of` takes such a name.
+        ids: of all texts.
+    """
+
+    def __init__(
+        self,
+        sparse: saa.Model,
+        dense: saa.Model,
+        compared: Mapping[str, saa.Policy],
+        ids: Ids,
+        options: argparse.Namespace,
+    ) -> None:
+        ordered = sorted(ids, key=len)
+        batches = [ordered[at : at + BATCH] for at in range(0, len(ordered), BATCH)]
+        some = batches[:: max(1, len(batches) // options.batches)]
+        singles = [[own] for own in ids[: options.singles]]
+        what = sides(sparse, dense, compared)
+        self.many = time_sides(what, some, options.rounds)
+        self.one = time_sides(what, singles, options.rounds)
+        self.long = [index for index, (own,) in enumerate(singles) if len(own) >= LONG]
+        self.one_long = {
+            side: [[r[i] for i in self.long] for r in rounds] for side, rounds in self.one.items()
+        }
+
+    def of(self, key: str) -> dict[str, Any]:
+        """The columns of one policy's row."""
+        throughput, form = ratios(self.many, key)
+        latency, form_one = ratios(self.one, key)
+        return {
+            "throughput_ratio_b32": throughput[1],
+            "throughput_quartiles": [throughput[0], throughput[2]],
+            "best_dense_b32": form,
+            "latency_ratio_b1": latency[1],
+            "latency_quartiles": [latency[0], latency[2]],
+            "latency_ratio_b1_long": ratios(self.one_long, key)[0][1] if self.long else None,
+            "long_texts": len(self.long),
+            "best_dense_b1": form_one,
+            "latency_ms_b1": {side: spread(self.one[side]) for side in (form_one, key)},
+            "round_ms": {"b32": totals(self.many, key), "b1": totals(self.one, key)},
+            "threads": torch.get_num_threads(),
+        }
 
 
 def totals(samples: dict[str, list[list[float]]], key: str) -> dict[str, list[float]]:
@@ -254,7 +287,8 @@ def shipped_seeds() -> dict[str, int]:
 def plot(rows: list[dict[str, Any]], file: Path) -> None:
     """A panel per task: accuracy lost by each seed, and time saved by that which ships, over the work.
 
-    The default is ringed. Of a task that does not ship every seed is timed.
+    The default is ringed. Of a task that does not ship every seed is timed. Without times there is one row of
+    panels.
     """
     ships = shipped_seeds()
     shown = [
@@ -263,7 +297,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
             "seed": str(row["seed"]),
             "work": row["flops_share"],
             "lost": 100 * (row["accuracy"] - row["dense_accuracy"]),
-            "faster": row["throughput_ratio_b32"]
+            "faster": row.get("throughput_ratio_b32")
             if row["seed"] == ships.get(row["task"], row["seed"])
             else None,
             "default": row["default"],
@@ -281,10 +315,10 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
         color=alt.Color("seed:N", title="seed of the gates", legend=alt.Legend(orient="bottom")),
     )
     panels = []
-    for field, title in (
-        ("lost", ["accuracy against dense,", "points"]),
-        ("faster", ["throughput at 32", "against dense, times"]),
-    ):
+    fields = {"lost": ["accuracy against dense,", "points"]}
+    if any(row["faster"] for row in shown):
+        fields["faster"] = ["throughput at 32", "against dense, times"]
+    for field, title in fields.items():
         line = base.mark_line(opacity=0.5).encode(y=alt.Y(f"{field}:Q", title=title))
         points = base.mark_point(filled=True, size=25).encode(y=f"{field}:Q")
         chosen = (
@@ -307,6 +341,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=4, help="batches of 32 that are timed")
     parser.add_argument("--singles", type=int, default=30, help="texts that are timed alone")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-times", action="store_true", help="count and answer, time nothing")
     parser.add_argument("--flips", type=Path, help="folder for traces of texts that change")
     parser.add_argument("--out", type=Path, default=RESULTS / "understanding.json")
     options = parser.parse_args()

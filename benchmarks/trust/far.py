@@ -21,7 +21,7 @@ from saa_core.files import write_json
 from saa_core.train.ood import describe_inputs
 
 RESULTS = Path(__file__).parent.parent / "results"
-MODELS = {"smollm2": {}, "smollm2 + saa-joint": {"adapter": "saa-joint"}, "minilm": {}}
+MODELS = {"smollm2": {}, "smollm2 + saa-joint": {"adapter": "saa-joint"}, "minilm": {}, "e5": {}}
 WORDS = 6
 """Different texts of one repeated word that there are."""
 

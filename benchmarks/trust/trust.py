@@ -55,7 +55,7 @@ def fitting(model: saa.Model, text: str, length: int) -> str:
     """The text cut to ``length`` tokens."""
     encoded = model.tokenizer(text, return_offsets_mapping=True, verbose=False)
     ends = [end for _, end in encoded["offset_mapping"][:length]]
-    return text[: ends[-1]]
+    return text[: max(ends)]  # what frames a text ends at 0
 
 
 def one(model: saa.Model, text: str, policy: saa.Policy) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def classify(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--task",
         metavar="NAME",
-        help="shipped task or folder; needed with --engine pytorch (default: none)",
+        help="shipped task of the model (sentences and others of minilm; help-ja and manpages-ja of e5) or folder; "
+        "needed with --engine pytorch (default: none)",
     )
     command.add_argument(
         "--engine",
@@ -81,7 +82,7 @@ def _encoder(command: argparse.ArgumentParser) -> None:
         "--model",
         default="minilm",
         metavar="NAME",
-        help="alias, hub id or folder of an encoder (default: %(default)s)",
+        help="alias, hub id or folder of an encoder; e5 reads Japanese (default: %(default)s)",
     )
     device_option(command)
 
@@ -114,6 +115,7 @@ def train_task(command: argparse.ArgumentParser) -> None:
     for name, kind, metavar, what in (
         ("batch", int, "N", "texts per batch"),
         ("longest", int, "TOKENS", "tokens that a text is cut to"),
+        ("rank", int, "N", "rank of the two adapters that are kept"),
         ("rate", float, "X", "highest learning rate of the dense stage"),
     ):
         command.add_argument(
@@ -137,6 +139,14 @@ def train_task(command: argparse.ArgumentParser) -> None:
         default=8000,
         metavar="N",
         help="texts to train on at most (default: %(default)s)",
+    )
+    command.add_argument(
+        "--held-out",
+        type=int,
+        nargs=2,
+        default=[2000, 2000],
+        metavar=("VALIDATION", "TEST"),
+        help="texts to choose the default on and to measure on, at most (default: 2000 2000)",
     )
     seed_option(command)
     command.add_argument(
@@ -253,7 +263,10 @@ def _by_pytorch(
     side: Literal["auto", "sparse", "dense"] = "auto"
     if stored is not None:
         side = "dense" if stored.policy is None else "sparse"
-    model = load(options.model, task=options.task, side=side, device=options.device)
+    with Bars() as bars:
+        model = load(
+            options.model, device=options.device, task=options.task, side=side, progress=bars
+        )
     policy = model.spec.policy
     if options.tokens is not None:
         policy = replace(policy, tokens=options.tokens)
@@ -332,6 +345,7 @@ def _write(out: Path, texts: Sequence[str | None], found: list[Prediction]) -> P
 
 
 def _export(options: argparse.Namespace) -> None:
+    from saa_core.cli.bars import Bars
     from saa_core.export.export import export
     from saa_core.export.manifest import read_manifest
     from saa_core.export.shrink import said_of
@@ -349,7 +363,8 @@ def _export(options: argparse.Namespace) -> None:
     ):
         if given:
             raise PolicyError(why)
-    model = load(options.model, task=options.task, side="sparse", device="cpu")
+    with Bars() as bars:
+        model = load(options.model, device="cpu", task=options.task, side="sparse", progress=bars)
     if not options.int8:
         print(f"exported: {export(model, options.out)}")
         return
@@ -365,22 +380,27 @@ def _train_task(options: argparse.Namespace) -> None:
         steps=tuple(options.steps),
         batch=options.batch,
         longest=options.longest,
+        rank=options.rank,
         rate=options.rate,
         seed=options.seed,
         checkpoint=options.checkpoint or str(Path(options.out) / "checkpoint"),
     )
-    from saa_core.cli.bars import bar
+    from saa_core.cli.bars import Bars, bar
     from saa_core.loading import load
     from saa_core.train.task import TaskTraining, quality_lines
 
     examples = read_examples(options)
     name = options.name or Path(options.out).name
-    model = load(options.model, device=options.device)
+    with Bars() as bars:
+        model = load(options.model, device=options.device, progress=bars)
     texts = [example.text for example in examples]
     where = [f"row {example.row:,}" if example.row else example.text[:30] for example in examples]
     check_lengths(model, texts, where, config.longest, cut=options.cut)
     training = TaskTraining(
-        model, name, examples, config, limit=options.limit, teacher=options.teacher
+        *(model, name, examples, config),
+        limit=options.limit,
+        held_out=tuple(options.held_out),
+        teacher=options.teacher,
     )
     with bar(sum(config.steps), "batch") as shown:
         for step in training.steps():

@@ -32,9 +32,9 @@ MARGINS = (0.0, 0.3, 0.5)
 """Margins under which the reference model is asked as well, among which the default's is chosen."""
 LEAST_VALIDATION = 20
 """With fewer validation texts nothing can be said about a share, and the task stays dense."""
-HELD_OUT = {"validation": 2000, "test": 2000}
-"""Texts that are taken of the other two splits at most."""
-CALIBRATED = 16_384
+HELD_OUT = (2000, 2000)
+"""Texts that are taken of the validation and of the test split at most."""
+CALIBRATED = 8_192
 """Tokens of validation texts that the shares are calibrated on, at most."""
 
 
@@ -82,12 +82,13 @@ class TaskTraining:
 
     Args:
         limit: texts to train on at most.
+        held_out: texts of the validation and of the test split to take at most.
         teacher: task folder whose reference model is taken instead of training one.
 
     Raises:
         TextError: a split has no text.
         GateError: the teacher is no task folder, or for other labels or another model.
-        PolicyError: ``limit`` is no whole number >= 1.
+        PolicyError: ``limit`` or ``held_out`` is no whole number >= 1.
     """
 
     def __init__(
@@ -98,16 +99,19 @@ class TaskTraining:
         config: TokenConfig | None = None,
         *,
         limit: int = 8000,
+        held_out: tuple[int, int] = HELD_OUT,
         teacher: str | Path | None = None,
     ) -> None:
-        if not isinstance(limit, int) or limit < 1:
-            raise PolicyError(f"limit={limit!r} must be a whole number of texts >= 1")
+        most = {"train": limit, "validation": held_out[0], "test": held_out[1]}
+        for split, number in most.items():
+            if not isinstance(number, int) or number < 1:
+                named = f"limit={limit!r}" if split == "train" else f"held_out={held_out!r}"
+                raise PolicyError(f"{named} must be a whole number of texts >= 1 ({split})")
         self.model, self.name, self.config = model, name, config or TokenConfig()
         self.labels = tuple(sorted({example.label for example in examples}))
         self.lots: dict[str, TokenizedTexts] = {}
-        for split in ("train", "validation", "test"):
-            most = limit if split == "train" else HELD_OUT[split]
-            own = [example for example in examples if example.split == split][:most]
+        for split, number in most.items():
+            own = [example for example in examples if example.split == split][:number]
             if not own:
                 raise TextError(f"data has no text in the split {split!r}; give more texts")
             index = [self.labels.index(example.label) for example in own]

@@ -17,9 +17,10 @@ Shapes: B texts, N tokens, E hidden size, C labels.
 
 import hashlib
 import json
+import math
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,9 @@ from saa_core.types import Policy
 
 ADAPTER = {side: f"saa_{side}" for side in SIDES}
 """Names of the adapters in the model; BERT has modules that are called "dense"."""
-REACH, HALVINGS, CLOSE = 4.0, 8, 0.005
-"""How far calibration may move a shift (log-odds), in how many halvings, and when it is close enough."""
+REACH, FIRST, TRIALS, CLOSE = 4.0, 0.25, 10, 0.005
+"""How far calibration may move a shift (log-odds), by how much at first, how often it may look, and when it is
+close enough."""
 
 
 @dataclass(frozen=True)
@@ -196,20 +198,24 @@ class Stages:
         Training decides by chance and use does not, so the two differ by several points.
         """
         low, high = self.config.shares
+        offset = 0.0
         for index, wanted in enumerate(SHARES):
             if not low <= wanted <= high:
                 continue
             before = [float(gate.shift[index]) for gate in self.gates]
-            down, up = -REACH, REACH
-            for _ in range(HALVINGS):
-                offset = (down + up) / 2
+
+            def too_much(
+                offset: float,
+                index: int = index,
+                wanted: float = wanted,
+                before: Sequence[float] = before,
+            ) -> float:
                 with torch.no_grad():
                     for gate, start in zip(self.gates, before, strict=True):
                         gate.shift[index] = start + offset
-                done = self.answers(examples, "sparse", wanted).token_share
-                if abs(done - wanted) < CLOSE:
-                    break
-                down, up = (down, offset) if done > wanted else (offset, up)
+                return self.answers(examples, "sparse", wanted).token_share - wanted
+
+            offset = find_root(too_much, offset)
 
     def answers(self, examples: TokenizedTexts, side: str, share: float = 1.0) -> "Answers":
         """What one side answers at a share of the work, and what it computes, on packed tokens."""
@@ -260,7 +266,8 @@ class Stages:
         config, total = self.config, self.config.steps[SIDES.index(stage)]
         learning = {name: p for _, named in groups for name, p in named.items()}
         optimizer = torch.optim.Adam(
-            [{"params": list(named.values()), "highest": rate} for rate, named in groups]
+            [{"params": list(named.values()), "highest": rate} for rate, named in groups],
+            fused=self.model.device.type == "cpu" or None,
         )
         saved = None
         if config.checkpoint:
@@ -334,6 +341,33 @@ class Stages:
     def _freeze(self, parameters: Mapping[str, nn.Parameter]) -> None:
         for parameter in parameters.values():
             parameter.requires_grad_(False)
+
+
+def find_root(rising: Callable[[float], float], start: float) -> float:
+    """Where a function that rises comes within CLOSE of 0, near ``start``; at worst REACH away from 0.
+
+    Doubled steps to the other side of 0, then the method of false position in its Illinois form, which needs
+    half as many looks as halving. The last look is at what is returned.
+    """
+    at, value = start, rising(start)
+    step = -math.copysign(FIRST, value)
+    other, its = at, value
+    for _ in range(TRIALS):
+        if abs(value) < CLOSE or (its * value > 0 and abs(at) >= REACH):
+            break
+        if its * value > 0:  # not yet beyond 0
+            other, its = at, value
+            at, step = min(max(at + step, -REACH), REACH), 2 * step
+            value = rising(at)
+            continue
+        point = at - value * (at - other) / (value - its)
+        found = rising(point)
+        if found * value < 0:
+            other, its = at, value
+        else:
+            its /= 2
+        at, value = point, found
+    return at
 
 
 def _named(module: nn.Module, prefix: str) -> dict[str, nn.Parameter]:

@@ -1,6 +1,7 @@
 """Texts far from those that gates were trained on: the distance, its fit, and what a guard does about it."""
 
 import json
+import random
 from dataclasses import replace
 
 import pytest
@@ -142,6 +143,24 @@ def test_shipped_gates_know_their_inputs(name, adapter, novel):
     assert saa.run(model, FAR, POLICY).events[0]["suspected"] == "input"
     near = saa.run(model, novel[:600], POLICY)
     assert all(event["suspected"] != "input" for event in near.events)
+
+
+JAPANESE = (
+    "毎朝六時に、港の市場で競りが始まります。商人たちは魚の値段を見て、その日の仕入れを決めます。"
+    * 8
+)
+
+
+@pytest.mark.model
+def test_japanese_and_english_are_at_home_in_a_model_that_reads_both_and_random_bytes_are_far(
+    e5, novel
+):
+    policy = saa.Policy(mass=0.97, guard=saa.Guard(0.05))
+    draw = random.Random(0)
+    noise = [draw.randbytes(330).decode("latin-1") for _ in range(4)]
+    for text, far in ((JAPANESE[:240], False), (novel[:1200], False), *((n, True) for n in noise)):
+        events = saa.run(e5, text, policy).events
+        assert any(event["suspected"] == "input" for event in events) == far, text[:30]
 
 
 @pytest.mark.model

@@ -1,5 +1,6 @@
 """Dropping whole tokens: packed equals padded, executed equals masked, and the gates learn."""
 
+import math
 import random
 
 import numpy as np
@@ -21,7 +22,7 @@ from saa_core.train.batches import (
 )
 from saa_core.train.masked import _attend, forward_masked
 from saa_core.train.teacher import Teacher
-from saa_core.train.tokens import ADAPTER, Stages, TokenConfig
+from saa_core.train.tokens import ADAPTER, CLOSE, REACH, Stages, TokenConfig, find_root
 from tests.conftest import TINY
 
 PACKED = ("bert", "roberta", "xlm-roberta", "distilbert")
@@ -465,3 +466,23 @@ def test_what_drops_tokens_can_be_timed(minilm_with_gates, novel):
         assert len(timing.samples_ms) == len(timing.attention_ms) == 2
         assert all(0 < a < s for a, s in zip(timing.attention_ms, timing.samples_ms, strict=True))
     assert timings[1].density < 1 == timings[0].density
+
+
+@pytest.mark.parametrize("root", [-3.9, -1.0, -0.01, 0.0, 0.2, 1.5, 3.0])
+@pytest.mark.parametrize("start", [-0.5, 0.0, 1.0])
+def test_a_share_is_found_in_few_looks_and_the_last_look_is_the_answer(root, start):
+    looks = []
+
+    def rising(at):
+        looks.append(at)
+        return 1 / (1 + math.exp(root - at)) - 0.5
+
+    found = find_root(rising, start)
+    assert looks[-1] == found
+    assert abs(rising(found)) < CLOSE
+    assert len(looks) <= 10
+
+
+@pytest.mark.parametrize("root", [-9.0, 9.0])
+def test_what_is_out_of_reach_ends_at_the_end_of_the_reach(root):
+    assert find_root(lambda at: at - root, 0.0) == math.copysign(REACH, root)

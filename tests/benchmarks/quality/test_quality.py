@@ -36,6 +36,11 @@ def test_encoder(tmp_path, monkeypatch, novel, minilm):
         assert 0.5 < row["lo"] <= row["cosine"] <= row["hi"] <= 1
         assert 0 < row["density"] <= row["retained_mass"] <= 1
     assert out.with_suffix(".svg").read_text().startswith("<svg")
+    arguments[3] = "0.9"
+    start("quality.encoder", monkeypatch, *arguments, "--out", str(out))
+    again = json.loads(out.read_text())
+    assert again[:2] == rows, "what was measured stays"
+    assert [row["mass"] for row in again] == [0.7, 0.7, 0.9, 0.9]
 
 
 def test_choice_and_crossover(monkeypatch):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks.publish.tables_trust import far_table, promise_table, trust_table, tune_table
+from benchmarks.trust.trust import fitting
 from tests.benchmarks.started import questions, start
 
 
@@ -89,6 +90,12 @@ def test_far(tmp_path, monkeypatch, novel):
     assert max(side["bound"] for side in (once, twice)) <= 0.05
     assert out.with_suffix(".svg").read_text().startswith("<svg")
     assert "| one word | 60 | 4 of 4 |" in far_table(found)
+
+
+def test_a_text_shorter_than_asked_for_stays_whole(minilm):
+    """What frames a text has no characters, and comes last."""
+    assert fitting(minilm, "a short text", 50) == "a short text"
+    assert fitting(minilm, "a short text", 2) == "a"
 
 
 @pytest.mark.long  # one smoke run of this group is in the test tier
