@@ -53,7 +53,9 @@ COMMANDS = (
     Command("train", "train gates by distillation on a frozen model", "train"),
     Command("joint", "train model and gates together, under the sparse mask (LoRA)", "train"),
     Command("train-task", "fine-tune and gate an encoder on labelled texts", "tasks"),
-    Command("export", "write a task's model as a folder that runs without PyTorch", "tasks"),
+    Command(
+        "export", "write a task's model as a folder that runs without PyTorch", "backend.export"
+    ),
     Command(
         "serve",
         "answer over HTTP: labels, embeddings, continuations, recorded runs",

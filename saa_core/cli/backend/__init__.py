@@ -1,1 +1,1 @@
-"""The backend from the command line: serving, and asking one instead of loading a model here."""
+"""What runs elsewhere, from the command line: serving, asking a backend instead of loading a model here, exporting."""
