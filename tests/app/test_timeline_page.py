@@ -16,7 +16,7 @@ def test_one_run_is_drawn_and_told(lang: str) -> None:
     assert not at.error
     request, (dense, sparse) = at.session_state["timeline"]
     assert request.text == TEXT
-    assert {stage for stage in sparse.by_stage()} >= {"gate", "rule", "kernel", "rest"}
+    assert set(sparse.by_stage()) >= {"gate", "rule", "kernel", "rest"}
     shown = page_text(at)
     assert words.milliseconds(dense.total_ms) in shown
     assert words.milliseconds(sparse.total_ms) in shown
