@@ -1,6 +1,6 @@
 """The recorded stories that the first page opens on: runs that ship, and how typical each is.
 
-Nothing here loads a model; `python -m benchmarks.page.stories` writes what is read.
+Nothing here loads a model; `python -m scripts.stories` writes what is read.
 """
 
 import functools
@@ -112,7 +112,7 @@ def _read(name: str) -> Story:
     entry = next(entry for entry in table["story"] if entry["id"] == name)
     files = {side: newest(FOLDER, f"{name}_{side}") for side in SIDES}
     dense, sparse, guarded = (None if f is None else saa.Trace.load(f) for f in files.values())
-    assert sparse is not None, f"no run of the story {name}: python -m benchmarks.page.stories"
+    assert sparse is not None, f"no run of the story {name}: python -m scripts.stories"
     assert files["saa"] is not None
     work = json.loads(WORK.read_text(encoding="utf-8")).get(name)
     pictures = [FOLDER / f"{name}_{theme}.png" for theme in ("light", "dark")]

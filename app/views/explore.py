@@ -14,15 +14,16 @@ from app.components.explore.headline import headline
 from app.components.explore.story import show_stories
 from app.components.explore.three_figures import further_figures
 from app.components.explore.tour_link import tour_link
-from app.components.shared import crossed, guarding
 from app.components.shared import figures as numbers
+from app.components.shared import guarding
 from app.components.shared.continuations import continuations
 from app.components.shared.keeping import keep_run
-from app.components.shared.layer_strip import layer_strip
 from app.components.shared.maps import maps
 from app.components.shared.measured import show_measurement
 from app.components.shared.outcome import add_times, ask, outcome, warn_if_stale
 from app.components.sidebar.choice import asked_for_something
+from app.components.strips import crossed
+from app.components.strips.layer_strip import layer_strip
 from app.service import Client
 from app.state import session
 from app.state.ending import end_page

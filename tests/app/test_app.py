@@ -18,10 +18,10 @@ from app.charts.arc import ARCS, arcs
 from app.charts.head import head_values, measures
 from app.charts.pair import Frame, frame_around, window_rows
 from app.charts.token_labels import CONTINUED, labels
-from app.components.shared.crossed import first_without, half_way
 from app.components.shared.figures import figures, time_key
 from app.components.shared.maps import choose_pair, choose_token, start_pair
-from app.components.shared.text_strip import pieces, shade
+from app.components.strips.crossed import first_without, half_way
+from app.components.strips.text_strip import pieces, shade
 from app.live import passes
 from app.live.models import ModelRegistry
 from app.live.passes import NEW_TOKENS

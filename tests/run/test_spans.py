@@ -18,7 +18,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from app.charts.token_labels import labels
-from app.components.shared.text_strip import pieces
+from app.components.strips.text_strip import pieces
 from saa_core.run.spans import last_whole, spans
 
 CORPUS = ["The museum reopened in April. 中文 中文 日本語のテキスト、東京タワー🗼 ｶﾞｷﾞ ㍿ 猫"] * 3

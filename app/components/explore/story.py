@@ -8,9 +8,9 @@ from typing import Any
 
 import streamlit as st
 
-from app.components.shared.crossed import half_way, play
 from app.components.shared.figures import figures, work_share
 from app.components.shared.outcome import ask_of
+from app.components.strips.crossed import half_way, play
 from app.state.stories import Story, stories
 from app.text import Words, plain
 from saa_core import Trace

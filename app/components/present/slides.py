@@ -5,8 +5,8 @@ Words of a presentation are only ever draw_view as plain text. Nothing here runs
 
 import streamlit as st
 
-from app.components.shared.crossed import crossed_out
 from app.components.shared.maps import CURSOR, bump, forget_frame, maps
+from app.components.strips.crossed import crossed_out
 from app.state import address as link
 from app.state import records, session
 from app.text import Words, plain

@@ -19,7 +19,7 @@ from app.components.shared.download import export, export_map, title_line
 from app.components.shared.inspector import inspector
 from app.components.shared.message import failure
 from app.components.shared.pair_map import pair_map
-from app.components.shared.text_strip import text_strip
+from app.components.strips.text_strip import text_strip
 from app.export.formats import Chart, Rows
 from app.live.values import Result
 from app.state import address as link

@@ -15,7 +15,7 @@ from app.charts import map_picture
 from app.charts.label import bars_of_labels
 from app.charts.palette import palette
 from app.components.shared.outcome import ask_of
-from app.components.shared.text_strip import pieces
+from app.components.strips.text_strip import pieces
 from app.state import address as link
 from app.state.stories import newest
 from app.text import Words, plain

@@ -1,7 +1,7 @@
 """Records the stories that the first page opens on; which they are stands in assets/stories/stories.toml.
 
-    python -m benchmarks.page.stories             # runs the texts again and writes everything
-    python -m benchmarks.page.stories --typical   # only typical.json, from benchmarks/results
+    python -m scripts.stories             # runs the texts again and writes everything
+    python -m scripts.stories --typical   # only typical.json, from benchmarks/results
 
 A story is one text, run densely and with SAA, and of the kind "guard" once more with a guard. Runs lie beside
 stories.toml as TIME-STORY_SIDE.saa, without what the page does not draw; of a text whose pairs were decided a picture

@@ -11,8 +11,8 @@ from app.charts.palette import palette
 from app.charts.token_labels import CONTINUED
 from app.components.shared.download import titled
 from app.components.shared.figures import compare_labels
-from app.components.shared.layer_player import layer_player
-from app.components.shared.text_strip import pieces
+from app.components.strips.layer_player import layer_player
+from app.components.strips.text_strip import pieces
 from app.live.values import Result
 from app.text import Words
 from saa_core import Trace
