@@ -125,7 +125,7 @@ def test_the_readmes_have_the_python_of_a_first_run():
     assert len([line for line in found[0].splitlines() if line]) <= 8
     without_words = {re.sub(r"(f?)\"[^\"{]*(\{.*?\})?[^\"]*\"", r"\1\2", code) for code in found}
     assert (len(found), len(without_words)) == (2, 1), "the same program in both languages"
-    assert len(blocks("docs/python.md", "python")) == 8
+    assert len(blocks("docs/python.md", "python")) == 9
 
 
 @pytest.mark.parametrize("code", python_blocks())

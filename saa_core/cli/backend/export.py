@@ -69,7 +69,7 @@ def _export(options: argparse.Namespace) -> None:
     if not options.int8:
         print(f"exported: {export(model, options.out)}")
         return
-    name = options.data or (model.task and model.task.name)
+    name: str = options.data or (model.task.name if model.task else "")
     known = options.data or name in labelled.TASKS
     examples = labelled.read(name, options.column, options.label) if known else []
     print(f"exported: {(folder := export(model, options.out, options.int8, examples))}")
