@@ -66,5 +66,5 @@ def timeline(sides: Sequence[Timeline], words: Words, dark: bool) -> alt.Chart:
                 alt.Tooltip("start:Q", title=words("timeline.start"), format=",.1f"),
             ],
         )
-        .properties(height=130)
+        .properties(height=230)  # axis and legend lie inside
     )
