@@ -64,7 +64,7 @@ def time_engines(model: Model, engine: Engine, text: str, rounds: int = 5) -> En
     }
     samples: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds + 1):
-        for name in list(sides) if turn % 2 else reversed(sides):
+        for name in list(sides) if turn % 2 else list(sides)[::-1]:
             began = time.perf_counter()
             sides[name]()
             samples[name].append(1000 * (time.perf_counter() - began))

@@ -51,6 +51,7 @@ def _export(options: argparse.Namespace) -> None:
     from saa_core.export.manifest import read_manifest
     from saa_core.export.shrink import said_of
     from saa_core.loading import load
+    from saa_core.run.classify import task_of
 
     for given, why in (
         (
@@ -66,11 +67,8 @@ def _export(options: argparse.Namespace) -> None:
             raise PolicyError(why)
     with Bars() as bars:
         model = load(options.model, device="cpu", task=options.task, side="sparse", progress=bars)
-    if not options.int8:
-        print(f"exported: {export(model, options.out)}")
-        return
-    name: str = options.data or (model.task.name if model.task else "")
-    known = options.data or name in labelled.TASKS
+    name: str = options.data or task_of(model).name
+    known = options.int8 and (options.data or name in labelled.TASKS)
     examples = labelled.read(name, options.column, options.label) if known else []
-    print(f"exported: {(folder := export(model, options.out, options.int8, examples))}")
+    print(f"exported: {(folder := export(model, options.out, options.int8 or False, examples))}")
     print(said_of(read_manifest(folder).int8), end="")
