@@ -216,24 +216,7 @@ def rates(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {"seconds_per_rate": seconds}
     with bench.server() as own:
         for model in ("labels", *(["engine"] if bench.options.engine else [])):
-            sides = dict.fromkeys(("dense", "default"), 0.0)
-            for side in sides:
-                bodies = [
-                    {"model": model, "input": t, "saa": {"policy": side}} for t in bench.short
-                ]
-                own.ask("/v1/classify", bodies[0])
-                tried, rate = list[dict[str, float]](), bench.options.start
-                while len(tried) < bench.options.rates:
-                    tried.append(
-                        at_rate(own.address, "/v1/classify", bodies, rate, seconds, len(tried))
-                    )
-                    if tried[-1]["p95_ms"] > 100 or tried[-1]["failed"]:
-                        break
-                    sides[side], rate = rate, rate * STEP
-                found[f"{model} {side}"] = {"rate": sides[side], "tried": tried}
-            found[f"{model} times dense"] = (
-                sides["default"] / sides["dense"] if sides["dense"] else None
-            )
+            found[model] = _held(bench, own.address, model, seconds)
         connection, spent = Connection(own.address), list[float]()
         for text in bench.short[:50]:
             began = time.perf_counter()
@@ -254,6 +237,26 @@ def rates(bench: Bench) -> dict[str, Any]:
         "p50_library_ms": middle[1],
         "overhead_ms": middle[0] - middle[1],
     }
+
+
+def _held(bench: Bench, address: str, model: str, seconds: float) -> dict[str, Any]:
+    """The highest rate that each side held, the sides in turn at each rate, and everything that was tried."""
+    tried: dict[str, list[dict[str, float]]] = {"dense": [], "default": []}
+    held, rate, going = dict.fromkeys(tried, 0.0), bench.options.start, set(tried)
+    for turn in range(bench.options.rates):
+        for side in tried if turn % 2 else list(tried)[::-1]:
+            if side not in going:
+                continue
+            bodies = [{"model": model, "input": t, "saa": {"policy": side}} for t in bench.short]
+            own = at_rate(address, "/v1/classify", bodies, rate, seconds, turn)
+            tried[side].append(own)
+            if own["answered"] and own["p95_ms"] <= 100 and not own["failed"]:
+                held[side] = rate
+            else:
+                going.discard(side)
+        rate *= STEP
+    times = held["default"] / held["dense"] if held["dense"] else None
+    return {"held": held, "times dense": times, "tried": tried}
 
 
 def hostile(bench: Bench) -> dict[str, Any]:
