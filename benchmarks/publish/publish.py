@@ -25,13 +25,19 @@ from benchmarks.publish.tables_peers import (
     peers_table,
 )
 from benchmarks.publish.tables_quality import (
+    BY_LANGUAGE,
     encoder_table,
     equal_density_table,
     frontier_table,
     quality_table,
 )
 from benchmarks.publish.tables_readme import headline_table
-from benchmarks.publish.tables_tasks import seeds_table, shift_table, understanding_table
+from benchmarks.publish.tables_tasks import (
+    japanese_table,
+    seeds_table,
+    shift_table,
+    understanding_table,
+)
 from benchmarks.publish.tables_time import app_table, latency_table, machine, prefill_table
 from benchmarks.publish.tables_trust import (
     far_table,
@@ -54,12 +60,20 @@ RESULTS = ROOT / "benchmarks" / "results"
 NOT_MEASURED = "Not measured yet."
 
 
+ENCODERS = {
+    "minilm": ("encoder", "python -m benchmarks.quality.encoder"),
+    "e5": ("encoder_e5", "python -m benchmarks.quality.encoder --model e5"),
+}
+"""Gates of encoders: what measured them, and by which command (its options stand in the module)."""
+
+
 def publish_encoder(gates: Path) -> None:
     """Writes the evaluation of an encoder's gates beside them."""
-    rows = json.loads((RESULTS / "encoder.json").read_text())
+    name, command = ENCODERS[gates.name]
+    rows = json.loads((RESULTS / f"{name}.json").read_text())
     about = json.loads((gates / "gates.json").read_text())
     shown = [row for row in rows if row["mass"] == _mass(about, row["length"], row["block"])]
-    about["evaluation"] = {"command": "python -m benchmarks.quality.encoder", "quality": shown}
+    about["evaluation"] = {"command": command, "quality": shown}
     write_json(gates / "gates.json", about)
 
 
@@ -147,10 +161,12 @@ def result_tables(results: dict[str, Any]) -> dict[str, str]:
         "MiniLM": assets / "gates" / "minilm",
     }
     mass, joint, encoder = (_shipped_mass(folder) for folder in gates.values())
+    e5 = _shipped_mass(assets / "gates" / "e5")
     return {
         "quality": quality_table(_at(results["quality"], mass, 0.93, 0.9)),
         "joint": quality_table(_at(results["quality_joint"], joint, 0.9, 1.0)),
         "encoder": encoder_table(_at(results["encoder"], encoder)),
+        "encoder_e5": encoder_table(_by_length(_at(results["encoder_e5"], e5)), BY_LANGUAGE),
         "latency": latency_table(_timings(results["latency"])),
         "gpu": latency_table(_timings(results["gpu"])),
         "frontier": frontier_table(results["frontier"]),
@@ -163,8 +179,10 @@ def result_tables(results: dict[str, Any]) -> dict[str, str]:
         "understanding": understanding_table(results["understanding"], shipped_seeds()),
         "seeds": seeds_table(results["understanding"]),
         "shift": shift_table(results["understanding"]),
+        "japanese": japanese_table(results["japanese"]),
         "trust": trust_table(results["trust"]),
         "far": far_table(results["far"]),
+        "far_e5": far_table(results["far_e5"]),
         "promise": promise_table(results["promise"]),
         "tune": tune_table(results["tune"]),
         "app": app_table(results["ui"], results["store"]),
@@ -197,6 +215,12 @@ def put_below(page: Path, name: str, table: str, above: str) -> None:
 
 def _at(rows: list[dict[str, Any]], *masses: float) -> list[dict[str, Any]]:
     return [row for row in rows if row["mass"] in masses]
+
+
+def _by_length(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Languages beneath each other at each length."""
+    order = {name: place for place, name in enumerate(BY_LANGUAGE)}
+    return sorted(rows, key=lambda row: (row["length"], order.get(row["text"], 9), row["density"]))
 
 
 def _shipped_mass(gates: Path) -> float:
@@ -232,7 +256,8 @@ def main() -> None:
         "&& python -m benchmarks.speed.prefill --adapter saa-joint",
         prefill_timings(results["prefill"]),
     )
-    publish_encoder(assets / "gates" / "minilm")
+    for name in ENCODERS:
+        publish_encoder(assets / "gates" / name)
     write_tables(ROOT / "docs" / "results.md", result_tables(results))
     headline = (results["prefill"], results["prefill_xeon"], results["frontier"])
     write_tables(ROOT / "README.md", {"headline": headline_table(*headline, "en")})

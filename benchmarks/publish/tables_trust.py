@@ -53,7 +53,12 @@ def far_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-MODEL_TITLES = {"smollm2": "SmolLM2", "smollm2 + saa-joint": "SmolLM2, joint", "minilm": "MiniLM"}
+MODEL_TITLES = {
+    "smollm2": "SmolLM2",
+    "smollm2 + saa-joint": "SmolLM2, joint",
+    "minilm": "MiniLM",
+    "e5": "multilingual-e5-small",
+}
 
 
 def promise_table(rows: list[dict[str, Any]]) -> str:

@@ -37,7 +37,7 @@ def classify(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--task",
         metavar="NAME",
-        help="shipped task of the model (sentences and others of minilm; help-ja and manpages-ja of e5) or folder; "
+        help="shipped task of the model (sentences and others of minilm; help-ja of e5) or folder; "
         "needed with --engine pytorch (default: none)",
     )
     command.add_argument(

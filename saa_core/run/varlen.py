@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from saa_core.attention import Call, Plan, StageTimer, choose_kernel, decide
+from saa_core.attention.packed import attend, which_stay
 from saa_core.errors import ModelError, PolicyError, TextError
 from saa_core.families import FAMILIES, family_of
 from saa_core.families.packing import PackedLayer, Packing
@@ -24,7 +25,6 @@ from saa_core.gates.token import TokenGate, shifts_at
 from saa_core.kernels import KERNELS
 from saa_core.model import Model
 from saa_core.pairs import Allowed, Decision, expand
-from saa_core.run.packed_attention import attend, which_stay
 from saa_core.trace.record import LayerRecord, record_layer
 from saa_core.types import TOKEN, Policy
 

@@ -9,6 +9,7 @@ import torch
 
 import saa_core as saa
 from saa_core.cli.main import main
+from saa_core.data import fetch
 from saa_core.data.corpus import Document
 from saa_core.gates.files import read_gates
 from saa_core.gates.ood import OodDetector, features
@@ -145,12 +146,6 @@ def test_shipped_gates_know_their_inputs(name, adapter, novel):
     assert all(event["suspected"] != "input" for event in near.events)
 
 
-JAPANESE = (
-    "毎朝六時に、港の市場で競りが始まります。商人たちは魚の値段を見て、その日の仕入れを決めます。"
-    * 8
-)
-
-
 @pytest.mark.model
 def test_japanese_and_english_are_at_home_in_a_model_that_reads_both_and_random_bytes_are_far(
     e5, novel
@@ -158,7 +153,8 @@ def test_japanese_and_english_are_at_home_in_a_model_that_reads_both_and_random_
     policy = saa.Policy(mass=0.97, guard=saa.Guard(0.05))
     draw = random.Random(0)
     noise = [draw.randbytes(330).decode("latin-1") for _ in range(4)]
-    for text, far in ((JAPANESE[:240], False), (novel[:1200], False), *((n, True) for n in noise)):
+    japanese = (fetch.assets() / "examples" / "japanese.txt").read_text("utf-8")
+    for text, far in ((japanese[:300], False), (novel[:1200], False), *((n, True) for n in noise)):
         events = saa.run(e5, text, policy).events
         assert any(event["suspected"] == "input" for event in events) == far, text[:30]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import saa_core as saa
-from saa_core.run import packed_attention as packed
-from saa_core.run.packed_attention import attend
+from saa_core.attention import packed
+from saa_core.attention.packed import attend
 from saa_core.run.varlen import encode, packing_of, special_tokens, token_gates
 from saa_core.task import add_token_gates
 from saa_core.train import lora

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import saa_core as saa
-from saa_core.run import packed_attention as packed
+from saa_core.attention import packed
 from saa_core.run.varlen import encode, packing_of
 from saa_core.task import add_token_gates
 from tests.conftest import TINY

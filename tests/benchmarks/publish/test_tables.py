@@ -9,12 +9,18 @@ import saa_core as saa
 from benchmarks.publish import publish
 from benchmarks.publish.tables_kinds import kinds_table, one_percent_table, retrieval_table
 from benchmarks.publish.tables_quality import (
+    BY_LANGUAGE,
     encoder_table,
     equal_density_table,
     frontier_table,
     quality_table,
 )
-from benchmarks.publish.tables_tasks import seeds_table, shift_table, understanding_table
+from benchmarks.publish.tables_tasks import (
+    japanese_table,
+    seeds_table,
+    shift_table,
+    understanding_table,
+)
 from benchmarks.publish.tables_time import app_table, latency_table, prefill_table
 from benchmarks.publish.tables_trust import far_table, promise_table, trust_table, tune_table
 from benchmarks.tasks.understanding import shipped_seeds
@@ -31,6 +37,7 @@ TABLES = {
     "quality": quality_table,
     "quality_joint": quality_table,
     "encoder": encoder_table,
+    "encoder_e5": lambda rows: encoder_table(rows, BY_LANGUAGE),
     "latency": lambda rows: latency_table(timings(rows)),
     "gpu": lambda rows: latency_table(timings(rows)),
     "frontier": frontier_table,
@@ -43,8 +50,10 @@ TABLES = {
     "understanding": lambda rows: understanding_table(rows, shipped_seeds()),
     "understanding, seeds": seeds_table,
     "understanding, other texts": shift_table,
+    "japanese": japanese_table,
     "trust": trust_table,
     "far": far_table,
+    "far_e5": far_table,
     "promise": promise_table,
     "tune": tune_table,
 }

@@ -4,7 +4,12 @@ import json
 
 import pytest
 
-from benchmarks.publish.tables_tasks import seeds_table, shift_table, understanding_table
+from benchmarks.publish.tables_tasks import (
+    japanese_table,
+    seeds_table,
+    shift_table,
+    understanding_table,
+)
 from tests.benchmarks.started import start
 
 
@@ -30,6 +35,21 @@ def test_understanding(tmp_path, monkeypatch, minilm, asked_table):
         wrong = row["texts"] * (row["dense_accuracy"] - row["accuracy"])
         assert flips["right_to_wrong"] - flips["wrong_to_right"] == pytest.approx(wrong)
     assert out.with_suffix(".svg").read_text().startswith("<svg")
+
+
+def test_without_times_the_answers_are_counted_all_the_same(
+    tmp_path, monkeypatch, minilm, asked_table
+):
+    out = tmp_path / "understanding.json"
+    arguments = ["--tasks", "questions", "--data", asked_table, "--shares", "0.7", "--no-times"]
+    start("tasks.understanding", monkeypatch, *arguments, "--out", str(out))
+    rows = json.loads(out.read_text())
+    assert len(rows) == 2
+    assert all(row["accuracy"] > 0.5 and row["flops_share"] < 1 for row in rows)
+    assert not any("ratio" in name or "ms" in name for row in rows for name in row)
+    assert "throughput" not in out.with_suffix(".svg").read_text()
+    (first, *_) = japanese_table(rows).splitlines()[2:]
+    assert first.startswith(f"| questions (questions) | {asked_table} ({asked_table}) | ")
 
 
 def test_seeds_are_averaged_before_tasks_and_other_texts_left_out(monkeypatch):
