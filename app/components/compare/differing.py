@@ -17,14 +17,13 @@ from app.components.shared.maps import (
     draw_grid,
     draw_overview,
     draw_window,
-    pieces,
     remember,
     selectors,
-    shade,
     start_at,
 )
 from app.components.shared.message import failure
 from app.components.shared.token_strip import token_strip
+from app.components.strips.text_strip import pieces, shade
 from app.export.provenance import about_pair
 from app.live.values import Compared
 from app.text import Words
