@@ -342,7 +342,7 @@ def special_ids(model: Model) -> list[int]:
 
 def _heads(layer: PackedLayer, x_AE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values [1, H, A, D]."""
-    heads = layer.attention.config.num_attention_heads  # type: ignore[union-attr]
+    heads = int(layer.attention.config.num_attention_heads)  # type: ignore[union-attr, arg-type]
     q, k, v = (
         part.view(len(x_AE), heads, -1).transpose(0, 1)[None] for part in layer.project(x_AE)
     )
