@@ -135,7 +135,7 @@ def typical() -> dict[str, Typical]:
             worse_spread=(perplexity["lo"] / 100, perplexity["hi"] / 100),
             **where,
         ),
-        "japanese": _of_embedding("e5", "japanese"),
+        "japanese": _of_embedding("e5", "manual-ja"),
         **{task: _of_shipped("e5", task) for task in fetch.list_shipped("tasks", "e5")},
     }
 
