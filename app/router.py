@@ -51,14 +51,18 @@ pages = {
     )
     for name in needs
 }
-page = st.navigation(
-    {words(f"section.{group}"): [pages[name] for name in names] for group, names in PAGES.items()}
-)
+page = st.navigation(list(pages.values()), position="hidden")
 if page is pages["present"]:  # nothing beside the slide
     st.set_page_config(initial_sidebar_state="collapsed")
 st.logo(str(ROOT / "assets" / "logo.svg"), size="large")
 
 with st.sidebar:
+    # Streamlit's own menu puts the groups' titles between the items of a list, which screen readers lose.
+    for group, names in PAGES.items():
+        st.caption(words(f"section.{group}"))
+        for each in names:
+            st.page_link(pages[each])
+    st.divider()
     name = page.url_path or FIRST
     choice = st.session_state.choice = sidebar(Client(), needs[name], words)
 

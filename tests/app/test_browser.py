@@ -140,6 +140,7 @@ def test_type_a_text_read_the_figures_and_follow_a_pair(address: str) -> None:
     with visit(address) as page:
         page.get_by_label("Your text").fill(TEXT)
         page.get_by_role("button", name="Run", exact=True).click()
+        page.locator("#verdict").wait_for()
         figures = page.locator('[data-testid="stMetricValue"]')
         figures.nth(2).wait_for()
         settle(page)
