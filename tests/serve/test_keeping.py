@@ -85,8 +85,9 @@ def test_expiry_runs_by_itself(toys, tmp_path, monkeypatch):
 
     monkeypatch.setattr(server, "EVERY", 0.05)
     store = Store(tmp_path / "kept")
-    store.add(run(toys, TEXT), run="20200101T000000Z-old")
+    store.add(run(toys, TEXT), run="20200101T000000Z-old", tags=["asked by ana"])
+    store.add(run(toys, TEXT), run="20200101T000000Z-mine")
     keep = Keep("figures", str(tmp_path / "kept"))
     with running(settings(tmp_path, "toys", keep=keep), {"toys": toys}) as own:
-        wait_for(lambda: Store(tmp_path / "kept").ids() == [])
+        wait_for(lambda: Store(tmp_path / "kept").ids() == ["20200101T000000Z-mine"])
         wait_for(lambda: own.figure("saa_kept_runs_expired_total") == 1)
