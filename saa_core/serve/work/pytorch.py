@@ -126,10 +126,7 @@ class PytorchModel:
             NotFiniteError: a state is no number.
         """
         single = policy is not None and bool(
-            policy.guard is not None
-            or policy.force
-            or policy.tail
-            or policy.fallback == "dense"
+            policy.guard is not None or policy.force or policy.tail or policy.fallback == "dense"
         )
         parts = [[own] for own in ids] if single else [list(ids)]
         made = list[Embedded]()
