@@ -84,11 +84,14 @@ def _guarded(policy: Policy | None, bounds: Bounds) -> Policy | None:
     """With the guard that the operator demands where pairs are left out."""
     if policy is None or bounds.missed_mass is None or policy.tokens is not None:
         return policy
-    if policy.aims and policy.aim >= 1:
+    if policy.aims and policy.aim >= 1 and all(force.keep for force in policy.force):
         return policy
-    own = policy.guard
+    limit, own = Guard(bounds.missed_mass), policy.guard
     if own is None:
-        return replace(policy, guard=Guard(bounds.missed_mass))
-    if own.missed_mass is None or own.missed_mass > bounds.missed_mass:
-        return replace(policy, guard=replace(own, missed_mass=bounds.missed_mass))
-    return policy
+        return replace(policy, guard=limit)
+    missed = bounds.missed_mass
+    if own.missed_mass is not None:
+        missed = min(own.missed_mass, missed)
+    return replace(
+        policy, guard=replace(own, missed_mass=missed, delta=min(own.delta, limit.delta))
+    )

@@ -88,12 +88,16 @@ class Kept:
         return True
 
     def expire(self) -> int:
-        """Deletes what is too old, and the oldest of what is too many; returns how many."""
+        """Deletes what is too old, and the oldest of what is too many; returns how many.
+
+        Only runs that a server kept, which have an owner: a folder may hold somebody's own traces.
+        """
         if self.store is None:
             return 0
         with self._lock:
             notes = self.store.notes()
-            runs = [self._about(run, notes) for run in self.store.ids()]
+            every = [self._about(run, notes) for run in self.store.ids()]
+            runs = [kept for kept in every if kept.owner]
             runs.sort(key=lambda kept: kept.expires)
             now, most = self.clock(), self.keep.most
             many = max(0, len(runs) - most)

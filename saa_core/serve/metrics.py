@@ -75,6 +75,7 @@ class Metrics:
         self.success = counter(
             "request_success", "Requests that were answered.", (*SIDE, "finished_reason")
         )
+        self.texts = counter("texts_answered", "Texts of requests that were answered.", OP)
         self.cancelled = counter("requests_cancelled", "Requests whose client went away.", OP)
         self.errors = counter("request_errors", "Requests that got an error.", (*OP, "reason"))
         self.density = histogram(

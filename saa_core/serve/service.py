@@ -225,6 +225,7 @@ class Service:
                 self.metrics.latency.labels(name, op, ticket.side).observe(spent)
                 reason = ticket.facts.get("finish", "stop")
                 self.metrics.success.labels(name, op, ticket.side, reason).inc()
+                self.metrics.texts.labels(name, op).inc(len(texts))
                 self.metrics.prompt_tokens.labels(name, op).inc(ticket.tokens)
 
     def submit(

@@ -64,6 +64,13 @@ def test_the_operator_may_demand_a_guard():
     assert asked({"guard": {"missed_mass": 0.2}}, bounds).guard.missed_mass == 0.05
     assert asked({"guard": {"missed_mass": 0.01}}, bounds).guard.missed_mass == 0.01
     assert asked({"guard": None}, bounds).guard.missed_mass == 0.05
+    assert asked({"guard": {"missed_mass": 0.5, "delta": 0.99}}, bounds).guard == saa.Guard(0.05)
+    assert asked({"mass": 1.0}, bounds).guard is None, "nothing is left out"
+    wide = Bounds(missed_mass=0.05)
+    excluded = {"mass": 1.0, "force": [{"key": 3, "keep": False}]}
+    with pytest.raises(saa.PolicyError, match="cannot be excluded under a guard"):
+        asked(excluded, wide)
+    assert asked(excluded | {"force": [{"key": 3}]}, wide).guard is None
     assert asked("dense", bounds) is None
     with pytest.raises(saa.PolicyError, match="tail"):
         asked({"tail": 1}, bounds)

@@ -125,6 +125,11 @@ def test_hostile_bodies_are_refused(small, body, status):
         b'{"inputs": [{"name": "text", "datatype": "FP32", "shape": [1], "data": [1]}]}',
         b'{"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], '
         b'"parameters": {"binary_data_size": 99}}]}',
+        *(
+            b'{"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["w5"]}], '
+            b'"outputs": [' + names + b"]}"
+            for names in (b'{"name": "probs"}, {"name": "probs"}', b'{"name": ["probs"]}', b"{}")
+        ),
     ],
 )
 def test_hostile_tensors_are_refused(small, inputs):

@@ -2,15 +2,19 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from saa_core.run.classify import answers
+from saa_core.serve.metrics import Metrics
 from saa_core.serve.settings import Breaking, Limits
 from saa_core.serve.work import pytorch
 from saa_core.serve.work.breaker import Breaker
+from saa_core.serve.work.failsafe import Group, guarded
+from saa_core.serve.work.parts import Work, in_parts
 from tests.serve.conftest import settings
 from tests.serve.serving import Running, running, wait_for
 
@@ -193,3 +197,38 @@ def test_a_breaker_tries_again_and_closes():
     breaker.succeeded()
     assert not breaker.open
     assert breaker.allows()
+
+
+def test_a_hang_that_nobody_waits_for_ends_the_trial_and_touches_nothing_later():
+    now = [0.0]
+    breaker = Breaker(Breaking(1, 10.0, 5.0), lambda: now[0])
+    breaker.failed()
+    now[0] = 6.0
+    ticket = SimpleNamespace(model="toys", op="classify", left=False, side="dense", facts={})
+    held = []
+
+    def sparse(_works, _stop):
+        group = held[0]
+        ticket.left = group.abandoned = True
+        assert group.instead(Metrics([], "cpu")) is None, "nobody waits for a dense answer"
+        now[0] = 12.0
+        assert breaker.allows(), "the trial was released, and the next one has begun"
+        yield []
+
+    work = Work(ticket, dense=lambda *_: iter(()), sparse=sparse, ids=[[1]], breaker=breaker)
+    group = Group([work], lambda own: guarded(own, Metrics([], "cpu")))
+    held.append(group)
+    assert list(group.steps) == []
+    assert breaker.open, "a thread left behind does not close it"
+    assert not breaker.allows(), "nor does it end the trial of another"
+
+
+def test_a_thread_left_behind_writes_into_nobody_elses_batch():
+    work = Work(SimpleNamespace(left=False), dense=lambda *_: iter(()), ids=[[1], [1, 2]])
+    slow = in_parts([work], 1, lambda ids: ["old"] * len(ids))
+    assert next(slow) == []
+    fresh = in_parts([work], 1, lambda ids: ["new"] * len(ids))
+    assert next(fresh) == []
+    next(slow)
+    ((_, piece),) = next(fresh)
+    assert piece.value == ["new", "new"]

@@ -49,8 +49,14 @@ def test_what_is_kept_is_what_the_operator_says(toys, tmp_path, what):
         assert trace.text == (TEXT if what == "text" else None)
         if what == "figures":
             assert not np.any(trace.token_ids)
-            for name in ("tokens", "offsets", "hidden", "top_ids", "top_probs"):
+            for name in ("tokens", "offsets", "hidden", "top_ids", "attention_received"):
                 assert getattr(trace, name) is None, name
+            assert trace.token_score is None or np.isnan(trace.token_score).all()
+            for layer in range(trace.shape[0]):
+                maps = trace.layers.read(layer)
+                assert maps.keep.any()
+                assert not maps.score.any()
+                assert not maps.threshold.any()
             assert TEXT.encode() not in (tmp_path / "kept" / f"{run}.saa").read_bytes()
         assert own.ask(f"/saa/v1/traces/{run}", **by("ben")).status == 404
         assert own.ask(f"/saa/v1/traces/{run}", method="DELETE", **by("ben")).status == 404
@@ -85,8 +91,9 @@ def test_expiry_runs_by_itself(toys, tmp_path, monkeypatch):
 
     monkeypatch.setattr(server, "EVERY", 0.05)
     store = Store(tmp_path / "kept")
-    store.add(run(toys, TEXT), run="20200101T000000Z-old")
+    store.add(run(toys, TEXT), run="20200101T000000Z-old", tags=["asked by ana"])
+    store.add(run(toys, TEXT), run="20200101T000000Z-mine")
     keep = Keep("figures", str(tmp_path / "kept"))
     with running(settings(tmp_path, "toys", keep=keep), {"toys": toys}) as own:
-        wait_for(lambda: Store(tmp_path / "kept").ids() == [])
+        wait_for(lambda: Store(tmp_path / "kept").ids() == ["20200101T000000Z-mine"])
         wait_for(lambda: own.figure("saa_kept_runs_expired_total") == 1)

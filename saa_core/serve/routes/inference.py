@@ -79,7 +79,7 @@ def routes(service: Service) -> APIRouter:
     async def infer(name: str, request: Request) -> Response:
         body, raw = tensors.read_request(await request.body(), request.headers.get(tensors.HEADER))
         texts = tensors.read_texts(body, raw, service.settings.limits.texts)
-        given = dict(tensors.parameters(body))
+        asked, given = tensors.read_outputs(body), dict(tensors.parameters(body))
         found, ticket = await _infer(service, request, name, texts, given)
         about = {"saa_side": ticket.side, "saa_policy": ticket.facts.get("policy", "")}
         if "fallback" in ticket.facts:
@@ -87,7 +87,7 @@ def routes(service: Service) -> APIRouter:
         head: dict[str, Any] = {"model_name": name, "model_version": "1", "parameters": about}
         head["id"] = str(body.get("id", ""))[:200]
         binary = given.get("binary_data_output") is True
-        content, length = tensors.write_answer(head, found, body.get("outputs"), binary)
+        content, length = tensors.write_answer(head, found, asked, binary)
         headers = {} if length is None else {tensors.HEADER: str(length)}
         kind = "application/json" if length is None else "application/octet-stream"
         return Response(content, media_type=kind, headers=headers)

@@ -76,27 +76,42 @@ def parameters(about: Mapping[str, Any]) -> Mapping[str, Any]:
     return _parameters(about)
 
 
+def read_outputs(about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The outputs that a request names; to be read before anything is computed.
+
+    Raises:
+        TextError: they are no list of objects, or do not each have a name of their own.
+    """
+    asked = about.get("outputs") or []
+    if not isinstance(asked, list) or not all(isinstance(each, dict) for each in asked):
+        raise TextError("outputs must be a list of objects")
+    names = [each.get("name") for each in asked]
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise TextError("outputs must name each output once")
+    for each in asked:
+        _parameters(each)
+    return asked
+
+
 def write_answer(
     head: Mapping[str, Any],
     found: Mapping[str, Sequence[Any] | np.ndarray[Any, Any]],
-    asked: object,
+    asked: Sequence[Mapping[str, Any]],
     binary_by_default: bool,
 ) -> tuple[bytes, int | None]:
     """The body of an answer, and the length of its JSON where bytes follow it.
 
     Args:
         found: texts, or an array, by name.
-        asked: outputs that the request names; None is all of them.
+        asked: as :func:`read_outputs` gives it; where it is empty, all.
 
     Raises:
         TextError: it names one that there is not.
     """
     wanted = [(name, binary_by_default) for name in found]
     if asked:
-        if not isinstance(asked, list) or not all(isinstance(each, dict) for each in asked):
-            raise TextError("outputs must be a list of objects")
         wanted = [
-            (each.get("name"), bool(_parameters(each).get("binary_data", binary_by_default)))
+            (each["name"], bool(_parameters(each).get("binary_data", binary_by_default)))
             for each in asked
         ]
     outputs, tail = list[dict[str, Any]](), b""

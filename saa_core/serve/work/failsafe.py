@@ -98,11 +98,16 @@ class Group:
             close()
 
     def instead(self, metrics: Metrics) -> "Group | None":
-        """The dense answer to a group whose sparse step hangs; None where it has no other."""
-        rest = [work for work in self.works if not work.done and not work.ticket.left]
-        if not self.sparse or not rest or any(work.begun for work in rest):
+        """The dense answer to a group whose sparse step hangs; None where it has no other.
+
+        A hang counts also where nobody waits for the answer: the breaker's one trial may be this step.
+        """
+        if not self.sparse:
             return None
         _count_failure(self, "timeout", None)
+        rest = [work for work in self.works if not work.done and not work.ticket.left]
+        if not rest or any(work.begun for work in rest):
+            return None
         return Group(rest, lambda group: _densely(group, "timeout", metrics))
 
 
@@ -123,6 +128,8 @@ def guarded(group: Group, metrics: Metrics) -> Steps:
         for work in group.works:
             work.ticket.side = "sparse"
         for posts in head.sparse(group.works, group.stopped):
+            if group.abandoned:
+                return
             if breaker is not None and not settled:
                 breaker.succeeded()
             settled, group.sparse = True, False
@@ -143,7 +150,8 @@ def guarded(group: Group, metrics: Metrics) -> Steps:
         reason, failure = _reason(error), error
     finally:
         group.sparse = False
-        if breaker is not None and not settled and failure is None:
+        left = group.abandoned  # its hang was counted, and another step may be on trial
+        if breaker is not None and not settled and failure is None and not left:
             breaker.let_go()
     if group.abandoned or failure is None:
         return

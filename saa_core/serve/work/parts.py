@@ -1,7 +1,7 @@
 """A piece of work, and batches: texts of several requests computed together, answered one by one."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from saa_core.errors import SAAError
@@ -48,7 +48,6 @@ class Work:
     seconds: float | None = None
     done: bool = False
     begun: bool = False
-    found: dict[int, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -62,8 +61,7 @@ def in_parts(
     compute: Callable[[list[Sequence[int]]], Sequence[Any]],
 ) -> Iterator[list[tuple[Work, Piece]]]:
     """Texts of several works by length, ``batch`` at a time; a work is answered when its last text is."""
-    for work in works:
-        work.found.clear()
+    found: dict[int, dict[int, Any]] = {id(work): {} for work in works}
     order = sorted(
         ((work, index) for work in works for index in range(len(work.ids))),
         key=lambda each: len(each[0].ids[each[1]]),
@@ -75,7 +73,8 @@ def in_parts(
         values = compute([work.ids[index] for work, index in part])
         posts = list[tuple[Work, Piece]]()
         for (work, index), value in zip(part, values, strict=True):
-            work.found[index] = value
-            if len(work.found) == len(work.ids):
-                posts.append((work, Piece([work.found[i] for i in range(len(work.ids))])))
+            own = found[id(work)]
+            own[index] = value
+            if len(own) == len(work.ids):
+                posts.append((work, Piece([own[i] for i in range(len(work.ids))])))
         yield posts

@@ -117,13 +117,18 @@ class PytorchModel:
     def embed(
         self, ids: Sequence[Sequence[int]], policy: Policy | None, stop: Cancelling
     ) -> list[Embedded]:
-        """Means of the final states, scaled to length 1. Texts under a guard run one by one.
+        """Means of the final states, scaled to length 1.
+
+        Texts run one by one where what is decided for one depends on where it stands in a batch or on how long
+        the batch is: under a guard, under rules for positions, and where short ones are dense.
 
         Raises:
             NotFiniteError: a state is no number.
         """
-        probed = policy is not None and policy.guard is not None
-        parts = [[own] for own in ids] if probed else [list(ids)]
+        single = policy is not None and bool(
+            policy.guard is not None or policy.force or policy.tail or policy.fallback == "dense"
+        )
+        parts = [[own] for own in ids] if single else [list(ids)]
         made = list[Embedded]()
         for part in parts:
             found = execute(self.model, part, policy, fall_back=True, cancelled=stop)

@@ -22,6 +22,7 @@ from saa_core.run.timing import rounds
 from saa_core.serve.jobs import Piece
 from saa_core.serve.work.parts import Cancelling, NotFiniteError, Work
 from saa_core.trace.compare import Comparison
+from saa_core.trace.maps import InMemory, StoredMaps
 from saa_core.trace.trace import Trace
 from saa_core.types import Policy, Timing
 
@@ -144,13 +145,22 @@ def leaving_out(model: Model, text: str, policy: Policy, layer: int, head: int |
 
 
 def without_text(trace: Trace) -> Trace:
-    """A trace from which nobody can read the text: no words, ids, states or likely next tokens."""
+    """A trace without its text and what tells it: no words, ids, states, likely next tokens, scores or attention
+    of single tokens. Which pairs and tokens were kept stays, and the shares of layers and heads."""
+    layers, score = trace.layers, trace.token_score
     return replace(
         trace,
         text=None,
         tokens=None,
         offsets=None,
         token_ids=np.zeros_like(trace.token_ids),
+        attention_received=None,
+        mass_queries=None,
+        retained_rows=None,
+        token_score=None if score is None else np.full_like(score, np.nan),
+        layers=None
+        if layers is None
+        else InMemory({at: _unscored(layers.read(at)) for at in range(trace.shape[0])}),
         hidden=None,
         top_ids=None,
         top_probs=None,
@@ -158,8 +168,13 @@ def without_text(trace: Trace) -> Trace:
     )
 
 
+def _unscored(maps: StoredMaps) -> StoredMaps:
+    """One layer's decision without the gate's scores."""
+    return replace(maps, score=np.zeros_like(maps.score), threshold=np.zeros_like(maps.threshold))
+
+
 def packed(trace: Trace) -> bytes:
-    """A trace as the bytes of its file."""
+    """A trace as the bytes of its file, which is written in the system's temporary folder for a moment."""
     with tempfile.TemporaryDirectory(prefix="saa-") as folder:
         return trace.save(Path(folder) / "run.saa").read_bytes()
 

@@ -115,9 +115,10 @@ def _pick(sampling: Sampling) -> Callable[[Tensor], int]:
             raise NotFiniteError("a logit is no number")
         if sampling.temperature == 0:
             return likeliest(logits_V)
-        chances, order = (
-            (logits_V.float().cpu() / sampling.temperature).softmax(-1).sort(descending=True)
-        )
+        # The largest is 0 before the division, which then overflows to -inf at most.
+        scaled = logits_V.double().cpu()
+        scaled = (scaled - scaled.max()) / sampling.temperature
+        chances, order = scaled.softmax(-1).sort(descending=True)
         if sampling.top_p < 1:
             chances = torch.where(chances.cumsum(-1) - chances < sampling.top_p, chances, 0.0)
         return int(order[torch.multinomial(chances, 1, generator=draw)])
