@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from streamlit.testing.v1 import AppTest
 import saa_core as saa
 from app.live import passes as passes_module
 from app.live.answers import REPEATS
+from app.live.jobs import JOBS
 from app.live.models import ModelRegistry
 from app.live.results import SHARED
 from app.live.values import Request
@@ -47,7 +49,11 @@ def quiet(step: str, share: float, **known: object) -> None:
 
 @pytest.fixture(autouse=True)
 def recorded_runs() -> None:
-    """In place of the one of this folder: here the real client's passes are counted."""
+    """In place of the one of this folder: here the real client's passes are counted, once the rounds that another
+    test walked away from have ended."""
+    until = time.monotonic() + 60
+    while JOBS._running and time.monotonic() < until:
+        time.sleep(0.05)
     SHARED.clear()
 
 
