@@ -101,7 +101,7 @@ class Client:
 
     def run(self, request: Request, report: Report, earlier: Result | None = None) -> Result:
         """Reads a text once dense and once with SAA, goes on writing from both and compares them. Times are
-        those of the two passes; more rounds, and of a long text the rest of the comparison, are still to
+        those of the two passes; rounds of the clock, and of a long text the rest of the comparison, are still to
         come (:meth:`time`).
 
         Dense is the original model, also where an adapter was merged into the one with SAA. Who asks for what

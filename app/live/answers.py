@@ -18,10 +18,11 @@ from saa_core.run.fallback import verdict_for
 from saa_core.run.text import compare_and_fill, compare_at, encode
 from saa_core.run.timing import TimedRun, clock_pass, timing_of
 
-REPEATS = 2
-"""Rounds of the clock beyond the recorded passes themselves, of a text that is read quickly."""
+REPEATS = 3
+"""Rounds of the clock after the recorded passes, of a text that is read quickly."""
 ROUND_SECONDS = 4.0
-"""About how long these rounds may take together; of a text that takes longer there is one."""
+"""About how long these rounds may take together; of a text whose one round takes longer there is one, of any
+other there are two at least."""
 
 
 class Answers:
@@ -88,7 +89,7 @@ class Answers:
             dense_words=dense_words,
             words=written,
             flops_share=flops_share(model, trace),
-            rounds=1 + repeats_for(clocked.seconds + run.seconds),
+            rounds=repeats_for(clocked.seconds + run.seconds),
             verdict=verdict_for(model, request.policy, trace.keys),
             compared_at=places,
         )
@@ -152,7 +153,9 @@ class OvertakenError(Exception):
 
 
 def with_round(result: Result, both: tuple[TimedRun, TimedRun], model: saa.Model) -> Result:
-    """A result with one more round of its times.
+    """A result with one more round of its times. The recorded passes run other code, such as the guard's and the
+    masks of whole maps, and may be the first of their kind: their times stand only until there is a round of the
+    clock.
 
     Args:
         both: a pass of (dense, SAA).
@@ -161,7 +164,7 @@ def with_round(result: Result, both: tuple[TimedRun, TimedRun], model: saa.Model
     runs, length = (*result.runs, both), result.trace.keys
     policies = None, result.request.policy.decided()
     dense, sparse = (
-        timing_of(model, policy, length, [run[side] for run in runs])
+        timing_of(model, policy, length, [run[side] for run in runs[1:] or runs])
         for side, policy in enumerate(policies)
     )
     trace = replace(result.trace, timing=(dense, sparse))
@@ -169,8 +172,10 @@ def with_round(result: Result, both: tuple[TimedRun, TimedRun], model: saa.Model
 
 
 def repeats_for(seconds: float) -> int:
-    """Rounds of the clock beyond the first, of which one takes so many seconds."""
-    return max(1, min(REPEATS, int(ROUND_SECONDS / max(seconds, 1e-9))))
+    """Rounds of the clock where one takes about so many seconds."""
+    if seconds >= ROUND_SECONDS:
+        return 1
+    return max(2, min(REPEATS, int(ROUND_SECONDS / max(seconds, 1e-9))))
 
 
 def _same_text(earlier: Result | None, request: Request) -> bool:

@@ -23,9 +23,9 @@ class Request:
 class Result:
     """What came out, live or recorded. None is what this kind of result does not have, or not yet:
     times follow when the rest is on the page. ``flops_share`` is of a task: the operations of SAA's
-    layers against those of dense. ``rounds`` is how many the times will have in the end. ``verdict`` is what
-    this machine's profiles say of such a text where nothing is looked at. ``runs`` are the rounds of the clock, of
-    (dense, SAA) each; the first are the recorded passes themselves. ``compared_at`` are the positions at which next
+    layers against those of dense. ``rounds`` is how many rounds of the clock the times will have in the end. ``verdict`` is what
+    this machine's profiles say of such a text where nothing is looked at. ``runs`` are passes of
+    (dense, SAA) each: first the recorded ones, whose times stand until the first round of the clock, then its rounds. ``compared_at`` are the positions at which next
     tokens were compared so far; None: at all of them."""
 
     trace: saa.Trace
@@ -46,10 +46,14 @@ class Result:
     keep_alive: Any = field(default=None, repr=False)
 
     @property
+    def rounds_done(self) -> int:
+        """Rounds of the clock so far, without the recorded passes."""
+        return max(len(self.runs) - 1, 0)
+
+    @property
     def rounds_left(self) -> int:
         """Rounds of the clock that are still to come."""
-        done = 0 if self.timing is None else len(self.timing.samples_ms)
-        return 0 if self.rounds is None else self.rounds - done
+        return 0 if self.rounds is None else self.rounds - self.rounds_done
 
     @property
     def complete(self) -> bool:

@@ -106,7 +106,8 @@ if "written" in tabs:
 if "labels" in tabs:
     with tabs["labels"]:
         crossed.labels(result, words)
-with tabs["plain"]:
+plain = tabs["plain"].empty()
+with plain.container():
     further_figures(numbers.figures(result), result, words)
     plain_words.explanation(numbers.figures(result), result, words)
 
@@ -114,6 +115,9 @@ with tabs["plain"]:
 for result in times:
     with top.container():
         headline(numbers.figures(result), result, words)
+    with plain.container():
+        further_figures(numbers.figures(result), result, words)
+        plain_words.explanation(numbers.figures(result), result, words)
 with tabs["measured"]:
     show_measurement(numbers.figures(result), result, words)
 keep_run(result, words)

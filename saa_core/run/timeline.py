@@ -95,6 +95,8 @@ def _pass(
     total, calls = time.perf_counter() - started, [found.call]
     if found.rejected is not None:
         calls = [found.rejected, found.call]
+    if found.reference is not None:
+        calls.append(found.reference.call)
     stretches, last, layer = list[Stretch](), 0.0, -1
     for span in (span for call in calls for span in call.spans):
         start, end = 1000 * (span.start - started), 1000 * (span.end - started)

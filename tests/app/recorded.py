@@ -45,7 +45,7 @@ def recorded(patch: pytest.MonkeyPatch) -> None:
     """
     no_warm_up(patch)
     patch.setattr(REGISTRY, "kept", 99)  # a session meets all models; none is loaded twice
-    patch.setattr(answers, "REPEATS", 1)
+    patch.setattr(answers, "REPEATS", 2)
     patch.setattr(service, "TRIAL_REPEATS", 2)
     patch.setattr(passes, "NEW_TOKENS", 2)
     SHARED.clear()

@@ -184,7 +184,7 @@ def test_a_verdict_on_time_needs_blocks_and_a_clear_difference(
         trace=dataclasses.replace(result.trace, block=block),
         timing=sparse,
         dense_timing=dense,
-        rounds=3,
+        rounds=result.rounds_done,
     )
     assert time_key(figures(made), made) == said
 

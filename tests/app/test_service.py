@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from streamlit.testing.v1 import AppTest
 import saa_core as saa
 from app.live import passes as passes_module
 from app.live.answers import REPEATS
+from app.live.jobs import JOBS
 from app.live.models import ModelRegistry
 from app.live.results import SHARED
 from app.live.values import Request
@@ -48,7 +50,11 @@ def quiet(step: str, share: float, **known: object) -> None:
 
 @pytest.fixture(autouse=True)
 def recorded_runs() -> None:
-    """In place of the one of this folder: here the real client's passes are counted."""
+    """In place of the one of this folder: here the real client's passes are counted, once the rounds that another
+    test walked away from have ended."""
+    until = time.monotonic() + 60
+    while JOBS._running and time.monotonic() < until:
+        time.sleep(0.05)
     SHARED.clear()
 
 
@@ -84,8 +90,8 @@ def test_a_press_reads_a_text_twice_and_has_first_times_from_these_passes(client
         *_, last = client.time(result, quiet)
         assert found.count(length) == 2 + 2 * result.rounds_left
     assert last.rounds_left == 0
-    assert last.timing.samples_ms[0] == result.timing.samples_ms[0], (
-        "the passes are the first round"
+    assert result.timing.samples_ms[0] not in last.timing.samples_ms, (
+        "recorded passes run other code; their times stand only until the clock's"
     )
     assert len(last.timing.samples_ms) == len(last.dense_timing.samples_ms) == last.rounds
     assert last.trace.timing == (last.dense_timing, last.timing)
@@ -132,7 +138,7 @@ def test_the_page_makes_no_pass_beyond_those_of_the_client(client, monkeypatch) 
     with passes(client.model("smollm2")) as found:
         at.button(key="run").click().run()
         (result,) = at.session_state["results"].values()
-        assert found.count(result.trace.keys) == 2 * result.rounds
+        assert found.count(result.trace.keys) == 2 + 2 * result.rounds
         assert set(found) == {result.trace.keys, 1}
         done = len(found)
         at.number_input(key="layer").set_value(3).run()

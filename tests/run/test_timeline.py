@@ -1,6 +1,7 @@
 """Where the time of one run went: nothing is left out, nothing counts twice, and Chrome's format says the same."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -59,3 +60,14 @@ def test_texts_that_stand_behind_each_other_are_on_the_clock_too(tiny):
         (layer, "kernel") for layer in range(len(model.gates))
     ]
     assert call.seconds["kernel"] == pytest.approx(sum(s.end - s.start for s in call.spans))
+
+
+def test_what_a_margin_asked_of_the_reference_model_is_no_rest(tiny, monkeypatch):
+    def asked(*given, **named):
+        return replace(execute(*given, **named), reference=execute(*given, **named))
+
+    monkeypatch.setitem(timeline.__globals__, "execute", asked)
+    model = saa.attach(tiny())
+    dense, _ = timeline(model, IDS, saa.Policy(mass=0.8))
+    found = [each.layer for each in dense.stretches if each.stage == "dense"]
+    assert found == 2 * list(range(len(model.gates)))

@@ -75,4 +75,5 @@ def _outcome(found: Figures, result: Result, words: Words) -> str:
     if found.agreement is None or found.agreeing is None:
         return words("plain.unknown", share=share)
     key = "same" if found.next_same else "differs"
-    return words(f"plain.{key}", share=share, other=found.tokens - found.agreeing, all=found.tokens)
+    other = found.compared - found.agreeing
+    return words(f"plain.{key}", share=share, other=other, all=found.compared)

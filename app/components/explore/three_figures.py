@@ -143,16 +143,22 @@ def _time_figure(
         place.markdown(
             words("figure.time_first", dense=ms(found.dense_ms[1]), saa=ms(found.saa_ms[1]))
         )
-        done = len(result.timing.samples_ms)
-        key = "figure.time_once_meaning" if done == 1 else "figure.time_first_meaning"
+        done = result.rounds_done
+        key = "figure.time_once_meaning" if done == 0 else "figure.time_first_meaning"
         place.caption(words(key, done=done, rounds=result.rounds))
     elif found.dense_ms and found.saa_ms and found.ratio and result.timing:
         (dense_low, dense, dense_high), (low, saa, high) = found.dense_ms, found.saa_ms
         ms = words.milliseconds
+        name = words("figure.time")
+        value = words(f"figure.time_{time_key(found, result)}", ratio=times_over(found))
+        if len(result.timing.samples_ms) == 1:
+            both = words("figure.time_first", dense=ms(dense), saa=ms(saa))
+            _figure(place, name, value, both, words("figure.time_single_meaning"))
+            return
         _figure(
             place,
-            words("figure.time"),
-            words(f"figure.time_{time_key(found, result)}", ratio=times_over(found)),
+            name,
+            value,
             words(
                 "figure.time_spread",
                 dense=ms(dense),

@@ -109,6 +109,8 @@ def _show_moves(result: Result, words: Words) -> None:
     alone = session.without_forces(result)
     if alone is None or alone is result:
         return
+    # At some positions and at all of them are not the same figure.
+    comparable = alone.compared_at is None and result.compared_at is None
     rows = []
     for name, run in (("gate", alone), ("person", result)):
         same = None if run.comparison is None else run.comparison.top1_agreement
@@ -117,10 +119,10 @@ def _show_moves(result: Result, words: Words) -> None:
             words("measured.row"): words(f"force.by_{name}"),
             words("chart.density"): words.percent(1 - run.trace.sparsity, 1),
         }
-        if same is not None and kl is not None:
+        if same is not None and kl is not None and comparable:
             row[words("figure.agreement")] = words.percent(float(same.mean()), 1)
             row[words("latency.distance_kl")] = f"{kl.mean():.4f}"
-        elif run.comparison is not None:
+        elif run.comparison is not None and same is None:
             row[words("latency.distance_cosine")] = f"{1 - run.comparison.embedding_cosine:.5f}"
         if run.trace.label is not None:
             row[words("figure.label")] = run.trace.label

@@ -10,8 +10,12 @@ from app.text import Words, plain
 
 
 def keep_run(result: Result, words: Words) -> None:
-    """A button under a live result; of a recorded one nothing is drawn."""
+    """A button under a live result that is complete; of a recorded one nothing is drawn. What is still being
+    measured would look final when it is opened again, and is said to be kept later."""
     if result.request is None:
+        return
+    if not result.complete:
+        st.caption(words("keep.later"))
         return
     try:
         run = records.kept_as(result)

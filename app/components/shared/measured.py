@@ -17,7 +17,9 @@ def show_measurement(found: Figures, result: Result, words: Words) -> None:
     trace, timing = result.trace, result.timing
     with st.expander(words("measured.open")):
         if timing is not None and result.dense_timing is not None:
-            st.markdown(words("measured.intro", rounds=len(timing.samples_ms)))
+            rounds = len(timing.samples_ms)
+            key = "measured.intro_once" if rounds == 1 else "measured.intro"
+            st.markdown(words(key, rounds=rounds))
             dark = st.context.theme.type == "dark"
             chart = time_charts.samples(result.dense_timing, timing, words, dark)
             st.altair_chart(chart)

@@ -137,7 +137,9 @@ def of_this_run(trace: saa.Trace, words: Words) -> None:
     """What the guard of a run promised, noticed and did; nothing where it had none."""
     if not trace.events:
         return
-    true = None if trace.retained_mass is None or trace.labels is not None else missed_mass(trace)
+    # From drawn queries it would be a second estimate, not the truth.
+    known = trace.retained_mass is not None and trace.mass_queries is None
+    true = missed_mass(trace) if known and trace.labels is None else None
     promise(trace.events, true, words, "this-promise")
     events_table(trace.events, words, "this-events")
 
