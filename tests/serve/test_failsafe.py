@@ -104,6 +104,10 @@ def test_a_step_that_takes_too_long_is_stopped_and_answered_densely(toys, tmp_pa
         assert own.figure("saa_threads_abandoned_total") == 0
 
 
+def _threads():
+    return {thread for thread in threading.enumerate() if thread.name == "saa-model"}
+
+
 def test_a_thread_that_hangs_is_left_behind(toys, tmp_path, monkeypatch):
     """Nothing asks: the answer is dense, others go on, and the breaker opens."""
     forever, real = threading.Event(), pytorch.answers
@@ -114,6 +118,7 @@ def test_a_thread_that_hangs_is_left_behind(toys, tmp_path, monkeypatch):
         return real(model, ids, policy, **given)
 
     monkeypatch.setattr(pytorch.PytorchModel, "warm_up", lambda _self: None)
+    before = _threads()  # of other tests' servers
     offered = settings(
         tmp_path, "toys", limits=Limits(sparse_seconds=0.1), breaker=Breaking(1, 60, 3600)
     )
@@ -128,7 +133,7 @@ def test_a_thread_that_hangs_is_left_behind(toys, tmp_path, monkeypatch):
             assert own.service.ready
         finally:
             forever.set()
-        wait_for(lambda: sum(t.name == "saa-model" for t in threading.enumerate()) == 1)
+        wait_for(lambda: len(_threads() - before) == 1)
         assert label(own).status == 200
 
 
