@@ -5,12 +5,16 @@ import math
 import os
 import secrets
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import platformdirs
+
+from saa_core.errors import SAAError
+
+Read = TypeVar("Read")
 
 
 def cache_dir() -> Path:
@@ -87,6 +91,19 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     write_text(path, dump_json(value, indent=1))
+
+
+def read_known(folders: Iterable[Path], read: Callable[[Path], Iterable[Read]]) -> Iterator[Read]:
+    """What the JSON files of folders hold, those that ship beside one's own; a file that cannot be read is as if
+    it was not there, for what a run can do without.
+
+    Args:
+        read: of one file; raises SAAError.
+    """
+    for folder in folders:
+        for file in sorted(folder.glob("*.json")):
+            with suppress(SAAError):
+                yield from read(file)
 
 
 def dump_json(value: object, **options: Any) -> str:

@@ -19,7 +19,7 @@ import torch
 
 from saa_core.data import fetch
 from saa_core.errors import SAAError
-from saa_core.files import cache_dir, write_json
+from saa_core.files import cache_dir, read_known, write_json
 from saa_core.types import PAIR_LIMIT, quartiles
 
 PROFILE_FORMAT = 1
@@ -289,14 +289,7 @@ def folders() -> tuple[Path, ...]:
 def known() -> tuple[Profile, ...]:
     """Profiles that were measured here, and those that ship; one that cannot be read is as if it was not
     there, since a text can do without."""
-    found = list[Profile]()
-    for folder in folders():
-        for file in sorted(folder.glob("*.json")):
-            try:
-                found += read_profiles(file)
-            except SAAError:
-                continue
-    return tuple(found)
+    return tuple(read_known(folders(), read_profiles))
 
 
 def read_profiles(file: Path) -> list[Profile]:

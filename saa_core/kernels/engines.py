@@ -22,7 +22,7 @@ from torch import Tensor
 
 from saa_core.data import fetch
 from saa_core.errors import SAAError
-from saa_core.files import cache_dir, write_json
+from saa_core.files import cache_dir, read_known, write_json
 
 ENGINES = ("triton", "flex", "flash")
 FORMAT = 1
@@ -131,14 +131,7 @@ def folders() -> tuple[Path, ...]:
 @functools.cache
 def known() -> tuple[Measured, ...]:
     """Every table that can be read; attention can do without one."""
-    found = list[Measured]()
-    for folder in folders():
-        for file in sorted(folder.glob("*.json")):
-            try:
-                found += read_table(file)
-            except SAAError:
-                continue
-    return tuple(found)
+    return tuple(read_known(folders(), read_table))
 
 
 def read_table(file: Path) -> list[Measured]:
